@@ -1,0 +1,179 @@
+"""A model folder becomes a bundle: convert, write aside, run, compare, and only then take the bundle's name."""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from torch import nn
+
+from flare_export import plans as plan_rules
+from flare_export.architecture import describe
+from flare_export.case_parity import CaseParity, measure_case_parity
+from flare_export.errors import DisagreementError, ModelError
+from flare_export.model_folder import ModelFolder
+from flare_export.network_parity import measure_network_parity
+from flare_export.onnx_graph import OPSET, fold_biases, to_onnx
+from flare_runtime.backends.openvino import cpu_has_bf16
+from flare_runtime.bundle import MANIFEST_NAME, Bundle
+from flare_runtime.errors import OutputError
+from flare_runtime.manifest import SCHEMA_VERSION, BundleFile, Manifest, Provenance, encode_manifest
+from flare_runtime.segmenter import Segmenter
+
+MODEL_CARD_NAME = "MODEL_CARD.md"
+# What --verify demands of float32 against nnU-Net, whose own accumulators are float16.
+MIN_CASE_DICE = 0.9995
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a person says of the model: its name, its licence, its model card (Markdown)."""
+
+    name: str | None = None
+    licence: str = "unspecified"
+    model_card: Path | None = None
+
+
+def export_bundle(
+    folder: ModelFolder, output: Path, naming: Naming, verify: Sequence[Sequence[Path]] = ()
+) -> tuple[Bundle, list[CaseParity]]:
+    """Write the bundle of a model folder to `output`, replacing a bundle that is there.
+
+    Args:
+        folder: the nnU-Net model.
+        output: the bundle's folder.
+        naming: what the manifest says of it.
+        verify: cases, each as its channels' files, to compare with nnU-Net's own predictor.
+
+    Raises:
+        ModelError: where the model cannot be exported.
+        DisagreementError: where the result does not agree; nothing is left behind.
+        OutputError: where `output` is something else than a bundle, or cannot be written.
+
+    """
+    _check_output(output)
+    networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+            aside = Path(scratch) / output.name
+            aside.mkdir()
+            _write(folder, networks, aside, naming)
+            bundle = Bundle.open(aside)
+            parity = measure_network_parity(bundle, networks)
+            cases = _verify(folder, aside, verify)
+            records = (*parity, *(case.record for case in cases))
+            (aside / MANIFEST_NAME).write_bytes(
+                encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records))
+            )
+            _take_name(aside, output, Path(scratch))
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
+    return Bundle.open(output), cases
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not (output / MANIFEST_NAME).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output}: exists and is not a bundle; choose another name")
+
+
+def _take_name(aside: Path, output: Path, scratch: Path) -> None:
+    if output.exists():
+        output.rename(scratch / "previous")
+    aside.rename(output)
+
+
+def _write(folder: ModelFolder, networks: Sequence[nn.Module], target: Path, naming: Naming) -> None:
+    files: list[BundleFile] = []
+    first = folder.checkpoints[0]
+    name = naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"
+    for checkpoint, network in zip(folder.checkpoints, networks, strict=True):
+        lean = deepcopy(network)  # the original stays what the result is compared with
+        fold_biases(lean)
+        metadata = {"flare-lite": name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
+        data = to_onnx(lean, folder.inputs, folder.patch, metadata)
+        file = "network.onnx" if len(networks) == 1 else f"network.fold_{checkpoint.fold}.onnx"
+        entry = _add(target, file, data, "network")
+        files.append(msgspec.structs.replace(entry, precision="fp32", opset=OPSET, fold=checkpoint.fold))
+    if naming.model_card is not None:
+        files.append(_add(target, MODEL_CARD_NAME, naming.model_card.read_bytes(), "model_card"))
+    (target / MANIFEST_NAME).write_bytes(encode_manifest(_manifest(folder, networks[0], name, naming.licence, files)))
+
+
+def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
+    (target / name).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return msgspec.convert({"name": name, "role": role, "sha256": digest, "bytes": len(data)}, BundleFile)
+
+
+def _manifest(
+    folder: ModelFolder, network: nn.Module, name: str, licence: str, files: Sequence[BundleFile]
+) -> Manifest:
+    structures, regions = plan_rules.labels(folder.dataset)
+    configuration, first = folder.configuration, folder.checkpoints[0]
+    z, y, x = (float(side) for side in configuration["spacing"])
+    a, b, c = (int(axis) for axis in folder.plans["transpose_forward"])
+    architecture = configuration["architecture"]
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        licence=licence,
+        labels=structures,
+        regions_class_order=regions,
+        channels=plan_rules.channels(folder.plans, configuration, folder.dataset),
+        spacing_mm=(z, y, x),
+        patch=folder.patch,
+        step=0.5,
+        transpose_forward=(a, b, c),
+        image_resampling=plan_rules.image_resampling(configuration),
+        logits_resampling=plan_rules.logits_resampling(configuration),
+        mirror_axes=first.mirror_axes,
+        network=describe(network, architecture, folder.inputs, folder.outputs, folder.patch),
+        files=tuple(files),
+        provenance=Provenance(
+            checkpoints={checkpoint.fold: checkpoint.sha256 for checkpoint in folder.checkpoints},
+            dataset=str(folder.plans.get("dataset_name", "")),
+            trainer=first.trainer,
+            configuration=first.configuration,
+            epochs=tuple(checkpoint.epochs for checkpoint in folder.checkpoints),
+            exporter={package: version(package) for package in ("flare-lite", "torch", "onnx", "openvino")},
+        ),
+    )
+
+
+def _verify(folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]]) -> list[CaseParity]:
+    if not cases:
+        return []
+    precisions = ("fp32", "bf16") if cpu_has_bf16() else ("fp32",)
+    segmenters = [Segmenter.load(bundle, backend="openvino", precision=precision) for precision in precisions]
+    results = list(measure_case_parity(folder, segmenters, cases))
+    for result in results:
+        if result.precision == "fp32" and result.agreement.dice < MIN_CASE_DICE:
+            raise DisagreementError(
+                f"{result.case}: Dice {result.agreement.dice:.6f} with nnU-Net's own prediction in float32, at least "
+                f"{MIN_CASE_DICE} is demanded; no bundle was written"
+            )
+    return results
+
+
+def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
+    """Group `--verify` files by case: every one is channel 0, `_0000` naming the others by its neighbours.
+
+    Raises:
+        ModelError: where a further channel's file is missing.
+
+    """
+    cases = []
+    for path in paths:
+        files = [path]
+        for index in range(1, channels):
+            other = path.with_name(path.name.replace("_0000.nii", f"_{index:04d}.nii"))
+            if other == path or not other.is_file():
+                raise ModelError(f"{path}: channel {index} is missing; name the first channel, <case>_0000.nii.gz")
+            files.append(other)
+        cases.append(files)
+    return cases

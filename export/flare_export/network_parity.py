@@ -1,0 +1,82 @@
+"""Whether each backend computes what PyTorch computes, measured on one patch."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy.ndimage import zoom
+from torch import nn
+
+from flare_export.errors import DisagreementError
+from flare_runtime.agreement import compare
+from flare_runtime.arrays import FloatArray, Shape3
+from flare_runtime.backends import Network, open_network
+from flare_runtime.backends.openvino import cpu_has_bf16
+from flare_runtime.bundle import Bundle
+from flare_runtime.decoding import Decoder
+from flare_runtime.manifest import Parity
+
+# What float32 engines may differ from each other, as a share of the largest logit.
+MAX_RELATIVE_DIFFERENCE = 1e-3
+MIN_VOXEL_AGREEMENT = 0.9999
+
+
+def structured_patch(channels: int, patch: Shape3, seed: int = 0) -> FloatArray:
+    """Return a (1, channels, *patch) input with structure at several scales, as normalised images have."""
+    rng = np.random.default_rng(seed)
+    image = 0.3 * rng.standard_normal((channels, *patch))
+    for scale in (4, 16):
+        coarse = rng.standard_normal((channels, *(max(n // scale, 2) for n in patch)))
+        image += zoom(coarse, [1, *(n / m for n, m in zip(patch, coarse.shape[1:], strict=True))], order=1)
+    return np.ascontiguousarray(image[None], dtype=np.float32)
+
+
+def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> list[Parity]:
+    """Run a patch through PyTorch and through every backend of this machine.
+
+    Args:
+        bundle: the exported networks.
+        networks: the original ones, one per fold.
+
+    Raises:
+        DisagreementError: where a float32 backend differs by more than rounding.
+
+    """
+    manifest = bundle.manifest
+    tiles = structured_patch(len(manifest.channels), manifest.patch)
+    with torch.inference_mode():
+        logits = [network(torch.from_numpy(tiles)).numpy() for network in networks]
+    expected = np.asarray(np.mean(logits, axis=0), np.float32)
+    decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
+    return [_compare(engine, tiles, expected, decoder) for engine in _engines(bundle)]
+
+
+def _engines(bundle: Bundle) -> Iterator[Network]:
+    yield open_network(bundle, backend="openvino", precision="fp32")
+    yield open_network(bundle, backend="onnxruntime", precision="fp32")
+    if cpu_has_bf16():
+        yield open_network(bundle, backend="openvino", precision="bf16")
+
+
+def _compare(engine: Network, tiles: FloatArray, expected: FloatArray, decoder: Decoder) -> Parity:
+    logits = engine.run(tiles)
+    difference = float(np.abs(logits - expected).max())
+    agreement = compare(decoder.labels(decoder.scores(expected[0])), decoder.labels(decoder.scores(logits[0])))
+    name = f"{engine.backend} {engine.precision}"
+    limit = MAX_RELATIVE_DIFFERENCE * max(float(np.abs(expected).max()), 1.0)
+    if engine.precision == "fp32" and not (difference <= limit and agreement.voxel_agreement >= MIN_VOXEL_AGREEMENT):
+        raise DisagreementError(
+            f"{name} differs from PyTorch by up to {difference:.3g} in the logits (at most {limit:.3g}) and agrees on "
+            f"{agreement.voxel_agreement:.4%} of the voxels; no bundle was written"
+        )
+    return Parity(
+        backend=engine.backend,
+        precision=engine.precision,
+        reference=f"torch {torch.__version__} fp32",
+        scope="patch",
+        subject="a synthetic patch",
+        voxel_agreement=agreement.voxel_agreement,
+        dice=agreement.dice,
+        foreground_voxels=agreement.foreground,
+        max_logit_difference=difference,
+    )

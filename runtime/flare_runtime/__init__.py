@@ -1,0 +1,29 @@
+"""The lean runtime: a bundle and a CT in, a mask out; NumPy and an inference engine, never torch."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flare_runtime.bundle import Bundle
+    from flare_runtime.nifti import read_nifti
+    from flare_runtime.segmenter import Segmentation, Segmenter
+    from flare_runtime.volume import Volume
+
+__all__ = ["Bundle", "Segmentation", "Segmenter", "Volume", "read_nifti"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Segmentation": "segmenter",
+    "Segmenter": "segmenter",
+    "Volume": "volume",
+    "read_nifti": "nifti",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `flare-infer --help` loads no array library."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

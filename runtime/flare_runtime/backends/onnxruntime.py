@@ -1,0 +1,37 @@
+"""ONNX Runtime on the CPU: an independent engine to compare with, and a fallback where OpenVINO does not run."""
+
+from flare_runtime.arrays import FloatArray
+from flare_runtime.errors import BundleError, DeviceError
+
+
+class OnnxRuntimeNetwork:
+    """One ONNX network on ONNX Runtime's CPU provider, in float32.
+
+    Raises:
+        DeviceError: where onnxruntime is not installed.
+        BundleError: where the ONNX cannot be loaded.
+
+    """
+
+    backend = "onnxruntime"
+    device = "cpu"
+    precision = "fp32"
+
+    def __init__(self, onnx: bytes, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[ort]'") from error
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the logits in new memory."""
+        logits: FloatArray = self._session.run(None, {self._input: tiles})[0]
+        return logits

@@ -1,0 +1,74 @@
+"""OpenVINO on the CPU: the default backend, in float32 or, where the CPU has it, bfloat16."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from flare_runtime.arrays import FloatArray
+from flare_runtime.errors import BundleError, DeviceError
+
+_TYPES = {"fp32": "f32", "bf16": "bf16"}
+
+
+def cpu_has_bf16() -> bool:
+    """Whether OpenVINO can compute in bfloat16 on this CPU."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVINONetwork:
+    """One ONNX network compiled for the CPU.
+
+    Raises:
+        DeviceError: where bfloat16 is asked of a CPU that lacks it.
+        BundleError: where the ONNX cannot be compiled.
+
+    """
+
+    backend = "openvino"
+    device = "cpu"
+
+    def __init__(self, onnx: bytes, precision: str, threads: int | None = None) -> None:
+        if precision == "bf16" and not cpu_has_bf16():
+            raise DeviceError("this CPU has no bfloat16; use --precision fp32")
+        core = _core()
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        if cache := _cache_folder():
+            config["CACHE_DIR"] = str(cache)
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(onnx)
+            self._compiled = core.compile_model(model, "CPU", config)
+        except RuntimeError as error:
+            raise BundleError(f"OpenVINO cannot compile the network: {str(error).splitlines()[0]}") from error
+        self._request = self._compiled.create_infer_request()
+        used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.precision = {name: key for key, name in _TYPES.items()}.get(used, used)
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the logits; the array is overwritten by the next call."""
+        outputs = self._request.infer({0: tiles}, share_inputs=True, share_outputs=True)
+        logits: FloatArray = outputs[0]
+        return logits
+
+
+def _core() -> Any:
+    from openvino import Core
+
+    return Core()
+
+
+def _cache_folder() -> Path | None:
+    """Return a private folder for compiled networks, or None where none can be had: the cache only saves time."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "flare-lite" / "openvino"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owned = folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022
+    except OSError:
+        return None
+    return folder if owned and os.access(folder, os.W_OK) else None

@@ -1,0 +1,91 @@
+"""A model on disk: a directory or a zip with a manifest and the files it lists, every hash checked."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_runtime.errors import BundleError
+from flare_runtime.manifest import BundleFile, Manifest, decode_manifest
+
+MANIFEST_NAME = "manifest.json"
+_MAX_MANIFEST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: the directory or zip file.
+        manifest: its validated manifest.
+        sha256: of the manifest, which holds the hashes of all other files and so identifies the bundle.
+
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Open and validate a bundle; its networks are read and hashed only when they are needed.
+
+        Raises:
+            BundleError: naming the file that is missing or wrong.
+
+        """
+        path = Path(path)
+        if not path.exists():
+            raise BundleError(f"{path}: there is no such bundle; give a folder or zip made by flare-export")
+        data = _read_member(path, MANIFEST_NAME, _MAX_MANIFEST_BYTES)
+        return cls(path, decode_manifest(data, f"{path.name}/{MANIFEST_NAME}"), hashlib.sha256(data).hexdigest())
+
+    def networks(self, precision: str = "fp32") -> list[BundleFile]:
+        """Return the network files of one precision, one per fold."""
+        return [file for file in self.manifest.files if file.role == "network" and file.precision == precision]
+
+    def read(self, file: BundleFile) -> bytes:
+        """Return a file's bytes, which are exactly the ones the manifest was written for.
+
+        Raises:
+            BundleError: where the file is missing, or its size or hash differs.
+
+        """
+        data = _read_member(self.path, file.name, file.bytes)
+        if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+            raise BundleError(
+                f"{self.path.name}/{file.name}: changed since export (size or sha256 differs); export it anew"
+            )
+        return data
+
+
+def _read_member(path: Path, name: str, most: int) -> bytes:
+    """Read at most `most` + 1 bytes of a bundle's file, so that a swapped giant costs nothing."""
+    try:
+        if path.is_dir():
+            file = path / name
+            if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+                raise BundleError(f"{path.name}/{name}: links out of the bundle")
+            with file.open("rb") as stream:
+                return stream.read(most + 1)
+        with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+            return stream.read(most + 1)
+    except (FileNotFoundError, KeyError) as error:
+        raise BundleError(f"{path.name}/{name}: missing from the bundle") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path.name}/{name}: cannot be read ({error})") from error
+
+
+def default_bundle() -> Path:
+    """Return the model that ships with the package, or with the source tree it is run from.
+
+    Raises:
+        BundleError: where neither is there.
+
+    """
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "models" / "default", here.parents[1] / "models" / "default"):
+        if (candidate / MANIFEST_NAME).is_file():
+            return candidate
+    raise BundleError("this installation holds no default model; name a bundle with -m")

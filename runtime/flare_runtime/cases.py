@@ -1,0 +1,101 @@
+"""Which cases an input holds and where their masks go, settled before any work is done."""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_runtime.errors import UsageError
+from flare_runtime.nifti import SUFFIXES
+from flare_runtime.output import check_folder, check_target, strip_suffix
+
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case to segment.
+
+    Attributes:
+        name: the file name without channel number and suffix.
+        images: channel number to file.
+        mask: where the mask is to be written; the record goes beside it as .json.
+
+    """
+
+    name: str
+    images: dict[int, Path]
+    mask: Path
+
+    @property
+    def record(self) -> Path:
+        """Where the case's record is to be written."""
+        return self.mask.with_name(strip_suffix(self.mask.name) + ".json")
+
+    def channel_files(self) -> list[Path]:
+        """Return the files in the order of their channels."""
+        return [self.images[channel] for channel in sorted(self.images)]
+
+
+def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
+    """Return the cases of a NIfTI file or of a folder of them.
+
+    Args:
+        source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz.
+        target: a file for a file, a folder for a folder.
+        channels: how many images the model takes; for a file the others are found beside it by their numbers.
+
+    Raises:
+        UsageError: where there is nothing to do, or two inputs would write one output.
+        OutputError: where an output cannot or must not be written.
+
+    """
+    if not source.exists():
+        raise UsageError(f"{source}: there is no such file or folder")
+    if source.is_file():
+        cases = [_single(source, target, channels)]
+        check_folder(cases[0].mask.parent)
+    else:
+        cases = _folder(source, target)
+        check_folder(target)
+    for case in cases:
+        for file in (case.mask, case.record):
+            check_target(file, list(case.images.values()))
+    return cases
+
+
+def _single(source: Path, target: Path, channels: int) -> Case:
+    name, channel = _split(source)
+    if target.is_dir():
+        target = target / f"{name}.nii.gz"
+    if not target.name.endswith(SUFFIXES):
+        raise UsageError(f"{target}: the output for a file is a .nii.gz or .nii file, or a folder that exists")
+    images = {0: source}
+    if channel == 0:
+        others = (source.with_name(source.name.replace("_0000.", f"_{i:04d}.")) for i in range(1, channels))
+        images |= {i: other for i, other in enumerate(others, start=1) if other.exists()}
+    return Case(name, images, target)
+
+
+def _folder(source: Path, target: Path) -> list[Case]:
+    if target.is_file() or target.name.endswith(SUFFIXES):
+        raise UsageError(f"{target}: the output for a folder is a folder")
+    files = sorted(path for path in source.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
+    if not files:
+        other = " (DICOM series have to be converted to NIfTI first)" if any(source.glob("*.dcm")) else ""
+        raise UsageError(f"{source}: holds no .nii or .nii.gz file{other}")
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in files:
+        name, channel = _split(path)
+        if channel in found[name]:
+            raise UsageError(
+                f"{found[name][channel].name} and {path.name} would both be written to {name}.nii.gz; move one"
+            )
+        found[name][channel] = path
+    return [Case(name, images, target / f"{name}.nii.gz") for name, images in found.items()]
+
+
+def _split(path: Path) -> tuple[str, int]:
+    stem = strip_suffix(path.name)
+    match = _CHANNEL.match(stem)
+    return (match["case"], int(match["channel"])) if match else (stem, 0)

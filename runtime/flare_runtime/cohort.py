@@ -1,0 +1,68 @@
+"""Segmenting one case after the other: each is committed or refused by itself."""
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+
+from flare_runtime.cases import Case
+from flare_runtime.errors import BundleError, CaseError, DeviceError
+from flare_runtime.inference import Progress
+from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
+from flare_runtime.output import write_mask
+from flare_runtime.record import CaseRecord, done_record, failed_record, sha256_of, write_json
+from flare_runtime.segmenter import Segmenter
+
+
+def segment_cases(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    *,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+    progress: Callable[[Case], Progress] = lambda _case: iter,
+) -> Iterator[CaseRecord]:
+    """Segment and write every case, and yield its record as soon as it is committed or given up.
+
+    Args:
+        segmenter: the loaded model.
+        cases: from `find_cases`.
+        max_voxels: inputs larger than this are refused.
+        progress: gives each case its wrapper of tiles.
+
+    Raises:
+        DeviceError, BundleError: what would fail every further case too.
+
+    """
+    for case in cases:
+        try:
+            yield _segment(segmenter, case, max_voxels, progress(case))
+        except (DeviceError, BundleError):
+            raise
+        except Exception as error:  # one bad case must not cost the others
+            yield failed_record(case.name, error)
+
+
+def _segment(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progress) -> CaseRecord:
+    started = perf_counter()
+    expected = range(len(segmenter.bundle.manifest.channels))
+    if sorted(case.images) != list(expected):
+        found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
+        raise CaseError(
+            "wrong_channels", f"{case.name} has the channels {found}; the model takes {len(expected)} from _0000"
+        )
+    volumes = [read_nifti(path, max_voxels) for path in case.channel_files()]
+    read_at = perf_counter()
+    result = segmenter.segment(volumes, progress=progress)
+    segmented_at = perf_counter()
+    write_mask(case.mask, result.mask, volumes[0].header)
+    written_at = perf_counter()
+    timings = {
+        "read": read_at - started,
+        **result.timings_s,
+        "write": written_at - segmented_at,
+        "total": written_at - started,
+    }
+    record = done_record(case.name, result, volumes[0].spacing_mm, timings, segmenter)
+    record.inputs = [str(path) for path in case.channel_files()]
+    record.mask, record.mask_sha256 = str(case.mask), sha256_of(case.mask)
+    # Last of all: a mask with its record is a case that is done.
+    write_json(case.record, record)
+    return record

@@ -1,0 +1,47 @@
+"""What can go wrong, each kind with the exit code that `flare-infer` documents for it."""
+
+
+class FlareError(Exception):
+    """The root of every error this package raises on purpose; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UsageError(FlareError):
+    """The command line, or the arguments of a call, make no sense together."""
+
+    exit_code = 2
+
+
+class CaseError(FlareError):
+    """One case cannot be segmented; others can.
+
+    Args:
+        reason: a stable snake_case word for reports, such as `truncated`.
+        message: what was given, what is allowed, what to do.
+
+    """
+
+    exit_code = 4
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DeviceError(FlareError):
+    """The device, backend or precision that was asked for is not to be had on this machine."""
+
+    exit_code = 5
+
+
+class OutputError(FlareError):
+    """A result cannot be written; nothing half-written is left behind."""
+
+    exit_code = 6
+
+
+class BundleError(FlareError):
+    """The bundle is missing a file, was changed, or does not follow the schema."""
+
+    exit_code = 7

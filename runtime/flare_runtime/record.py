@@ -1,0 +1,143 @@
+"""What is written down about a run: one record per case, one report for all of them."""
+
+import hashlib
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from flare_runtime.errors import CaseError, FlareError
+from flare_runtime.lesions import Lesion
+from flare_runtime.output import replacing
+from flare_runtime.segmenter import Segmentation, Segmenter
+from flare_runtime.volume import Remark
+
+_MIB = 1 << 20
+
+
+class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One case: what was done, how long it took, what was found.
+
+    Attributes:
+        status: `done`; `refused` for an input that cannot be trusted; `failed` for anything else.
+        reason, message: why it was not done: a stable code and one line.
+        timings_s: seconds by stage; `total` is from before reading until after writing.
+        peak_memory_mib: of the whole process so far.
+        remarks: what was odd about the input.
+
+    """
+
+    case: str
+    status: Literal["done", "refused", "failed"]
+    reason: str | None = None
+    message: str | None = None
+    inputs: list[str] = []
+    mask: str | None = None
+    mask_sha256: str | None = None
+    timings_s: dict[str, float] = {}
+    peak_memory_mib: float | None = None
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    lesions: list[Lesion] = []
+    remarks: list[Remark] = []
+    model: dict[str, str] = {}
+
+    @property
+    def line(self) -> str:
+        """The case in one line, for a terminal or a log."""
+        if self.status != "done":
+            return f"{self.case}: {self.status} ({self.reason}): {self.message}"
+        volume = sum(lesion.volume_ml for lesion in self.lesions)
+        odd = "".join(f"; note: {remark.text}" for remark in self.remarks)
+        timings = self.timings_s
+        return (
+            f"{self.case}: {len(self.lesions)} lesion(s), {volume:.2f} ml, "
+            f"{timings['total']:.2f} s (network {timings['network']:.2f} s){odd}"
+        )
+
+
+def done_record(
+    case: str, result: Segmentation, spacing_mm: tuple[float, ...], timings_s: dict[str, float], segmenter: Segmenter
+) -> CaseRecord:
+    """Return the record of a case that was segmented; paths and hashes are the caller's to add."""
+    return CaseRecord(
+        case=case,
+        status="done",
+        timings_s={stage: round(seconds, 4) for stage, seconds in timings_s.items()},
+        peak_memory_mib=peak_memory_mib(),
+        shape=result.mask.shape,
+        spacing_mm=spacing_mm,
+        lesions=result.lesions,
+        remarks=list(result.remarks),
+        model=model_identity(segmenter),
+    )
+
+
+def failed_record(case: str, error: Exception) -> CaseRecord:
+    """Return the record of a case that was not segmented."""
+    if isinstance(error, CaseError):
+        return CaseRecord(case=case, status="refused", reason=error.reason, message=str(error))
+    reason = "output" if isinstance(error, FlareError) else "memory" if isinstance(error, MemoryError) else "internal"
+    return CaseRecord(
+        case=case, status="failed", reason=reason, message=f"{type(error).__name__}: {error}".splitlines()[0]
+    )
+
+
+def model_identity(segmenter: Segmenter) -> dict[str, str]:
+    """Return which model ran, and how."""
+    network = segmenter.network
+    return {
+        "name": segmenter.bundle.manifest.name,
+        "bundle_sha256": segmenter.bundle.sha256,
+        "backend": network.backend,
+        "device": network.device,
+        "precision": network.precision,
+        "step": f"{segmenter.step:g}",
+        "tta": str(segmenter.tta).lower(),
+        "flare-lite": _version("flare-lite"),
+    }
+
+
+def write_json(target: Path, content: object) -> None:
+    """Write an object as indented JSON, atomically.
+
+    Raises:
+        OutputError: where it cannot be written.
+
+    """
+    with replacing(target) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def write_report(target: Path, cases: Sequence[CaseRecord]) -> None:
+    """Write the report of a run: its cases and the environment."""
+    write_json(target, {"cases": list(cases), "environment": environment()})
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that decide what a run computes."""
+    packages = {name: _version(name) for name in ("flare-lite", "numpy", "scipy", "nibabel", "openvino", "onnxruntime")}
+    return {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine(), **packages}
+
+
+def peak_memory_mib() -> float:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / _MIB if sys.platform == "darwin" else peak / 1024, 1)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,165 @@
+"""nnU-Net's resampling, written as one matrix per axis.
+
+Spline interpolation on a regular grid is linear and separable, its prefilter and edge padding included, so resizing a
+volume is three matrix products. The matrices are made by SciPy from identity matrices, which makes the products equal
+to `skimage.transform.resize(mode="edge", anti_aliasing=False)` and `scipy.ndimage.map_coordinates` up to rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from flare_runtime.arrays import FloatArray, Shape3, Vector3
+from flare_runtime.volume import slabs
+
+ANISOTROPY_THRESHOLD = 3.0
+_SLAB = 8
+_ROWS = 16
+
+
+@lru_cache(maxsize=32)
+def resize_matrix(old: int, new: int, order: int) -> FloatArray:
+    """Return the (new, old) matrix of a spline resize of the given order with edge padding."""
+    from scipy.ndimage import zoom
+
+    if old == new:
+        return np.eye(old, dtype=np.float32)
+    matrix = zoom(np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True)
+    return _frozen(matrix)
+
+
+@lru_cache(maxsize=32)
+def select_matrix(old: int, new: int, order: int) -> FloatArray:
+    """Return the (new, old) matrix of `map_coordinates` at pixel centres; order 0 selects the nearest slice."""
+    from scipy.ndimage import map_coordinates
+
+    if old == new:
+        return np.eye(old, dtype=np.float32)
+    centres = old / new * (np.arange(new) + 0.5) - 0.5
+    rows, columns = np.meshgrid(centres, np.arange(old), indexing="ij")
+    return _frozen(map_coordinates(np.eye(old), [rows, columns], order=order, mode="nearest"))
+
+
+def _frozen(matrix: FloatArray) -> FloatArray:
+    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def new_shape(shape: Shape3, spacing: Vector3, new_spacing: Vector3) -> Shape3:
+    """Return the shape at `new_spacing` by nnU-Net's arithmetic: divide, multiply, round half to even."""
+    z, y, x = (round(s / t * n) for s, t, n in zip(spacing, new_spacing, shape, strict=True))
+    return z, y, x
+
+
+def separate_axis(spacing: Vector3, new_spacing: Vector3, force: bool | None = None) -> int | None:
+    """Return the axis that nnU-Net resamples apart from the other two, or None for joint 3D resampling.
+
+    That axis is the coarsest one of `spacing` where its anisotropy exceeds 3, else of `new_spacing`; two or three
+    equally coarse axes turn it off. `force` overrides the test as nnU-Net's `force_separate_z` does.
+    """
+    if force is False:
+        return None
+    for candidate in (spacing,) if force else (spacing, new_spacing):
+        if force or max(candidate) / min(candidate) > ANISOTROPY_THRESHOLD:
+            coarsest = [axis for axis, side in enumerate(candidate) if max(candidate) / side == 1]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How one grid is resized to another.
+
+    Attributes:
+        old_shape, new_shape: (z, y, x).
+        matrices: one (new, old) float32 matrix per axis.
+        separate: the axis whose slices are resized in 2D first and then selected, or None.
+
+    """
+
+    old_shape: Shape3
+    new_shape: Shape3
+    matrices: tuple[FloatArray, FloatArray, FloatArray]
+    separate: int | None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes at all."""
+        return self.old_shape == self.new_shape
+
+    @property
+    def clips(self) -> bool:
+        """Whether the spline can overshoot, so that skimage's clipping to the input's range matters."""
+        return not self.is_identity and any(bool((matrix < 0).any()) for matrix in self.matrices)
+
+
+def plan_resizing(
+    old_shape: Shape3,
+    target_shape: Shape3,
+    spacing: Vector3,
+    new_spacing: Vector3,
+    *,
+    order: int,
+    order_z: int = 0,
+    force_separate_z: bool | None = None,
+) -> Resizing:
+    """Choose joint or separate resampling by the spacings, all (z, y, x), and build the matrices."""
+    separate = separate_axis(spacing, new_spacing, force_separate_z)
+    z, y, x = (
+        select_matrix(old, new, order_z) if axis == separate else resize_matrix(old, new, order)
+        for axis, (old, new) in enumerate(zip(old_shape, target_shape, strict=True))
+    )
+    return Resizing(old_shape, target_shape, (z, y, x), separate)
+
+
+def resize_image(read_slab: Callable[[int, slice], FloatArray], resizing: Resizing, out: FloatArray) -> None:
+    """Resize an image slab by slab into `out` (z, y, x), clipped as skimage clips.
+
+    Args:
+        read_slab: given an axis and a range along it, returns that slab as float32 (z, y, x); called once per slab,
+            so no float32 copy of the whole input ever exists.
+        resizing: from `plan_resizing`.
+        out: float32 of the new shape; may be a view.
+
+    """
+    axis = resizing.separate or 0
+    slices = resizing.old_shape[axis]
+    if resizing.is_identity:
+        for part in slabs(slices, _SLAB):
+            np.moveaxis(out, axis, 0)[part] = np.moveaxis(read_slab(axis, part), axis, 0)
+        return
+    along = resizing.matrices[axis]
+    rows, columns = (matrix for i, matrix in enumerate(resizing.matrices) if i != axis)
+    in_plane = np.empty((slices, len(rows), len(columns)), np.float32)
+    ranges = []
+    for part in slabs(slices, _SLAB):
+        slab = np.moveaxis(read_slab(axis, part), axis, 0)
+        np.matmul(rows, slab @ columns.T, out=in_plane[part])
+        if resizing.clips:
+            ranges.append(_range(slab, per_slice=resizing.separate is not None))
+            if resizing.separate is not None:
+                np.clip(in_plane[part], *ranges[-1], out=in_plane[part])
+    _resize_along(along, in_plane, np.moveaxis(out, axis, 0), None if resizing.separate is not None else ranges)
+
+
+def _range(slab: FloatArray, *, per_slice: bool) -> tuple[FloatArray, FloatArray]:
+    axes = (1, 2) if per_slice else None
+    return slab.min(axis=axes, keepdims=True), slab.max(axis=axes, keepdims=True)
+
+
+def _resize_along(
+    along: FloatArray,
+    in_plane: FloatArray,
+    out: FloatArray,
+    ranges: Sequence[tuple[FloatArray, FloatArray]] | None,
+) -> None:
+    limits = (min(low.min() for low, _ in ranges), max(high.max() for _, high in ranges)) if ranges else None
+    for part in slabs(in_plane.shape[1], _ROWS):
+        block = in_plane[:, part]
+        resized = (along @ block.reshape(len(block), -1)).reshape(len(along), *block.shape[1:])
+        if limits is not None:
+            np.clip(resized, *limits, out=resized)
+        out[:, part] = resized

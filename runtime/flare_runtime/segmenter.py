@@ -1,0 +1,173 @@
+"""The model, loaded once, and what it makes of a case."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from flare_runtime.arrays import AnyArray, MaskArray, Vector3
+from flare_runtime.backends import Network, open_network
+from flare_runtime.bundle import Bundle, default_bundle
+from flare_runtime.decoding import Decoder
+from flare_runtime.errors import UsageError
+from flare_runtime.inference import Progress, Stopwatch, predict
+from flare_runtime.lesions import Lesion, find_lesions
+from flare_runtime.preprocessing import Prepared, prepare
+from flare_runtime.resampling import plan_resizing
+from flare_runtime.restoring import restore
+from flare_runtime.volume import Remark, Volume
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one case.
+
+    Attributes:
+        mask: uint8 labels (z, y, x) on the input's grid.
+        lesions: the mask's connected components, the largest first.
+        timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
+        remarks: what was odd about the input.
+
+    """
+
+    mask: MaskArray
+    lesions: list[Lesion]
+    timings_s: dict[str, float]
+    remarks: tuple[Remark, ...] = field(default=())
+
+
+class Segmenter:
+    """A bundle's network, compiled and ready.
+
+    Example:
+        >>> segmenter = Segmenter.load("models/default")
+        >>> result = segmenter.segment(read_nifti("case_0000.nii.gz"))
+        >>> result.mask.sum(), result.lesions
+
+    """
+
+    def __init__(self, bundle: Bundle, network: Network, *, step: float | None = None, tta: bool = False) -> None:
+        self.bundle = bundle
+        self.network = network
+        manifest = bundle.manifest
+        self.step = manifest.step if step is None else step
+        if not 0 < self.step <= 1:
+            raise UsageError(f"step is {self.step:g}; it must be above 0 and at most 1")
+        self.tta = tta
+        self._mirror_axes = manifest.mirror_axes if tta else ()
+        self._decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | None = None,
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str = "auto",
+        step: float | None = None,
+        tta: bool = False,
+        threads: int | None = None,
+    ) -> "Segmenter":
+        """Open a bundle (the default model where none is named) and compile its network.
+
+        Args:
+            bundle: folder or zip made by `flare-export`.
+            device: `auto` or `cpu`.
+            backend: `auto`, `openvino` or `onnxruntime`.
+            precision: `auto`, `fp32` or `bf16`; see `flare_runtime.backends.open_network`.
+            threads: for the network; all cores where None.
+            step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
+            tta: average over all flips the model was trained for, as nnU-Net does by default.
+
+        Raises:
+            BundleError, DeviceError, UsageError: as `Bundle.open` and `open_network` do.
+
+        """
+        opened = Bundle.open(default_bundle() if bundle is None else bundle)
+        network = open_network(opened, device=device, backend=backend, precision=precision, threads=threads)
+        return cls(opened, network, step=step, tta=tta)
+
+    def segment(
+        self,
+        image: Volume | Sequence[Volume] | AnyArray,
+        spacing_mm: Vector3 | None = None,
+        *,
+        progress: Progress = iter,
+    ) -> Segmentation:
+        """Segment one case.
+
+        Args:
+            image: a `Volume`, one per channel, or an array (z, y, x) or (channels, z, y, x) in the intensities the
+                model was trained on, Hounsfield units for CT.
+            spacing_mm: (z, y, x), for arrays only.
+            progress: wraps the sequence of tiles, for a progress bar.
+
+        Raises:
+            CaseError: where the case does not fit the model.
+            UsageError: where the arguments contradict each other.
+
+        """
+        channels = _channels(image, spacing_mm)
+        watch = Stopwatch()
+        started = perf_counter()
+        prepared = prepare(channels, self.bundle.manifest)
+        prepared_at = perf_counter()
+        remarks = tuple(remark for volume in channels for remark in volume.remarks)
+        mask = np.zeros(channels[0].shape, np.uint8)
+        if prepared is None:
+            timings = {"preprocess": prepared_at - started, "network": 0.0, "blend": 0.0, "restore": 0.0}
+            return Segmentation(
+                mask, [], timings, (*remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
+            )
+
+        scores = predict(
+            prepared.image,
+            self.network,
+            self._decoder,
+            self.bundle.manifest.patch,
+            step=self.step,
+            mirror_axes=self._mirror_axes,
+            progress=progress,
+            watch=watch,
+        )[(slice(None), *prepared.inner)]
+        predicted_at = perf_counter()
+        self._restore(scores, prepared, mask)
+        lesions = find_lesions(mask, channels[0].spacing_mm)
+        timings = {
+            "preprocess": prepared_at - started,
+            "network": watch.network_s,
+            "blend": predicted_at - prepared_at - watch.network_s,
+            "restore": perf_counter() - predicted_at,
+        }
+        return Segmentation(mask, lesions, timings, remarks + prepared.remarks)
+
+    def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray) -> None:
+        manifest = self.bundle.manifest
+        rule = manifest.logits_resampling
+        resizing = plan_resizing(
+            prepared.resampled_shape,
+            prepared.crop_shape,
+            manifest.spacing_mm,
+            prepared.spacing_mm,
+            order=rule.order,
+            order_z=rule.order_z,
+            force_separate_z=rule.force_separate_z,
+        )
+        target = mask.transpose(manifest.transpose_forward)[prepared.crop]
+        restore(scores, resizing, self._decoder, target)
+
+
+def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None) -> list[Volume]:
+    if isinstance(image, np.ndarray):
+        if spacing_mm is None:
+            raise UsageError("an array needs spacing_mm, in mm, (z, y, x)")
+        if image.ndim not in (3, 4):
+            raise UsageError(f"the array has {image.ndim} axes; give (z, y, x) or (channels, z, y, x)")
+        arrays = image[None] if image.ndim == 3 else image
+        return [Volume(array, spacing_mm) for array in arrays]
+    if spacing_mm is not None:
+        raise UsageError("spacing_mm goes with arrays; a Volume has its own")
+    return [image] if isinstance(image, Volume) else list(image)

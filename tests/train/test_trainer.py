@@ -1,0 +1,99 @@
+"""FlareTrainer: nnU-Net's steps with a faster network on a CPU, and checkpoints that nnU-Net loads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("nnunetv2")
+
+import flare_train  # noqa: E402
+from flare_train.phantom import make_phantom  # noqa: E402
+from flare_train.phantom_model import architecture, main, make_plans, training_phantoms  # noqa: E402
+
+
+def test_bfloat16_forward_takes_and_gives_float32_and_keeps_the_weights():
+    from flare_train.trainer import compute_in_bfloat16
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Conv3d(4, 2, 1))
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    image = torch.randn(1, 1, 6, 8, 10)
+    expected = network(image)
+    compute_in_bfloat16(network)
+    output = network(image)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected, rtol=0.05, atol=0.05)
+    assert not torch.equal(output, expected), "the network still computes in float32"
+    assert network.state_dict().keys() == weights.keys()
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in weights.items())
+
+
+def test_bfloat16_forward_converts_every_scale_of_deep_supervision():
+    from flare_train.trainer import compute_in_bfloat16
+
+    class TwoScales(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Conv3d(1, 2, 1)
+
+        def forward(self, image):
+            return [self.head(image), self.head(image[..., ::2])]
+
+    network = TwoScales()
+    compute_in_bfloat16(network)
+    full, half = network(torch.randn(1, 1, 4, 4, 4))
+    assert full.dtype == half.dtype == torch.float32
+    assert half.shape == (1, 2, 4, 4, 2)
+
+
+def test_the_plan_describes_the_network_and_the_data():
+    fingerprint = {
+        "spacings": [[5.0, 1.0, 1.0], [3.0, 2.0, 2.0], [4.0, 1.5, 1.5]],
+        "shapes_after_crop": [[48, 320, 320], [80, 160, 160], [60, 200, 200]],
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 1.0}},
+    }
+    plans = make_plans(fingerprint)
+    configuration = plans["configurations"]["3d_fullres"]
+    assert plans["original_median_spacing_after_transp"] == [4.0, 1.5, 1.5]
+    assert plans["original_median_shape_after_transp"] == [60, 200, 200]
+    # 240 mm by 2.4 mm; 320, 320 and 300 mm by 1.6 mm
+    np.testing.assert_allclose(configuration["median_image_size_in_voxels"], [100, 200, 200])
+    strides = np.prod(architecture()["arch_kwargs"]["strides"], axis=0)
+    assert all(size % stride == 0 for size, stride in zip(configuration["patch_size"], strides, strict=True))
+
+
+def test_training_phantoms_vary_and_cover_the_trunk():
+    cases = dict(training_phantoms(3, first_seed=50))
+    assert list(cases) == ["phantom_50", "phantom_51", "phantom_52"]
+    assert len({phantom.spacing_mm for phantom in cases.values()}) == 3
+    for phantom in cases.values():
+        depth_mm, height_mm, width_mm = np.multiply(phantom.image.shape, phantom.spacing_mm)
+        assert 175 < depth_mm < 305
+        assert height_mm == width_mm
+        assert 298 < width_mm < 422
+
+
+@pytest.mark.slow
+def test_nnunet_loads_and_runs_the_model_the_command_leaves(tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_extTrainer"):
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+    sizes = ["--cases", "2", "--epochs", "1", "1", "--iterations", "2", "2"]
+    main(["-o", str(tmp_path), *sizes, "--workers", "1", "--augmenters", "0"])
+    (model,) = (tmp_path / "nnUNet_results").glob("Dataset*/FlareTrainer__nnUNetPlans__3d_fullres")
+    assert json.loads((model / "plans.json").read_text())["plans_name"] == "nnUNetPlans"
+    checkpoint = torch.load(model / "fold_all/checkpoint_final.pth", map_location="cpu", weights_only=False)
+    assert checkpoint["trainer_name"] == "FlareTrainer"
+
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    monkeypatch.setenv("nnUNet_extTrainer", str(Path(flare_train.__file__).parent))
+    predictor = nnUNetPredictor(use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(model), ("all",), "checkpoint_final.pth")
+    phantom = make_phantom(0, (24, 40, 48), (8.0, 8.0, 8.0))
+    image = phantom.image[None].astype(np.float32)
+    labels = predictor.predict_single_npy_array(image, {"spacing": list(phantom.spacing_mm)}, None, None, False)
+    assert labels.shape == phantom.mask.shape
+    assert set(np.unique(labels)) <= {0, 1}

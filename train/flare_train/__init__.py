@@ -1,0 +1,1 @@
+"""nnU-Net training of the lightweight network, and the phantoms it is tried on."""
