@@ -27,7 +27,6 @@ def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int) ->
 
     Raises:
         ModelError: for an architecture or operation that is not on the list, or arguments it does not take.
-
     """
     from dynamic_network_architectures.architectures import unet
 
@@ -58,7 +57,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
 
     Raises:
         ModelError: that counts stages and parameters on both sides where they differ.
-
     """
     expected = network.state_dict()
     wrong = [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]

@@ -21,8 +21,7 @@ class CaseParity:
         backend, precision: what ran.
         agreement: with nnU-Net's mask.
         margin: the largest logit margin of nnU-Net where the masks differ.
-        margin_units: the same in units of the float16 spacing there.
-
+        margin_units: the largest in units of what its float16 accumulators resolve at that voxel.
     """
 
     case: str
@@ -52,13 +51,13 @@ class CaseParity:
         a = self.agreement
         return (
             f"{self.case:<28} {self.backend:<12} {self.precision:<5} {a.voxel_agreement:>11.5%} {a.dice:>9.6f} "
-            f"{a.differing:>9} {a.foreground:>11} {self.margin:>9.2g} {self.margin_units:>7.1f}"
+            f"{a.differing:>9} {a.foreground:>11} {self.margin:>9.2g} {self.margin_units:>9.1f}"
         )
 
 
 HEADING = (
     f"{'case':<28} {'backend':<12} {'prec.':<5} {'voxels equal':>11} {'Dice':>8} "
-    f"{'differing':>9} {'foreground':>11} {'margin':>9} {'f16 ulp':>7}"
+    f"{'differing':>9} {'foreground':>11} {'margin':>9} {'f16 units':>9}"
 )
 
 
@@ -72,7 +71,6 @@ def measure_case_parity(
         segmenters: the bundle made of it, on several backends or precisions; they must use `tta` alike.
         cases: for each case the files of its channels.
         tta: whether nnU-Net mirrors.
-
     """
     oracle = NnunetReference(folder, tta=tta)
     for channels in cases:

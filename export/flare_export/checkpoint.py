@@ -37,7 +37,6 @@ class Checkpoint:
         epochs: how many were trained.
         mirror_axes: the axes that may be mirrored.
         sha256: of the file.
-
     """
 
     fold: str
@@ -55,7 +54,6 @@ def load_checkpoint(path: Path, fold: str) -> Checkpoint:
     Raises:
         ModelError: where it is missing, is not a PyTorch zip archive, or holds a type that genuine checkpoints do not;
             the type is named and never imported.
-
     """
     if not path.is_file():
         raise ModelError(f"{path}: there is no such checkpoint; choose one with --fold and --checkpoint")

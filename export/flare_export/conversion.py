@@ -25,8 +25,10 @@ from flare_runtime.manifest import SCHEMA_VERSION, BundleFile, Manifest, Provena
 from flare_runtime.segmenter import Segmenter
 
 MODEL_CARD_NAME = "MODEL_CARD.md"
-# What --verify demands of float32 against nnU-Net, whose own accumulators are float16.
+# What --verify demands of float32: this Dice, or else no difference beyond the rounding of nnU-Net's own float16
+# accumulators, each of whose additions and interpolations may be off by a unit.
 MIN_CASE_DICE = 0.9995
+MAX_MARGIN_UNITS = 8.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ def export_bundle(
         ModelError: where the model cannot be exported.
         DisagreementError: where the result does not agree; nothing is left behind.
         OutputError: where `output` is something else than a bundle, or cannot be written.
-
     """
     _check_output(output)
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
@@ -152,7 +153,8 @@ def _verify(folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]]) 
     segmenters = [Segmenter.load(bundle, backend="openvino", precision=precision) for precision in precisions]
     results = list(measure_case_parity(folder, segmenters, cases))
     for result in results:
-        if result.precision == "fp32" and result.agreement.dice < MIN_CASE_DICE:
+        within_rounding = result.margin_units <= MAX_MARGIN_UNITS
+        if result.precision == "fp32" and result.agreement.dice < MIN_CASE_DICE and not within_rounding:
             raise DisagreementError(
                 f"{result.case}: Dice {result.agreement.dice:.6f} with nnU-Net's own prediction in float32, at least "
                 f"{MIN_CASE_DICE} is demanded; no bundle was written"
@@ -165,7 +167,6 @@ def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
 
     Raises:
         ModelError: where a further channel's file is missing.
-
     """
     cases = []
     for path in paths:

@@ -23,7 +23,6 @@ class ModelFolder:
         plans, dataset: its two JSON files.
         configuration: the resolved configuration the checkpoints were trained in.
         checkpoints: one per fold.
-
     """
 
     path: Path
@@ -40,7 +39,6 @@ class ModelFolder:
 
         Raises:
             ModelError: for anything missing, inconsistent or unsupported.
-
         """
         plans = plan_rules.read_json(path / "plans.json")
         dataset = plan_rules.read_json(path / "dataset.json")

@@ -13,7 +13,8 @@ import torch
 
 from flare_export.errors import ModelError
 from flare_export.model_folder import ModelFolder
-from flare_runtime.arrays import MaskArray
+from flare_runtime.arrays import MaskArray, Shape3
+from flare_runtime.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, inner_box, padded_shape
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class ReferencePrediction:
     Attributes:
         mask: uint8 (z, y, x), what `nnUNetv2_predict` would write.
         logits: its float16 logits on the cropped, transposed input grid, (outputs, z, y, x).
+        resolution: the smallest difference its float16 accumulators can hold there, (z, y, x).
         properties: nnU-Net's own record of the crop.
-
     """
 
     mask: MaskArray
     logits: npt.NDArray[np.float16]
+    resolution: npt.NDArray[np.float32]
     properties: dict[str, Any]
 
 
@@ -39,7 +41,6 @@ class NnunetReference:
 
     Raises:
         ModelError: where nnunetv2 is not installed.
-
     """
 
     def __init__(self, folder: ModelFolder, *, tta: bool = False, step: float = 0.5) -> None:
@@ -94,8 +95,13 @@ class NnunetReference:
             )
             spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
             shape = properties["shape_after_cropping_and_before_resampling"]
-            resampled = configuration.resampling_fn_probabilities(logits, shape, configuration.spacing, spacing)
-        return ReferencePrediction(mask.astype(np.uint8), np.asarray(resampled), properties)
+            z, y, x = configuration.patch_size
+            resolution = float16_resolution(logits.numpy(), (z, y, x), predictor.tile_step_size)
+            fine, resolution_fine = (
+                np.asarray(configuration.resampling_fn_probabilities(grid, shape, configuration.spacing, spacing))
+                for grid in (logits, resolution[None])
+            )
+        return ReferencePrediction(mask.astype(np.uint8), fine, resolution_fine[0], properties)
 
 
 def largest_margin(
@@ -113,9 +119,8 @@ def largest_margin(
         regions: whether the logits are those of overlapping regions.
 
     Returns:
-        The largest margin among the differing voxels, and the same in units of the float16 spacing at the size of
-        the logits there; both 0 where nothing differs.
-
+        The largest margin among the differing voxels, and the largest in units of what float16 can resolve there;
+        both 0 where nothing differs.
     """
     differs = (mask != reference.mask).transpose(transpose)
     box = tuple(slice(low, high) for low, high in reference.properties["bbox_used_for_cropping"])
@@ -123,12 +128,32 @@ def largest_margin(
     if not logits.size:
         return 0.0, 0.0
     if regions:
-        margins = sizes = np.abs(logits).min(axis=0)
+        margins = np.abs(logits).min(axis=0)
     else:
-        top = np.sort(logits, axis=0)[-2:]
-        margins, sizes = top[1] - top[0], np.abs(top).max(axis=0)
-    units = np.spacing(np.maximum(sizes, 2.0**-10).astype(np.float16)).astype(np.float64)
-    return float(margins.max()), float((margins / units).max())
+        second, first = np.sort(logits, axis=0)[-2:]
+        margins = first - second
+    return float(margins.max()), float((margins / reference.resolution[differs[box]]).max())
+
+
+def float16_resolution(logits: npt.NDArray[np.float16], patch: Shape3, step: float) -> npt.NDArray[np.float32]:
+    """Return what nnU-Net's accumulators can resolve of each voxel's logits, (z, y, x) on the network's grid.
+
+    They hold the sum of logit times Gaussian weight in float16. Towards the volume's edges and corners the weights
+    fall to 1e-6 and less, where float16 has few bits or none.
+    """
+    z, y, x = logits.shape[1:]
+    padded = padded_shape((z, y, x), patch)
+    grid = TileGrid.covering(padded, patch, step)
+    totals = [np.zeros(n) for n in padded]
+    for total, size, starts in zip(totals, patch, grid.starts, strict=True):
+        for start in starts:
+            total[start : start + size] += gaussian_profile(size)
+    tz, ty, tx = (total[side] for total, side in zip(totals, inner_box((z, y, x), padded), strict=True))
+    weight = PEAK_WEIGHT * tz[:, None, None] * ty[:, None] * tx
+    # Weights below float16's smallest number are raised to it by nnU-Net.
+    weight = np.maximum(weight, np.finfo(np.float16).smallest_subnormal)
+    largest = np.abs(logits.astype(np.float32)).max(axis=0)
+    return np.asarray(np.spacing((largest * weight).astype(np.float16)) / weight, np.float32)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,6 @@ def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[st
 
     Raises:
         ModelError: where the graph came out with anything the runtime's backends should not meet.
-
     """
     example = torch.zeros(1, inputs, *patch)
     with TemporaryDirectory() as scratch, torch.no_grad(), warnings.catch_warnings():

@@ -38,7 +38,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: where the file is missing or holds something else.
-
     """
     try:
         content = json.loads(path.read_text())
@@ -57,7 +56,6 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
 
     Raises:
         ModelError: for that trap, a missing or circular parent, and what is not supported, each by name.
-
     """
     configuration = _inherit(plans["configurations"], name, ())
     stale = [key for key in OLD_STYLE_KEYS if key in configuration]
@@ -139,7 +137,6 @@ def logits_resampling(configuration: Mapping[str, Any]) -> Resampling:
 
     Raises:
         ModelError: for an order above 1, whose overshoot the runtime does not reproduce.
-
     """
     rule = _resampling(configuration["resampling_fn_probabilities_kwargs"], default_order=3)
     if rule.order > 1 or rule.order_z > 1:
@@ -202,7 +199,6 @@ def labels(dataset: Mapping[str, Any]) -> tuple[tuple[Label, ...], tuple[int, ..
 
     Raises:
         ModelError: where exclusive labels are not 0, 1, 2, ... or a value leaves 0..255.
-
     """
     foreground = {name: value for name, value in dataset["labels"].items() if name not in ("background", "ignore")}
     structures = tuple(

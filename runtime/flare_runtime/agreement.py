@@ -16,7 +16,6 @@ class Agreement:
         dice: of the foreground (label > 0); 1 where both are empty.
         differing: number of voxels with another label.
         foreground: number of foreground voxels in the reference.
-
     """
 
     voxel_agreement: float
@@ -30,7 +29,6 @@ def compare(reference: MaskArray, other: MaskArray) -> Agreement:
 
     Raises:
         ValueError: where the shapes differ.
-
     """
     if reference.shape != other.shape:
         raise ValueError(f"the masks measure {reference.shape} and {other.shape}")

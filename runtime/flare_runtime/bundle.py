@@ -20,7 +20,6 @@ class Bundle:
         path: the directory or zip file.
         manifest: its validated manifest.
         sha256: of the manifest, which holds the hashes of all other files and so identifies the bundle.
-
     """
 
     path: Path
@@ -33,7 +32,6 @@ class Bundle:
 
         Raises:
             BundleError: naming the file that is missing or wrong.
-
         """
         path = Path(path)
         if not path.exists():
@@ -50,7 +48,6 @@ class Bundle:
 
         Raises:
             BundleError: where the file is missing, or its size or hash differs.
-
         """
         data = _read_member(self.path, file.name, file.bytes)
         if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
@@ -82,7 +79,6 @@ def default_bundle() -> Path:
 
     Raises:
         BundleError: where neither is there.
-
     """
     here = Path(__file__).resolve().parent
     for candidate in (here / "models" / "default", here.parents[1] / "models" / "default"):

@@ -22,7 +22,6 @@ class ByteStream:
 
     Raises:
         CaseError: `truncated` where a gzip stream ends early, `corrupt` where it or its CRC is wrong.
-
     """
 
     def __init__(self, path: Path) -> None:

@@ -20,7 +20,6 @@ class Case:
         name: the file name without channel number and suffix.
         images: channel number to file.
         mask: where the mask is to be written; the record goes beside it as .json.
-
     """
 
     name: str
@@ -48,7 +47,6 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
     Raises:
         UsageError: where there is nothing to do, or two inputs would write one output.
         OutputError: where an output cannot or must not be written.
-
     """
     if not source.exists():
         raise UsageError(f"{source}: there is no such file or folder")

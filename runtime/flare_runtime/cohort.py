@@ -29,7 +29,6 @@ def segment_cases(
 
     Raises:
         DeviceError, BundleError: what would fail every further case too.
-
     """
     for case in cases:
         try:

@@ -20,7 +20,6 @@ class Decoder:
         outputs: the network's number of logit channels.
         regions_class_order: for region-based models the label each channel writes, later ones over earlier ones;
             None for exclusive classes, where channel i is label i and 0 is background.
-
     """
 
     outputs: int

@@ -19,7 +19,6 @@ class CaseError(FlareError):
     Args:
         reason: a stable snake_case word for reports, such as `truncated`.
         message: what was given, what is allowed, what to do.
-
     """
 
     exit_code = 4

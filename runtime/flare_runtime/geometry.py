@@ -23,7 +23,6 @@ def grid_shape(header: Any) -> Shape3:
 
     Raises:
         CaseError: `bad_dimensions` unless the image is 3D, or has nothing but ones beyond.
-
     """
     rank = int(header["dim"][0])
     counts = [int(n) for n in header["dim"][1 : 1 + max(rank, 0)]]
@@ -39,7 +38,6 @@ def grid_spacing(header: Any, shape: Shape3) -> tuple[Vector3, tuple[Remark, ...
 
     Raises:
         CaseError: `bad_spacing`, `bad_orientation`, `sheared` or `spacing_mismatch`.
-
     """
     unit_mm = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * unit_mm

@@ -49,7 +49,6 @@ def predict(
 
     Raises:
         CaseError: `nonfinite_logits` where the network gives NaN or infinity.
-
     """
     watch = watch or Stopwatch()
     shape = (image.shape[1], image.shape[2], image.shape[3])

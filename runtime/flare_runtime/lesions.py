@@ -16,7 +16,6 @@ class Lesion:
         voxels: how many it has.
         volume_ml: in millilitres.
         centre: its mean voxel index, (z, y, x).
-
     """
 
     label: int

@@ -122,7 +122,6 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         dice: Dice of the foreground; 1 where both are empty.
         foreground_voxels: how many the reference has; a Dice over none says nothing.
         max_logit_difference: largest absolute difference of the logits, where logits were compared.
-
     """
 
     backend: str
@@ -163,7 +162,6 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
 
     Raises:
         BundleError: where it is not JSON, breaks the schema or contradicts itself.
-
     """
     try:
         version = msgspec.json.decode(data, type=dict).get("schema_version")

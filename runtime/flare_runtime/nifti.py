@@ -31,7 +31,6 @@ def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume
         CaseError: with `reason` one of `unreadable`, `not_nifti`, `truncated`, `corrupt`, `bad_dimensions`,
             `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared`, `spacing_mismatch`,
             `nonfinite`.
-
     """
     path = Path(path)
     try:

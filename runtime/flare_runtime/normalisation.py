@@ -29,7 +29,6 @@ def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None) -> Normaliser:
 
     Raises:
         CaseError: `not_rgb` where an image for the 0..255 scheme leaves that range.
-
     """
     if isinstance(scheme, CTScheme):
         return _affine(scheme.mean, max(scheme.std, _EPSILON), (scheme.lower, scheme.upper))

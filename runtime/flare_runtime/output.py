@@ -24,7 +24,6 @@ def check_target(target: Path, sources: list[Path]) -> None:
 
     Raises:
         OutputError: where it is a folder, a symbolic link, or one of the inputs.
-
     """
     if target.is_symlink():
         raise OutputError(f"{target}: is a symbolic link; name the file it should become")
@@ -39,7 +38,6 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         OutputError: where nothing can be written there.
-
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +55,6 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 
     Raises:
         OutputError: where it cannot be written; `target` is then as it was.
-
     """
     temporary = _temporary(target)
     try:
@@ -78,7 +75,6 @@ def write_mask(target: Path, mask: MaskArray, header: Any) -> None:
 
     Raises:
         OutputError: where it cannot be written.
-
     """
     voxels = np.ascontiguousarray(mask).data.cast("B")
     with replacing(target) as file:

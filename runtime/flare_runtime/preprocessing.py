@@ -27,7 +27,6 @@ class Prepared:
         crop: where the cropped image lies in the transposed input.
         spacing_mm: of the transposed input, (z, y, x).
         remarks: what was found odd on the way.
-
     """
 
     image: FloatArray
@@ -54,7 +53,6 @@ def prepare(channels: Sequence[Volume], manifest: Manifest) -> Prepared | None:
 
     Raises:
         CaseError: `wrong_channels`, `channel_mismatch`, `too_large` or `not_rgb`.
-
     """
     _check_channels(channels, manifest)
     volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]

@@ -29,7 +29,6 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
         timings_s: seconds by stage; `total` is from before reading until after writing.
         peak_memory_mib: of the whole process so far.
         remarks: what was odd about the input.
-
     """
 
     case: str
@@ -108,7 +107,6 @@ def write_json(target: Path, content: object) -> None:
 
     Raises:
         OutputError: where it cannot be written.
-
     """
     with replacing(target) as file:
         file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")

@@ -77,7 +77,6 @@ class Resizing:
         old_shape, new_shape: (z, y, x).
         matrices: one (new, old) float32 matrix per axis.
         separate: the axis whose slices are resized in 2D first and then selected, or None.
-
     """
 
     old_shape: Shape3
@@ -123,7 +122,6 @@ def resize_image(read_slab: Callable[[int, slice], FloatArray], resizing: Resizi
             so no float32 copy of the whole input ever exists.
         resizing: from `plan_resizing`.
         out: float32 of the new shape; may be a view.
-
     """
     axis = resizing.separate or 0
     slices = resizing.old_shape[axis]

@@ -24,7 +24,6 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
 
     Raises:
         ValueError: where the interpolation is not a convex combination.
-
     """
     if resizing.clips:
         raise ValueError("scores can be restored by interpolation of order 0 or 1 only")

@@ -29,7 +29,6 @@ class Segmentation:
         lesions: the mask's connected components, the largest first.
         timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
         remarks: what was odd about the input.
-
     """
 
     mask: MaskArray
@@ -45,7 +44,6 @@ class Segmenter:
         >>> segmenter = Segmenter.load("models/default")
         >>> result = segmenter.segment(read_nifti("case_0000.nii.gz"))
         >>> result.mask.sum(), result.lesions
-
     """
 
     def __init__(self, bundle: Bundle, network: Network, *, step: float | None = None, tta: bool = False) -> None:
@@ -84,7 +82,6 @@ class Segmenter:
 
         Raises:
             BundleError, DeviceError, UsageError: as `Bundle.open` and `open_network` do.
-
         """
         opened = Bundle.open(default_bundle() if bundle is None else bundle)
         network = open_network(opened, device=device, backend=backend, precision=precision, threads=threads)
@@ -108,7 +105,6 @@ class Segmenter:
         Raises:
             CaseError: where the case does not fit the model.
             UsageError: where the arguments contradict each other.
-
         """
         channels = _channels(image, spacing_mm)
         watch = Stopwatch()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from flare_runtime.arrays import Box, FloatArray, Shape3
 
-_PEAK_WEIGHT = 10.0
+PEAK_WEIGHT = 10.0
 
 
 def tile_starts(size: int, tile: int, step: float) -> list[int]:
@@ -77,7 +77,7 @@ class Blend:
         self._sum = np.zeros((channels, *shape), np.float32)
         profiles = [gaussian_profile(p) for p in grid.patch]
         z, y, x = profiles
-        self._weight = (_PEAK_WEIGHT * z[:, None, None] * y[:, None] * x).astype(np.float32)
+        self._weight = (PEAK_WEIGHT * z[:, None, None] * y[:, None] * x).astype(np.float32)
         self._totals = [np.zeros(n) for n in shape]
         for total, profile, starts in zip(self._totals, profiles, grid.starts, strict=True):
             for start in starts:
@@ -93,5 +93,5 @@ class Blend:
         z, y, x = self._totals
         in_plane = (y[:, None] * x).astype(np.float32)
         for index, total in enumerate(z):
-            self._sum[:, index] /= in_plane * np.float32(_PEAK_WEIGHT * total)
+            self._sum[:, index] /= in_plane * np.float32(PEAK_WEIGHT * total)
         return self._sum

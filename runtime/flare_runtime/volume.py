@@ -27,7 +27,6 @@ class Volume:
         slope, intercept: intensity = slope * voxel + intercept; Hounsfield units for CT.
         header: the NIfTI header the mask is to be written with, or None for an array.
         remarks: what the reader found odd.
-
     """
 
     voxels: AnyArray

@@ -60,7 +60,6 @@ def open_network(
         UsageError: for a name that is not known.
         DeviceError: where this machine lacks what was asked for.
         BundleError: where the network is missing or was changed.
-
     """
     _check_choice("device", device, ("auto", "cpu"))
     _check_choice("backend", backend, ("auto", *BACKENDS))

@@ -10,7 +10,6 @@ class OnnxRuntimeNetwork:
     Raises:
         DeviceError: where onnxruntime is not installed.
         BundleError: where the ONNX cannot be loaded.
-
     """
 
     backend = "onnxruntime"

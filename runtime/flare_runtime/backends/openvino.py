@@ -21,7 +21,6 @@ class OpenVINONetwork:
     Raises:
         DeviceError: where bfloat16 is asked of a CPU that lacks it.
         BundleError: where the ONNX cannot be compiled.
-
     """
 
     backend = "openvino"

@@ -1,0 +1,106 @@
+"""`python -m flare_eval.show`: a first look at masks: Dice, lesions found and missed, a picture of each case."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flare_eval.overlay import draw_overlay
+from flare_runtime.agreement import compare
+from flare_runtime.arrays import MaskArray
+from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.nifti import read_nifti
+from flare_runtime.volume import Volume
+
+
+@dataclass(frozen=True)
+class Look:
+    """One case in numbers: Dice, and how many reference lesions the prediction touches."""
+
+    case: str
+    dice: float
+    found: int
+    lesions: int
+
+    @property
+    def line(self) -> str:
+        """The same for a person."""
+        return f"{self.case}: Dice {self.dice:.4f}, {self.found} of {self.lesions} lesions found"
+
+
+def look_at(image: Volume, reference: Volume, prediction: Volume, case: str, picture: Path) -> Look:
+    """Compare one case and draw it.
+
+    Raises:
+        UsageError: where the three are not on one grid.
+    """
+    if not image.shape == reference.shape == prediction.shape:
+        raise UsageError(
+            f"{case}: image, reference and prediction measure {image.shape}, {reference.shape}, {prediction.shape}"
+        )
+    truth, mask = _labels(reference), _labels(prediction)
+    dice = compare(truth, mask).dice
+    found, lesions = _found(truth, mask)
+    hounsfield = image.intensities(image.voxels)
+    draw_overlay(picture, hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {dice:.3f}")
+    return Look(case, dice, found, lesions)
+
+
+def _labels(volume: Volume) -> MaskArray:
+    return np.rint(volume.intensities(volume.voxels)).astype(np.uint8)
+
+
+def _found(truth: MaskArray, mask: MaskArray) -> tuple[int, int]:
+    from scipy.ndimage import label
+
+    components, count = label(truth > 0, structure=np.ones((3, 3, 3)))
+    touched = np.unique(components[mask > 0])
+    return int(np.count_nonzero(touched)), int(count)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m flare_eval.show", description=__doc__)
+    parser.add_argument("-i", "--images", type=Path, required=True, help="folder of <case>_0000.nii.gz")
+    parser.add_argument("-r", "--references", type=Path, required=True, help="folder of <case>.nii.gz")
+    parser.add_argument("-p", "--predictions", type=Path, required=True, help="folder of <case>.nii.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> list[Look]:
+    """Look at every image that has a reference and a prediction.
+
+    Raises:
+        UsageError: where there is none.
+    """
+    looks = []
+    args.output.mkdir(parents=True, exist_ok=True)
+    for path in sorted(args.images.glob("*_0000.nii.gz")):
+        case = path.name.removesuffix("_0000.nii.gz")
+        label, mask = args.references / f"{case}.nii.gz", args.predictions / f"{case}.nii.gz"
+        if label.is_file() and mask.is_file():
+            volumes = (read_nifti(path), read_nifti(label), read_nifti(mask))
+            looks.append(look_at(*volumes, case, args.output / f"{case}.png"))
+    if not looks:
+        raise UsageError(f"{args.images}: no image has both a reference and a prediction")
+    return looks
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line per case and return the exit code."""
+    args = parse_args(argv)
+    try:
+        for look in run(args):
+            print(look.line, f"({args.output / look.case}.png)")
+    except FlareError as error:
+        print(f"flare_eval.show: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Fixtures of all tests: real data where it is to be had, and a tiny model made from scratch."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Shared machines are slow at times, and a failure has to come again: no deadline, no randomness.
+settings.register_profile("flare", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.load_profile("flare")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real CT volumes: FLARE_LITE_DATA, or shared/data beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FLARE_LITE_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no real CT volumes at {folder}; name their folder in FLARE_LITE_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of compiled networks that starts empty and goes with the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An nnU-Net trained-model folder: one channel, two classes, patch 16 x 16 x 16, spacing 2.5 x 1.5 x 1.5 mm."""
+    pytest.importorskip("torch")
+    from tests.model_folders import write_model_folder
+
+    return write_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_model`; copy it before changing it."""
+    from flare_export.conversion import Naming, export_bundle
+    from flare_export.model_folder import ModelFolder
+
+    target = tmp_path_factory.mktemp("bundle") / "tiny"
+    export_bundle(ModelFolder.read(tiny_model), target, Naming(name="tiny"))
+    return target

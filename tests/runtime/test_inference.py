@@ -1,0 +1,133 @@
+"""The network over an image: tiles, mirroring, and what a broken network leads to."""
+
+import numpy as np
+import pytest
+
+from flare_runtime.decoding import Decoder
+from flare_runtime.errors import CaseError
+from flare_runtime.inference import Stopwatch, predict
+from tests.runtime.manifests import ArithmeticNetwork
+
+PATCH = (8, 6, 4)
+
+
+def image_of(shape, channels=1, seed=0):
+    return np.random.default_rng(seed).standard_normal((channels, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 4), (13, 6, 9), (20, 17, 11)])
+@pytest.mark.parametrize("step", [0.5, 0.3, 1.0])
+def test_an_identity_network_gives_the_image_back(shape, step):
+    image = image_of(shape)
+    network = ArithmeticNetwork(lambda tiles: np.concatenate([-tiles / 2, tiles / 2], axis=1))
+    scores = predict(image, network, Decoder(2), PATCH, step=step)
+    np.testing.assert_allclose(scores, image, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_and_classes_pass_through_a_linear_network():
+    image = image_of((12, 10, 9), channels=2)
+    weights = np.array([[1, -1], [0.5, 2], [-3, 0.25]], np.float32)
+    network = ArithmeticNetwork(lambda tiles: np.einsum("oc,nczyx->nozyx", weights, tiles))
+    scores = predict(image, network, Decoder(3), PATCH, step=0.5)
+    logits = np.einsum("oc,czyx->ozyx", weights, image)
+    np.testing.assert_allclose(scores, logits[1:] - logits[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_every_tile_has_the_shape_the_network_wants():
+    seen = []
+
+    def function(tiles):
+        assert tiles.flags.c_contiguous
+        seen.append((tiles.shape, tiles.dtype))
+        return np.zeros((1, 2, *PATCH))
+
+    predict(image_of((13, 6, 9), channels=3), ArithmeticNetwork(function), Decoder(2), PATCH, step=0.5)
+    assert seen == [((1, 3, *PATCH), np.float32)] * (3 * 1 * 4)
+
+
+def ramp_network():
+    """A network whose logits depend on where in the tile a voxel lies: z + 10 y + 100 x, plus the voxel itself."""
+    z, y, x = np.ogrid[: PATCH[0], : PATCH[1], : PATCH[2]]
+    ramp = (z + 10 * y + 100 * x).astype(np.float32)
+    return ArithmeticNetwork(lambda tiles: np.concatenate([np.zeros_like(tiles), tiles + ramp], axis=1)), ramp
+
+
+@pytest.mark.parametrize(
+    ("axes", "mean_ramp", "runs"),
+    [
+        ((), lambda z, y, x: z + 10 * y + 100 * x, 1),
+        # Averaged with its mirror image, a ramp of 0..n-1 is (n - 1) / 2 everywhere.
+        ((0,), lambda z, y, x: 3.5 + 10 * y + 100 * x + 0 * z, 2),
+        ((2,), lambda z, y, x: z + 10 * y + 150 + 0 * x, 2),
+        ((0, 1), lambda z, y, x: 3.5 + 25 + 100 * x + 0 * (z + y), 4),
+        ((0, 1, 2), lambda z, y, x: 3.5 + 25 + 150 + 0 * (z + y + x), 8),
+    ],
+)
+def test_mirroring_averages_over_all_combinations_of_flips(axes, mean_ramp, runs):
+    network, _ = ramp_network()
+    image = image_of(PATCH)
+    scores = predict(image, network, Decoder(2), PATCH, step=0.5, mirror_axes=axes)
+    expected = image[0] + mean_ramp(*np.ogrid[: PATCH[0], : PATCH[1], : PATCH[2]])
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5, atol=1e-4)
+    assert network.calls == runs
+
+
+def test_mirroring_equals_the_mean_of_flipped_predictions():
+    weights = np.random.default_rng(3).standard_normal(PATCH).astype(np.float32)
+    network = ArithmeticNetwork(lambda tiles: np.concatenate([tiles * 0, tiles * weights], axis=1))
+    image = image_of(PATCH)
+    single = [
+        np.flip(predict(np.flip(image, axes), network, Decoder(2), PATCH, step=0.5), axes)
+        for axes in [(), (1,), (3,), (1, 3)]
+    ]
+    both = predict(image, network, Decoder(2), PATCH, step=0.5, mirror_axes=(0, 2))
+    np.testing.assert_allclose(both, np.mean(single, axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_reuses_its_output_array_is_mirrored_rightly():
+    # OpenVINO's shared outputs are overwritten by the next call.
+    ramp = ramp_network()[1]
+
+    class Reusing(ArithmeticNetwork):
+        output = np.zeros((1, 2, *PATCH), np.float32)
+
+        def run(self, tiles):
+            self.output[:, 1:] = tiles + ramp
+            return self.output
+
+    image = image_of(PATCH)
+    expected = predict(image, ramp_network()[0], Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1))
+    got = predict(image, Reusing(), Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("decoder", [Decoder(2), Decoder(2, (1, 2))])
+def test_logits_that_are_no_numbers_fail_the_case(bad, decoder):
+    def function(tiles):
+        logits = np.zeros((1, 2, *PATCH), np.float32)
+        logits[0, 1, 2, 3, 1] = bad
+        return logits
+
+    with pytest.raises(CaseError, match="NaN or infinity in fp32") as caught:
+        predict(image_of((13, 6, 9)), ArithmeticNetwork(function), decoder, PATCH, step=0.5)
+    assert caught.value.reason == "nonfinite_logits"
+
+
+def test_progress_wraps_the_tiles_and_the_watch_counts_network_time():
+    wrapped, watch = [], Stopwatch()
+
+    def progress(tiles):
+        wrapped.append(len(tiles))
+        return iter(tiles)
+
+    predict(image_of((13, 6, 9)), ArithmeticNetwork(), Decoder(2), PATCH, step=0.5, progress=progress, watch=watch)
+    assert wrapped == [12]
+    assert watch.network_s > 0
+
+
+def test_the_image_is_left_as_it_was():
+    image = image_of((13, 6, 9))
+    before = image.copy()
+    predict(image, ArithmeticNetwork(), Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1, 2))
+    np.testing.assert_array_equal(image, before)

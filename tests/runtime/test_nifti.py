@@ -1,0 +1,489 @@
+"""Reading NIfTI: the same values as SimpleITK for sound files, a named refusal for the others."""
+
+import gzip
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flare_runtime.errors import CaseError
+from flare_runtime.nifti import mask_header, read_nifti
+from tests.runtime.nifti_files import CODES, blobs, nifti_bytes, noise, sform_fields, write_nifti
+
+SPACING = (3.0, 2.0, 1.5)
+VOXELS = noise((6, 7, 8))
+PLAIN = nifti_bytes(VOXELS)
+PACKED = gzip.compress(PLAIN, mtime=0)
+
+
+def flipped(data, place, bit=1):
+    changed = bytearray(data)
+    changed[place] ^= bit
+    return bytes(changed)
+
+
+def codes(volume):
+    return [remark.code for remark in volume.remarks]
+
+
+def read_or_reason(path):
+    """Return the volume and None, or None and why it was refused."""
+    try:
+        return read_nifti(path), None
+    except CaseError as error:
+        return None, error.reason
+
+
+def intensities(volume):
+    return volume.intensities(volume.voxels)
+
+
+@pytest.fixture
+def itk():
+    return pytest.importorskip("SimpleITK")
+
+
+def itk_read(itk, path):
+    """Read as nnU-Net's SimpleITKIO does."""
+    image = itk.ReadImage(str(path))
+    return itk.GetArrayFromImage(image).astype(np.float32), tuple(float(s) for s in image.GetSpacing()[::-1])
+
+
+def nibabel_read(path):
+    image = nib.load(path)
+    return image.get_fdata().T.astype(np.float32), tuple(float(s) for s in image.header.get_zooms()[::-1])
+
+
+# --- sound files
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("endianness", ["<", ">"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_real_type_and_byte_order_equals_its_oracle(itk, tmp_path, kind, endianness, version):
+    info = np.iinfo(kind) if kind[0] in "iu" else None
+    low, high = (max(info.min, -5000), min(info.max, 5000)) if info else (-5000, 5000)
+    voxels = np.random.default_rng(1).uniform(low, high, (4, 5, 6)).astype(kind)
+    path = write_nifti(tmp_path / "a.nii.gz", voxels, endianness=endianness, version=version)
+    volume = read_nifti(path)
+    # SimpleITK reads no NIfTI-2.
+    expected, spacing = itk_read(itk, path) if version == 1 else nibabel_read(path)
+    np.testing.assert_array_equal(volume.voxels, voxels)
+    assert volume.voxels.dtype == np.dtype(kind)
+    assert volume.voxels.dtype.isnative
+    np.testing.assert_array_equal(intensities(volume), expected)
+    assert volume.spacing_mm == spacing == SPACING
+    assert volume.remarks == ()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
+def test_names_do_not_change_what_is_read(tmp_path, name):
+    data = PACKED if name.lower().endswith("gz") else PLAIN
+    (tmp_path / name).write_bytes(data)
+    volume = read_nifti(tmp_path / name)
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    assert codes(volume) == []
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2.5, -1024), (7.1094, -1024), (-1, 0), (1, -1000), (1e-3, 0.5)])
+@pytest.mark.parametrize("kind", ["i2", "u1", "f4"])
+def test_scaling_equals_simpleitk(itk, tmp_path, slope, intercept, kind):
+    voxels = np.random.default_rng(1).integers(0, 255, (4, 5, 6)).astype(kind)
+    path = write_nifti(tmp_path / "a.nii.gz", voxels, scl_slope=slope, scl_inter=intercept)
+    expected, _ = itk_read(itk, path)
+    np.testing.assert_allclose(intensities(read_nifti(path)), expected, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("slope", [0, np.nan, np.inf])
+@pytest.mark.parametrize("intercept", [0, -1024, np.nan])
+def test_a_slope_that_is_no_number_counts_as_one(tmp_path, slope, intercept):
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, scl_slope=slope, scl_inter=intercept))
+    np.testing.assert_array_equal(intensities(volume), VOXELS)
+
+
+def test_an_intercept_that_is_no_number_counts_as_zero(tmp_path):
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, scl_slope=2, scl_inter=np.nan))
+    np.testing.assert_array_equal(intensities(volume), 2.0 * VOXELS)
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2, 3])
+def test_units_are_converted_as_simpleitk_does(itk, tmp_path, unit):
+    factor = {1: 1e-3, 3: 1e3}.get(unit, 1)
+    sides = np.array([1.5, 2.0, 3.0]) * factor
+    path = write_nifti(
+        tmp_path / "a.nii", VOXELS, xyzt_units=unit, pixdim=[1, *sides, 0, 0, 0, 0], **sform_fields(np.diag(sides))
+    )
+    assert read_nifti(path).spacing_mm == pytest.approx(itk_read(itk, path)[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{"sform_code": 0}, {"qform_code": 0}, {"qform_code": 0, "sform_code": 0}])
+def test_spacing_equals_simpleitk_whatever_orientation_is_given(itk, tmp_path, fields):
+    path = write_nifti(tmp_path / "a.nii", VOXELS, spacing_mm=(2.5, 0.7890625, 0.7890625), **fields)
+    assert read_nifti(path).spacing_mm == itk_read(itk, path)[1]
+
+
+def test_a_slight_disagreement_of_sform_and_pixdim_is_settled_as_simpleitk_does(itk, tmp_path):
+    path = write_nifti(tmp_path / "a.nii", VOXELS, **sform_fields(np.diag([1.505, 2.0, 3.0])))
+    assert read_nifti(path).spacing_mm == pytest.approx(itk_read(itk, path)[1], rel=1e-6)
+
+
+def test_a_fourth_axis_of_length_one_is_dropped(tmp_path):
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, dim=[4, 8, 7, 6, 1, 1, 1, 1]))
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+
+
+def test_voxels_may_start_late(tmp_path):
+    data = nifti_bytes(VOXELS, vox_offset=1000)
+    (tmp_path / "a.nii").write_bytes(data[:352] + bytes(1000 - 352) + data[352:])
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii").voxels, VOXELS)
+
+
+def test_the_path_may_be_a_string(tmp_path):
+    assert read_nifti(str(write_nifti(tmp_path / "a.nii", VOXELS))).shape == (6, 7, 8)
+
+
+@pytest.mark.parametrize(("slices", "expected"), [(1, ["few_slices"]), (2, ["few_slices"]), (3, [])])
+def test_few_slices_are_remarked_upon(tmp_path, slices, expected):
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", noise((slices, 7, 8))))
+    assert volume.shape == (slices, 7, 8)
+    assert codes(volume) == expected
+
+
+def test_one_voxel_is_read(tmp_path):
+    volume = read_nifti(write_nifti(tmp_path / "a.nii.gz", np.array([[[42]]], np.int16)))
+    assert (volume.shape, volume.voxels.item()) == ((1, 1, 1), 42)
+
+
+# --- odd files that are read with a remark
+
+
+ODD = {
+    "plain, named .nii.gz": ("a.nii.gz", PLAIN, "misnamed"),
+    "gzip, named .nii": ("a.nii", PACKED, "misnamed"),
+    "garbage after the gzip stream": ("a.nii.gz", PACKED + b"garbage", "trailing_bytes"),
+    "garbage inside the gzip stream": ("a.nii.gz", gzip.compress(PLAIN + b"garbage"), "trailing_bytes"),
+    "garbage after plain voxels": ("a.nii", PLAIN + b"garbage", "trailing_bytes"),
+    "no orientation": ("a.nii", nifti_bytes(VOXELS, qform_code=0, sform_code=0), "no_orientation"),
+    "singular sform": ("a.nii", nifti_bytes(VOXELS, **sform_fields(np.zeros((3, 3)))), "bad_sform"),
+}
+
+
+@pytest.mark.parametrize(("name", "data", "code"), ODD.values(), ids=ODD.keys())
+def test_odd_files_are_read_and_remarked_upon(tmp_path, name, data, code):
+    (tmp_path / name).write_bytes(data)
+    volume = read_nifti(tmp_path / name)
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    assert volume.spacing_mm == SPACING
+    assert codes(volume) == [code]
+
+
+def test_several_gzip_members_need_no_remark(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"".join(gzip.compress(PLAIN[i : i + 100]) for i in range(0, len(PLAIN), 100)))
+    volume = read_nifti(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    assert codes(volume) == []
+
+
+# --- refused files
+
+
+def other_type(code, bits, item):
+    """Return a file of a type that is no real number per voxel; `item` is one voxel's bytes."""
+    data = nifti_bytes(VOXELS, datatype=code, bitpix=bits)
+    return data[:352] + item * VOXELS.size
+
+
+REFUSED = {
+    "truncated gzip": (PACKED[: len(PACKED) // 2], "truncated"),
+    "gzip without its trailer": (PACKED[:-8], "truncated"),
+    "gzip header only": (PACKED[:10], "truncated"),
+    "one voxel byte missing": (PLAIN[:-1], "truncated"),
+    "half of the voxels": (PLAIN[: len(PLAIN) // 2], "truncated"),
+    "no voxels": (PLAIN[:352], "truncated"),
+    "too few voxels in a whole gzip stream": (gzip.compress(PLAIN[:-1]), "truncated"),
+    "wrong CRC": (flipped(PACKED, -8), "corrupt"),
+    "wrong length": (flipped(PACKED, -1), "corrupt"),
+    "flipped bit": (flipped(gzip.compress(PLAIN, 0), 500), "corrupt"),
+    "wrong CRC of garbage after the voxels": (flipped(gzip.compress(PLAIN + b"garbage"), -8), "corrupt"),
+    "empty": (b"", "not_nifti"),
+    "empty gzip stream": (gzip.compress(b""), "not_nifti"),
+    "three bytes": (b"\x5c\x01\x00", "not_nifti"),
+    "text": (b"Patient name: nobody\n" * 100, "not_nifti"),
+    "compressed text": (gzip.compress(b"Patient name: nobody\n" * 100), "not_nifti"),
+    "half a header": (PLAIN[:200], "not_nifti"),
+    "header of a pair of files": (nifti_bytes(VOXELS, magic=b"ni1"), "not_nifti"),
+    "Analyze 7.5": (nifti_bytes(VOXELS, magic=b""), "not_nifti"),
+    "32767 cubed in a small file": (gzip.compress(nifti_bytes(VOXELS, dim=[3, *[32767] * 3, 1, 1, 1, 1])), "too_large"),
+    "a thousand times what the file can hold": (
+        gzip.compress(nifti_bytes(VOXELS, dim=[3, 1200, 1200, 1200, 1, 1, 1, 1])),
+        "truncated",
+    ),
+    "negative dimension": (nifti_bytes(VOXELS, dim=[3, 8, -7, 6, 1, 1, 1, 1]), "bad_dimensions"),
+    "zero dimension": (nifti_bytes(VOXELS, dim=[3, 8, 7, 0, 1, 1, 1, 1]), "bad_dimensions"),
+    "0-D": (nifti_bytes(VOXELS, dim=[0] * 8), "bad_dimensions"),
+    "2-D": (nifti_bytes(VOXELS, dim=[2, 8, 42, 1, 1, 1, 1, 1]), "bad_dimensions"),
+    "4-D": (nifti_bytes(VOXELS, dim=[4, 8, 7, 3, 2, 1, 1, 1]), "bad_dimensions"),
+    "RGB": (other_type(128, 24, b"abc"), "unsupported_type"),
+    "RGBA": (other_type(2304, 32, b"abcd"), "unsupported_type"),
+    "complex": (other_type(32, 64, bytes(8)), "unsupported_type"),
+    "binary": (other_type(1, 1, b"\1"), "unsupported_type"),
+    "float128": (other_type(1536, 128, bytes(16)), "unsupported_type"),
+    "no type": (other_type(0, 0, b"ab"), "unsupported_type"),
+    "zero spacing": (nifti_bytes(VOXELS, pixdim=[1, 0, 2, 3, 0, 0, 0, 0]), "bad_spacing"),
+    "NaN spacing": (nifti_bytes(VOXELS, pixdim=[1, 1.5, np.nan, 3, 0, 0, 0, 0]), "bad_spacing"),
+    "tiny spacing": (nifti_bytes(VOXELS, spacing_mm=(0.05, 1.0, 1.0)), "bad_spacing"),
+    "huge spacing": (nifti_bytes(VOXELS, spacing_mm=(3.0, 25.0, 1.0)), "bad_spacing"),
+    "over 3 m": (nifti_bytes(noise((161, 1, 1)), spacing_mm=(19.0, 1.0, 1.0)), "bad_spacing"),
+    "singular sform, no qform": (
+        nifti_bytes(VOXELS, qform_code=0, **sform_fields(np.zeros((3, 3)))),
+        "bad_orientation",
+    ),
+    "shear": (nifti_bytes(VOXELS, **sform_fields([[1.5, 1, 0], [0, 3**0.5, 0], [0, 0, 3]])), "sheared"),
+    "sform of another spacing": (nifti_bytes(VOXELS, **sform_fields(np.diag([1.5, 2.0, 3.1]))), "spacing_mismatch"),
+    "voxels inside the header": (nifti_bytes(VOXELS, vox_offset=100), "not_nifti"),
+    "voxels at NaN": (nifti_bytes(VOXELS, vox_offset=np.nan), "not_nifti"),
+    "voxels after the end": (nifti_bytes(VOXELS, vox_offset=5000), "truncated"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_files_that_cannot_be_trusted_are_refused(tmp_path, name, data, reason):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CaseError) as caught:
+        read_nifti(tmp_path / name)
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_unreadable(tmp_path):
+    (tmp_path / "folder.nii").mkdir()
+    for path in (tmp_path / "missing.nii", tmp_path / "folder.nii"):
+        with pytest.raises(CaseError, match=path.name) as caught:
+            read_nifti(path)
+        assert caught.value.reason == "unreadable"
+
+
+def test_the_largest_size_is_the_callers_choice(tmp_path):
+    path = write_nifti(tmp_path / "a.nii", VOXELS)
+    assert read_nifti(path, max_voxels=VOXELS.size).shape == VOXELS.shape
+    with pytest.raises(CaseError, match="--max-voxels") as caught:
+        read_nifti(path, max_voxels=VOXELS.size - 1)
+    assert caught.value.reason == "too_large"
+
+
+HUGE = {
+    "dimensions": {"dim": [3, 2000, 2000, 400, 1, 1, 1, 1]},
+    "offset of the voxels": {"vox_offset": 2.0**31},
+}
+
+
+@pytest.mark.parametrize("fields", HUGE.values(), ids=HUGE.keys())
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_small_file_that_promises_gigabytes_is_refused_without_taking_them(tmp_path, name, fields):
+    path = write_nifti(tmp_path / name, VOXELS, spacing_mm=(1.0, 1.0, 1.0), **fields)
+    script = (
+        "import resource, sys\n"
+        "from flare_runtime.nifti import read_nifti\n"
+        "from flare_runtime.errors import CaseError\n"
+        "import nibabel.nifti2, isal.igzip_lib\n"
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)\n"
+        "try:\n"
+        "    read_nifti(sys.argv[1])\n"
+        "except CaseError as error:\n"
+        "    print(error.reason)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("truncated\n", "")
+
+
+# --- voxels that are no numbers
+
+
+def with_bad_voxels(count, bad, kind="f4"):
+    voxels = blobs((10, 10, 10)).astype(kind)
+    voxels.reshape(-1)[np.random.default_rng(0).choice(1000, count, replace=False)] = bad
+    return voxels
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_a_few_voxels_that_are_no_numbers_become_air(tmp_path, bad, count, kind, endianness):
+    voxels = with_bad_voxels(count, bad, kind)
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", voxels, endianness=endianness))
+    expected = np.where(np.isfinite(voxels), voxels, -1024)
+    np.testing.assert_array_equal(volume.voxels, expected)
+    assert codes(volume) == ["nonfinite"]
+    assert str(count) in volume.remarks[0].text
+
+
+def test_they_become_air_after_scaling_too(tmp_path):
+    voxels = with_bad_voxels(5, np.nan)
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", voxels, scl_slope=2, scl_inter=-100))
+    expected = np.where(np.isfinite(voxels), 2 * voxels - 100, -1024)
+    np.testing.assert_allclose(intensities(volume), expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_more_than_one_per_cent_of_them_is_refused(tmp_path, bad):
+    with pytest.raises(CaseError, match="11 of 1000") as caught:
+        read_nifti(write_nifti(tmp_path / "a.nii", with_bad_voxels(11, bad)))
+    assert caught.value.reason == "nonfinite"
+
+
+def test_numbers_beyond_float32_never_reach_the_network(tmp_path):
+    voxels = with_bad_voxels(5, 1e300, "f8")
+    path = write_nifti(tmp_path / "a.nii", voxels)
+    volume, reason = read_or_reason(path)
+    assert reason in {None, "nonfinite"}
+    assert volume is None or np.isfinite(intensities(volume)).all()
+
+
+# --- fuzzing
+
+HEADER_REASONS = {
+    "not_nifti",
+    "bad_dimensions",
+    "unsupported_type",
+    "too_large",
+    "bad_spacing",
+    "bad_orientation",
+    "sheared",
+    "spacing_mismatch",
+}
+
+
+@settings(max_examples=300)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, len(PACKED) - 1), st.integers(1, 255)),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda c: c[0],
+    )
+)
+def test_a_damaged_gzip_file_is_refused_or_unchanged(tmp_path_factory, changes):
+    damaged = bytearray(PACKED)
+    for place, bits in changes:
+        damaged[place] ^= bits
+    assert_refused_or_unchanged(tmp_path_factory.getbasetemp() / "fuzz.nii.gz", bytes(damaged))
+
+
+@settings(max_examples=150)
+@given(
+    cut=st.tuples(st.integers(0, len(PACKED)), st.integers(0, 60)),
+    inserted=st.tuples(st.integers(0, len(PACKED)), st.binary(max_size=40)),
+)
+def test_a_gzip_file_with_bytes_lost_or_added_is_refused_or_unchanged(tmp_path_factory, cut, inserted):
+    damaged = bytearray(PACKED)
+    del damaged[cut[0] : cut[0] + cut[1]]
+    damaged[inserted[0] : inserted[0]] = inserted[1]
+    assert_refused_or_unchanged(tmp_path_factory.getbasetemp() / "fuzz.nii.gz", bytes(damaged))
+
+
+def assert_refused_or_unchanged(path, data):
+    path.write_bytes(data)
+    volume, reason = read_or_reason(path)
+    if volume is None:
+        # Damage to the header may be met before the checksum is.
+        assert reason in {"truncated", "corrupt", *HEADER_REASONS}
+        return
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    assert volume.spacing_mm == SPACING
+
+
+@settings(max_examples=300)
+@given(
+    changes=st.dictionaries(st.integers(0, 351), st.integers(0, 255), min_size=1, max_size=12),
+    version=st.sampled_from([1, 2]),
+)
+def test_no_header_raises_anything_but_a_refusal(tmp_path_factory, changes, version):
+    damaged = bytearray(nifti_bytes(VOXELS, version=version))
+    for place, value in changes.items():
+        damaged[place] = value
+    path = tmp_path_factory.getbasetemp() / "fuzz.nii"
+    path.write_bytes(bytes(damaged))
+    volume, reason = read_or_reason(path)
+    assert reason in {None, "truncated", "nonfinite", *HEADER_REASONS}
+    if volume is not None:
+        assert volume.voxels.nbytes <= len(damaged)
+        assert np.isfinite(volume.voxels).all()
+
+
+# --- the header of a mask
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version, endianness):
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    voxels = VOXELS.astype("f4")
+    path = write_nifti(
+        tmp_path / "a.nii",
+        voxels,
+        version=version,
+        endianness=endianness,
+        scl_slope=3,
+        scl_inter=-7,
+        cal_max=99,
+        intent_code=1002,
+        descrip=b"someone",
+        dim=[4, 8, 7, 6, 1, 1, 1, 1],
+        vox_offset=1000,
+    )
+    path.write_bytes(path.read_bytes()[:352] + bytes(1000 - 352) + voxels.astype(f"{endianness}f4").tobytes())
+    source = read_nifti(path).header
+    before = source.binaryblock
+    data = mask_header((6, 7, 8), source)
+    assert source.binaryblock == before
+    size = 348 if version == 1 else 540
+    assert len(data) == size + 4
+    header = (Nifti1Header if version == 1 else Nifti2Header)(data[:size])
+    assert header["dim"].tolist() == [3, 8, 7, 6, 1, 1, 1, 1]
+    assert (int(header["datatype"]), int(header["bitpix"]), float(header["vox_offset"])) == (2, 8, size + 4)
+    assert (float(header["scl_slope"]), float(header["scl_inter"]), float(header["cal_max"])) == (1, 0, 0)
+    assert int(header["intent_code"]) == 0
+    geometry = ["pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"]
+    geometry += [f"{kind}_{axis}" for kind, axes in (("quatern", "bcd"), ("qoffset", "xyz")) for axis in axes]
+    for name in geometry:
+        assert header[name].tobytes() == source[name].tobytes(), name
+
+
+# --- real volumes
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["ct/abdomen_3mm.nii.gz", "sts/images/STS_001_0000.nii.gz"])
+def test_real_volumes_equal_simpleitk(itk, shared_data, name):
+    path = shared_data / name
+    volume = read_nifti(path)
+    expected, spacing = itk_read(itk, path)
+    np.testing.assert_array_equal(intensities(volume), expected)
+    assert volume.spacing_mm == spacing
+    assert volume.remarks == ()
+
+
+@pytest.mark.shared_data
+def test_a_real_oblique_volume_equals_simpleitk(itk, shared_data):
+    path = shared_data / "ct/head_phantom_oblique.nii.gz"
+    volume = read_nifti(path)
+    expected, spacing = itk_read(itk, path)
+    np.testing.assert_array_equal(intensities(volume), expected)
+    assert volume.spacing_mm == pytest.approx(spacing, rel=1e-6)
+
+
+@pytest.mark.shared_data
+def test_a_real_sheared_volume_is_refused(shared_data):
+    with pytest.raises(CaseError, match="right angles") as caught:
+        read_nifti(shared_data / "ct/head_phantom_sheared.nii.gz")
+    assert caught.value.reason == "sheared"

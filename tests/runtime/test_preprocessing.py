@@ -1,0 +1,164 @@
+"""From volumes to what the network sees, against nnU-Net's own preprocessor."""
+
+import numpy as np
+import pytest
+
+from flare_runtime.errors import CaseError
+from flare_runtime.preprocessing import prepare
+from flare_runtime.volume import Volume
+from tests.runtime.manifests import make_manifest, manifest_fields
+from tests.runtime.nifti_files import blobs
+
+ONE_MM = (1.0, 1.0, 1.0)
+CT = manifest_fields()["channels"][0]
+RAW = {"name": "raw", "normalisation": {"scheme": "none"}}
+MASKED = {"name": "MR", "normalisation": {"scheme": "zscore", "masked": True}}
+
+
+def sides(box):
+    return tuple((side.start, side.stop) for side in box)
+
+
+def test_an_image_on_the_networks_grid_passes_through():
+    manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM, patch=[8, 8, 8])
+    voxels = blobs((9, 10, 11)) | 1
+    prepared = prepare([Volume(voxels, ONE_MM)], manifest)
+    np.testing.assert_array_equal(prepared.image, voxels[None].astype(np.float32))
+    assert sides(prepared.crop) == sides(prepared.inner) == ((0, 9), (0, 10), (0, 11))
+    assert (prepared.crop_shape, prepared.resampled_shape) == ((9, 10, 11), (9, 10, 11))
+    assert prepared.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "padded", "inner"),
+    [
+        ((5, 9, 12), (8, 9, 12), ((1, 6), (0, 9), (0, 12))),
+        ((5, 6, 7), (8, 8, 8), ((1, 6), (1, 7), (0, 7))),
+        ((1, 1, 1), (8, 8, 8), ((3, 4), (3, 4), (3, 4))),
+    ],
+)
+def test_what_is_smaller_than_the_patch_is_padded_with_zeros_after_normalising(shape, padded, inner):
+    manifest = make_manifest(spacing_mm=ONE_MM)
+    prepared = prepare([Volume(np.full(shape, 100, np.int16), ONE_MM)], manifest)
+    assert prepared.image.shape == (1, *padded)
+    assert sides(prepared.inner) == inner
+    inside = prepared.image[0][prepared.inner]
+    np.testing.assert_allclose(inside, (100 - 40) / 120, rtol=1e-6)
+    assert np.count_nonzero(prepared.image) == inside.size
+
+
+def test_zeros_around_the_image_are_cropped_off():
+    manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM)
+    voxels = np.zeros((20, 20, 20), np.int16)
+    voxels[3:13, 4:15, 5:17] = 7
+    prepared = prepare([Volume(voxels, ONE_MM)], manifest)
+    assert sides(prepared.crop) == ((3, 13), (4, 15), (5, 17))
+    np.testing.assert_array_equal(prepared.image, np.full((1, 10, 11, 12), 7))
+
+
+def test_nothing_but_zeros_is_none():
+    assert prepare([Volume(np.zeros((9, 9, 9), np.int16), ONE_MM)], make_manifest()) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_wrong_number_of_channels_is_refused(count):
+    manifest = make_manifest(channels=[CT, {**CT, "name": "PET"}])
+    with pytest.raises(CaseError, match="takes 2: CT, PET") as caught:
+        prepare([Volume(np.ones((9, 9, 9), np.int16), ONE_MM)] * count, manifest)
+    assert caught.value.reason == "wrong_channels"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Volume(np.ones((9, 9, 8), np.int16), ONE_MM),
+        Volume(np.ones((9, 9, 9), np.int16), (1.0, 1.0, 1.01)),
+    ],
+)
+def test_channels_on_different_grids_are_refused(other):
+    manifest = make_manifest(channels=[CT, CT])
+    with pytest.raises(CaseError) as caught:
+        prepare([Volume(np.ones((9, 9, 9), np.int16), ONE_MM), other], manifest)
+    assert caught.value.reason == "channel_mismatch"
+
+
+def test_an_image_that_resampling_would_make_gigantic_is_refused():
+    with pytest.raises(CaseError) as caught:
+        prepare([Volume(np.ones((20, 20, 20), np.int16), (20.0,) * 3)], make_manifest(spacing_mm=[0.01] * 3))
+    assert caught.value.reason == "too_large"
+
+
+def test_an_image_thinner_than_half_a_voxel_of_the_network_is_refused():
+    with pytest.raises(CaseError) as caught:
+        prepare([Volume(np.ones((1, 20, 20), np.int16), ONE_MM)], make_manifest(spacing_mm=[2.5, 1.0, 1.0]))
+    assert caught.value.reason == "bad_dimensions"
+
+
+@pytest.mark.parametrize(("lowest", "remarked"), [(-1, False), (0, True), (5, True)])
+def test_a_ct_without_negative_intensities_is_remarked_upon(lowest, remarked):
+    voxels = np.full((9, 9, 9), 60, np.int16)
+    voxels[4, 4, 4] = lowest
+    prepared = prepare([Volume(voxels, ONE_MM)], make_manifest(spacing_mm=ONE_MM))
+    assert [remark.code for remark in prepared.remarks] == ["not_hounsfield"] * remarked
+
+
+def test_other_schemes_do_not_ask_for_hounsfield_units():
+    manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM)
+    assert prepare([Volume(np.ones((9, 9, 9), np.int16), ONE_MM)], manifest).remarks == ()
+
+
+def test_the_input_is_left_as_it_was():
+    voxels = blobs((12, 13, 14)).astype(np.float32)
+    before = voxels.copy()
+    prepare([Volume(voxels, (3.0, 2.0, 2.0))], make_manifest())
+    np.testing.assert_array_equal(voxels, before)
+
+
+def framed(shape, seed=0):
+    """An image with zeros all round and a hole of zeros inside."""
+    image = blobs(shape, seed) | 1
+    image[: shape[0] // 5], image[:, -2:], image[:, :, :3] = 0, 0, 0
+    image[shape[0] // 2, shape[1] // 2, shape[2] // 2] = 0
+    return image
+
+
+CASES = {
+    "joint": ((20, 30, 28), (3.0, 1.1, 1.2), {}),
+    "separate-z": ((9, 30, 28), (6.0, 1.1, 1.2), {}),
+    "separate-z of the network": ((30, 20, 22), (1.5, 1.5, 1.5), {"spacing_mm": [6.0, 1.0, 1.1]}),
+    "transposed": ((28, 20, 30), (1.2, 2.0, 0.9), {"transpose_forward": [1, 2, 0]}),
+    "transposed, separate": ((28, 9, 30), (1.2, 6.0, 0.9), {"transpose_forward": [1, 0, 2]}),
+    "two channels, one masked": ((20, 24, 22), (2.5, 2.0, 2.0), {"channels": [CT, MASKED]}),
+    "smaller than the patch": ((4, 9, 8), (2.5, 1.0, 1.0), {"patch": [16, 16, 16]}),
+}
+
+
+@pytest.mark.parametrize(("shape", "spacing", "changes"), CASES.values(), ids=CASES.keys())
+def test_the_network_sees_what_nnunets_preprocessor_makes(shape, spacing, changes):
+    preprocessors = pytest.importorskip("nnunetv2.preprocessing.preprocessors.default_preprocessor")
+    handler = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")
+    from tests.model_folders import CONFIGURATION, make_plans
+
+    manifest = make_manifest(**changes)
+    images = np.stack([framed(shape, seed) for seed in range(len(manifest.channels))])
+    plans = handler.PlansManager(
+        make_plans(
+            channels=len(images),
+            patch=manifest.patch,
+            spacing_mm=manifest.spacing_mm,
+            transpose_forward=manifest.transpose_forward,
+            normalisation=["CTNormalization", "ZScoreNormalization"][: len(images)],
+            masked=[False, True][: len(images)],
+        )
+    )
+    expected, _, properties = preprocessors.DefaultPreprocessor(verbose=False).run_case_npy(
+        images, None, {"spacing": list(spacing)}, plans, plans.get_configuration(CONFIGURATION), {}
+    )
+    prepared = prepare([Volume(image, spacing) for image in images], manifest)
+    got = prepared.image[(slice(None), *prepared.inner)]
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
+    assert sides(prepared.crop) == tuple(tuple(side) for side in properties["bbox_used_for_cropping"])
+    assert prepared.crop_shape == properties["shape_after_cropping_and_before_resampling"]
+    assert prepared.spacing_mm == tuple(spacing[axis] for axis in manifest.transpose_forward)
+    assert np.count_nonzero(prepared.image) <= got.size
