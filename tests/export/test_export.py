@@ -1,0 +1,264 @@
+"""What the exporter refuses, and what it writes."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from flare_export import cli
+from flare_export.architecture import build_network, describe, load_weights
+from flare_export.conversion import Naming, export_bundle
+from flare_export.errors import DisagreementError, ModelError
+from flare_export.model_folder import ModelFolder
+from flare_export.onnx_graph import fold_biases
+from flare_export.plans import resolve_configuration
+from flare_runtime.bundle import Bundle
+from flare_runtime.errors import OutputError
+from tests.model_folders import CONFIGURATION, make_plans, write_model_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model_folder(tmp_path / "model")
+
+
+def edit_plans(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    plans = json.loads((folder / "plans.json").read_text())
+    change(plans["configurations"][CONFIGURATION])
+    (folder / "plans.json").write_text(json.dumps(plans))
+
+
+def edit_checkpoint(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    change(content)
+    torch.save(content, path)
+
+
+def test_the_bundle_holds_one_head_and_no_idle_bias(folder: Path, tmp_path: Path) -> None:
+    bundle, _ = export_bundle(ModelFolder.read(folder), tmp_path / "bundle", Naming("tiny", "CC0-1.0"))
+    model = onnx.load_from_string(bundle.read(bundle.networks()[0]))
+    operations = [node.op_type for node in model.graph.node]
+    heads = [node for node in model.graph.node if node.output[0] == "logits"]
+    assert operations.count("InstanceNormalization") == 3  # two encoder stages and a decoder stage, one norm each
+    assert all(len(n.input) == 2 for n in model.graph.node if n.op_type == "Conv" and n not in heads)
+    assert len(heads) == 1
+    assert len(heads[0].input) == 3
+    assert model.opset_import[0].version >= 18
+    assert {entry.key: entry.value for entry in model.metadata_props}["flare-lite"] == "tiny"
+    assert bundle.manifest.licence == "CC0-1.0"
+    assert bundle.manifest.provenance.epochs == (2,)
+    assert {(p.backend, p.precision) for p in bundle.manifest.parity} >= {("openvino", "fp32"), ("onnxruntime", "fp32")}
+
+
+def test_folding_biases_changes_nothing_but_rounding(folder: Path) -> None:
+    model = ModelFolder.read(folder)
+    network, lean = (model.network(model.checkpoints[0]) for _ in range(2))
+    with torch.no_grad():
+        for module in (*network.modules(), *lean.modules()):
+            if isinstance(module, torch.nn.Conv3d) and module.bias is not None:
+                module.bias.fill_(0.7)
+    assert fold_biases(lean) == 3
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16), np.float32))
+    with torch.no_grad():
+        assert torch.allclose(network(image), lean(image), atol=1e-4)
+
+
+def test_the_papers_network_has_the_published_size() -> None:
+    architecture = make_plans(features=(32, 64, 128, 256), convs=2)["configurations"][CONFIGURATION]["architecture"]
+    info = describe(build_network(architecture, 1, 2), architecture, 1, 2, (128, 160, 160))
+    assert info.parameters == 5_602_950
+    assert info.gmac == pytest.approx(700.0, abs=0.2)
+    assert info.features == (32, 64, 128, 256)
+
+
+def test_the_network_is_the_one_nnunet_builds() -> None:
+    factory = pytest.importorskip("nnunetv2.utilities.get_network_from_plans")
+    for residual in (False, True):
+        block = make_plans(residual=residual, features=(4, 8, 16))["configurations"][CONFIGURATION]["architecture"]
+        theirs = factory.get_network_from_plans(
+            block["network_class_name"],
+            block["arch_kwargs"],
+            block["_kw_requires_import"],
+            2,
+            3,
+            deep_supervision=False,
+        )
+        load_weights(build_network(block, 2, 3), theirs.state_dict())  # compares every name and shape
+
+
+OLD_STYLE = {
+    "UNet_class_name": "PlainConvUNet",
+    "UNet_base_num_features": 4,
+    "unet_max_num_features": 8,
+    "n_conv_per_stage_encoder": [1, 1],
+    "n_conv_per_stage_decoder": [1],
+    "num_pool_per_axis": [1, 1, 1],
+    "pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 2]],
+    "conv_kernel_sizes": [[3, 3, 3], [3, 3, 3]],
+}
+
+
+def test_old_style_keys_beside_an_architecture_are_refused(folder: Path) -> None:
+    edit_plans(folder, lambda configuration: configuration.update(OLD_STYLE))
+    with pytest.raises(ModelError, match="UNet_class_name.*nnU-Net ignores the old keys"):
+        ModelFolder.read(folder)
+
+
+def test_old_style_keys_in_a_configuration_that_inherits_the_architecture_are_refused() -> None:
+    plans = make_plans()
+    plans["configurations"]["small"] = {"inherits_from": CONFIGURATION, **OLD_STYLE}
+    with pytest.raises(ModelError, match="ignores the old keys"):
+        resolve_configuration(plans, "small")
+
+
+def test_a_plan_of_old_style_alone_gives_nnunets_architecture(folder: Path) -> None:
+    handler = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")
+    plans = make_plans()
+    del plans["configurations"][CONFIGURATION]["architecture"]
+    plans["configurations"][CONFIGURATION].update(OLD_STYLE)
+    ours = resolve_configuration(plans, CONFIGURATION)["architecture"]
+    with pytest.warns(UserWarning, match="old nnU-Net plans format"):
+        theirs = handler.PlansManager(plans).get_configuration(CONFIGURATION)
+    assert ours["arch_kwargs"] == theirs.network_arch_init_kwargs
+
+
+def test_another_stage_count_than_the_checkpoints_is_counted(folder: Path, tmp_path: Path) -> None:
+    deeper = write_model_folder(tmp_path / "deeper", features=(4, 8, 16))
+    shutil.copy(deeper / "plans.json", folder / "plans.json")
+    model = ModelFolder.read(folder)
+    with pytest.raises(ModelError, match=r"3 stages and [\d,]+ parameters in the plan, 2 stages"):
+        model.network(model.checkpoints[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": [16, 16], "spacing": [1.0, 1.0]}, "is 2D"),
+        ({"previous_stage": "3d_lowres"}, "cascade"),
+        ({"preprocessor_name": "MyPreprocessor"}, "MyPreprocessor"),
+        ({"resampling_fn_data": "resample_torch_fornnunet"}, "resample_torch_fornnunet"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(folder: Path, change: dict[str, Any], message: str) -> None:
+    edit_plans(folder, lambda configuration: configuration.update(change))
+    with pytest.raises(ModelError, match=message):
+        ModelFolder.read(folder)
+
+
+def test_an_unknown_normalisation_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    edit_plans(folder, lambda configuration: configuration.update(normalization_schemes=["MyNormalization"]))
+    with pytest.raises(ModelError, match="MyNormalization"):
+        export_bundle(ModelFolder.read(folder), tmp_path / "bundle", Naming())
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_plan_cannot_import_what_it_likes(folder: Path) -> None:
+    edit_plans(folder, lambda c: c["architecture"]["arch_kwargs"].update(nonlin="os.system"))
+    model = ModelFolder.read(folder)
+    with pytest.raises(ModelError, match=r"os\.system"):
+        model.network(model.checkpoints[0])
+
+
+class Hostile:
+    """Unpickling this would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def test_a_hostile_checkpoint_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
+    edit_checkpoint(folder, lambda content: content.update(logging=Hostile(tmp_path / "owned")))
+    (tmp_path / "owned").unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"refused, it holds .*(pathlib|getattr)"):
+        ModelFolder.read(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("scalar", [np.float32(1), np.float64(1), np.int64(1), np.bool_(True)])
+def test_the_scalars_of_genuine_checkpoints_are_read(folder: Path, scalar: Any) -> None:
+    edit_checkpoint(folder, lambda content: content.update(_best_ema=scalar))
+    assert ModelFolder.read(folder).checkpoints[0].epochs == 2
+
+
+def test_prefixes_of_wrapped_networks_are_taken_off(folder: Path) -> None:
+    def wrap(content: dict[str, Any]) -> None:
+        content["network_weights"] = {f"module._orig_mod.{k}": v for k, v in content["network_weights"].items()}
+
+    edit_checkpoint(folder, wrap)
+    model = ModelFolder.read(folder)
+    model.network(model.checkpoints[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"network_weights": {}})])
+def test_what_is_no_checkpoint_is_said_to_be_none(folder: Path, content: bytes) -> None:
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(content)
+    with pytest.raises(ModelError, match="not a readable PyTorch checkpoint"):
+        ModelFolder.read(folder)
+
+
+def test_a_checkpoint_of_something_else_is_refused(folder: Path) -> None:
+    torch.save({"state_dict": {}}, folder / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ModelError, match="network_weights"):
+        ModelFolder.read(folder)
+
+
+def test_the_numbered_folds_are_taken_before_fold_all(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "model", folds=("0", "3", "all"))
+    assert [c.fold for c in ModelFolder.read(folder).checkpoints] == ["0", "3"]
+    assert [c.fold for c in ModelFolder.read(folder, ["all"]).checkpoints] == ["all"]
+
+
+def test_an_existing_bundle_is_replaced_and_anything_else_is_not(folder: Path, tmp_path: Path) -> None:
+    model = ModelFolder.read(folder)
+    target = tmp_path / "bundle"
+    export_bundle(model, target, Naming("first"))
+    export_bundle(model, target, Naming("second"))
+    assert Bundle.open(target).manifest.name == "second"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "model"]
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("words")
+    with pytest.raises(OutputError, match="is not a bundle"):
+        export_bundle(model, tmp_path / "precious", Naming())
+
+
+def test_a_network_that_disagrees_leaves_no_bundle(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is damaged after its ONNX was taken from it, as a broken converter would do in reverse."""
+    from flare_export import conversion
+
+    def broken(network: torch.nn.Module, *args: Any) -> bytes:
+        damaged = next(m for m in network.modules() if isinstance(m, torch.nn.InstanceNorm3d))
+        with torch.no_grad():
+            damaged.weight.mul_(1.2)
+        return genuine(network, *args)
+
+    genuine = conversion.to_onnx
+    monkeypatch.setattr(conversion, "to_onnx", broken)
+    with pytest.raises(DisagreementError, match="differs from PyTorch"):
+        export_bundle(ModelFolder.read(folder), tmp_path / "bundle", Naming())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "bundle")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "plans.json" in error
+
+
+def test_the_command_exports(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(folder), "-o", str(tmp_path / "bundle")]) == 0
+    assert "openvino fp32 against torch" in capsys.readouterr().out
+    assert Bundle.open(tmp_path / "bundle").manifest.name == f"Dataset999_Tiny {CONFIGURATION}"

@@ -1,0 +1,96 @@
+"""Every kind of model the exporter takes, against nnU-Net's own predictor, on volumes small enough for a CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from flare_export.case_parity import measure_case_parity
+from flare_export.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
+from flare_export.model_folder import ModelFolder
+from flare_runtime.segmenter import Segmenter
+from tests.model_folders import write_model_folder
+
+pytest.importorskip("nnunetv2")
+
+JOINT = ((40, 44, 48), (2.0, 1.2, 1.2))
+SEPARATE_FIRST = ((14, 50, 46), (6.0, 1.2, 1.2))
+SEPARATE_LAST = ((46, 50, 14), (1.2, 1.2, 6.0))
+THIN = ((5, 50, 46), (2.0, 1.2, 1.2))
+TINY = ((6, 8, 7), (2.0, 1.2, 1.2))
+REGIONS = {
+    "labels": {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "centre": 3},
+    "regions_class_order": (1, 2, 3),
+}
+
+CASES: dict[str, tuple[tuple[Any, Any], dict[str, Any], dict[str, Any]]] = {
+    # name: ((shape, spacing) both (z, y, x), options of the model folder, options of the prediction)
+    "joint 3D": (JOINT, {}, {}),
+    "separate z, axis first": (SEPARATE_FIRST, {}, {}),
+    "separate z, axis last": (SEPARATE_LAST, {}, {}),
+    "smaller than the patch in one axis": (THIN, {}, {}),
+    "smaller than the patch in all axes": (TINY, {}, {}),
+    "three classes": (JOINT, {"labels": {"background": 0, "liver": 1, "lesion": 2}}, {}),
+    "regions": (JOINT, REGIONS, {}),
+    "two channels": (
+        JOINT,
+        {"channels": ("CT", "PET"), "normalisation": ("CTNormalization", "ZScoreNormalization")},
+        {},
+    ),
+    "masked z-score": (JOINT, {"normalisation": "ZScoreNormalization", "masked": True}, {}),
+    "mirroring": (JOINT, {}, {"tta": True}),
+    "mirroring of two axes": (JOINT, {"mirror_axes": (0, 2)}, {"tta": True}),
+    "residual encoder": (JOINT, {"residual": True, "features": (4, 8, 16)}, {}),
+    "anisotropic patch and spacing": (SEPARATE_FIRST, {"patch": (8, 24, 16), "spacing_mm": (5.0, 1.5, 1.3)}, {}),
+    "transposed": (JOINT, {"transpose_forward": (2, 0, 1), "patch": (16, 24, 8)}, {}),
+    "transposed, separate z": (SEPARATE_LAST, {"transpose_forward": (1, 2, 0)}, {}),
+    "three folds": (JOINT, {"folds": ("0", "1", "2")}, {}),
+    "force_separate_z": (JOINT, {"force_separate_z": True}, {}),
+}
+
+
+def write_image(path: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int) -> Path:
+    """A smooth image in HU with a margin of zeros, so that there is something to crop."""
+    noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2.0)
+    voxels = (400 * noise / noise.std()).astype(np.int16)
+    voxels[0], voxels[:, :, -2:] = 0, 0
+    image = nib.Nifti1Image(voxels.transpose(), np.diag([-spacing[2], -spacing[1], spacing[0], 1]))
+    image.header.set_qform(image.affine, 1)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_masks_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
+    (shape, spacing), options, prediction = CASES[name]
+    folder = ModelFolder.read(write_model_folder(tmp_path / "model", **options))
+    bundle, _ = export_bundle(folder, tmp_path / "bundle", Naming())
+    images = [write_image(tmp_path / f"case_{i:04d}.nii.gz", shape, spacing, seed=i) for i in range(folder.inputs)]
+    segmenters = [
+        Segmenter.load(bundle.path, backend=backend, precision="fp32", **prediction)
+        for backend in ("openvino", "onnxruntime")
+    ]
+
+    for result in measure_case_parity(folder, segmenters, [images], **prediction):
+        assert 0 < result.agreement.foreground < np.prod(shape), "the model must find something and not everything"
+        assert result.agreement.voxel_agreement >= 0.999, result.row
+        assert result.margin_units <= MAX_MARGIN_UNITS, result.row
+
+
+def test_mirroring_changes_the_result(tmp_path: Path) -> None:
+    """Guards the mirrored cases above: a runtime that ignored `tta` would have to fail them."""
+    bundle, _ = export_bundle(ModelFolder.read(write_model_folder(tmp_path / "model")), tmp_path / "bundle", Naming())
+    image = np.random.default_rng(0).normal(0, 300, (20, 20, 20)).astype(np.float32)
+    masks = [Segmenter.load(bundle.path, tta=tta).segment(image, (2.5, 1.5, 1.5)).mask for tta in (False, True)]
+    assert (masks[0] != masks[1]).any()
+
+
+def test_an_image_of_zeros_has_an_empty_mask(tmp_path: Path) -> None:
+    bundle, _ = export_bundle(ModelFolder.read(write_model_folder(tmp_path / "model")), tmp_path / "bundle", Naming())
+    result = Segmenter.load(bundle.path).segment(np.zeros((9, 8, 7), np.int16), (2.0, 1.0, 1.0))
+    assert result.mask.shape == (9, 8, 7)
+    assert not result.mask.any()
+    assert [remark.code for remark in result.remarks] == ["all_zero"]

@@ -1,0 +1,176 @@
+"""The engines, on a real exported network."""
+
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+
+from flare_runtime import Segmenter
+from flare_runtime.backends import Ensemble, open_network
+from flare_runtime.backends import openvino as openvino_backend
+from flare_runtime.bundle import Bundle
+from flare_runtime.errors import BundleError, DeviceError, UsageError
+from flare_runtime.manifest import Parity, encode_manifest
+from tests.runtime.manifests import ArithmeticNetwork, write_bundle
+from tests.runtime.nifti_files import blobs
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle):
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def tile():
+    return np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model, tile):
+    """The logits PyTorch computes from the checkpoint."""
+    torch = pytest.importorskip("torch")
+    from flare_export.model_folder import ModelFolder
+
+    folder = ModelFolder.read(tiny_model)
+    with torch.inference_mode():
+        return folder.network(folder.checkpoints[0])(torch.from_numpy(tile)).numpy()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "auto"])
+def test_float32_engines_compute_what_pytorch_does(bundle, tile, expected, backend):
+    network = open_network(bundle, backend=backend, precision="fp32", threads=1)
+    np.testing.assert_allclose(network.run(tile), expected, atol=1e-3)
+    assert network.backend == ("openvino" if backend == "auto" else backend)
+    assert (network.device, network.precision) == ("cpu", "fp32")
+
+
+def test_bfloat16_is_close_where_the_cpu_has_it_and_refused_elsewhere(bundle, tile, expected):
+    if not openvino_backend.cpu_has_bf16():
+        with pytest.raises(DeviceError, match="no bfloat16"):
+            open_network(bundle, precision="bf16")
+        return
+    network = open_network(bundle, precision="bf16", threads=1)
+    assert network.precision == "bf16"
+    logits = network.run(tile)
+    assert 0 < np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_runs_do_not_depend_on_earlier_ones(bundle, tile, expected):
+    network = open_network(bundle, precision="fp32", threads=1)
+    network.run(tile * 7 + 3)
+    np.testing.assert_allclose(network.run(tile), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "abacus"}, {"backend": "tensorflow"}, {"precision": "int1"}, {"device": ""}]
+)
+def test_unknown_choices_are_usage_errors_that_list_the_known(bundle, options):
+    with pytest.raises(UsageError, match="choose one of auto, "):
+        open_network(bundle, **options)
+
+
+def test_onnxruntime_has_no_bfloat16(bundle):
+    with pytest.raises(DeviceError, match="no bf16 on the CPU"):
+        open_network(bundle, backend="onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_bytes_that_are_no_onnx_are_a_bundle_error_of_one_line(tmp_path, backend):
+    with pytest.raises(BundleError, match="the network: ") as caught:
+        open_network(Bundle.open(write_bundle(tmp_path / "model")), backend=backend, precision="fp32")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_without_float32_network_is_refused(tmp_path, bundle, tiny_bundle):
+    shutil.copytree(tiny_bundle, tmp_path / "model")
+    file = msgspec.structs.replace(bundle.manifest.files[0], precision="fp16")
+    manifest = msgspec.structs.replace(bundle.manifest, files=(file,))
+    (tmp_path / "model" / "manifest.json").write_bytes(encode_manifest(manifest))
+    with pytest.raises(BundleError, match="no float32 network"):
+        open_network(Bundle.open(tmp_path / "model"))
+
+
+def record(dice, *, precision="bf16", scope="case", foreground=1000, backend="openvino"):
+    return Parity(
+        backend=backend,
+        precision=precision,
+        reference="nnU-Net",
+        scope=scope,
+        subject="case",
+        voxel_agreement=1.0,
+        dice=dice,
+        foreground_voxels=foreground,
+    )
+
+
+@pytest.mark.parametrize(
+    ("parity", "agrees"),
+    [
+        ((), False),
+        ((record(1.0, scope="patch"),), False),
+        ((record(1.0, precision="fp32"),), False),
+        ((record(1.0, backend="onnxruntime"),), False),
+        ((record(1.0, foreground=0),), False),
+        ((record(0.999), record(0.994)), False),
+        ((record(0.999), record(0.995)), True),
+        ((record(0.999), record(0.0, foreground=0)), True),
+    ],
+)
+def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundle, parity, agrees):
+    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
+    expected = "bf16" if agrees and openvino_backend.cpu_has_bf16() else "fp32"
+    assert open_network(measured, threads=1).precision == expected
+
+
+def test_an_ensemble_averages_logits():
+    members = [ArithmeticNetwork(lambda tiles, k=k: np.concatenate([tiles * k, tiles + k], axis=1)) for k in (1, 2, 6)]
+    tiles = np.random.default_rng(0).standard_normal((1, 1, 3, 3, 3)).astype(np.float32)
+    mean = Ensemble(members).run(tiles)
+    np.testing.assert_allclose(mean, np.concatenate([tiles * 3, tiles + 3], axis=1), rtol=1e-6)
+    assert [member.calls for member in members] == [1, 1, 1]
+
+
+def test_an_ensemble_survives_members_that_reuse_their_output():
+    shared = np.zeros((1, 2, 2, 2, 2), np.float32)
+
+    class Reusing(ArithmeticNetwork):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def run(self, tiles):
+            shared[:] = self.value
+            return shared
+
+    mean = Ensemble([Reusing(1), Reusing(2), Reusing(6)]).run(np.zeros((1, 1, 2, 2, 2), np.float32))
+    np.testing.assert_array_equal(mean, 3)
+
+
+def test_both_engines_give_one_mask(tiny_bundle):
+    image = blobs((20, 30, 28))
+    masks = [
+        Segmenter.load(tiny_bundle, backend=backend, precision="fp32", threads=1).segment(image, (2.5, 1.5, 1.5)).mask
+        for backend in ("openvino", "onnxruntime")
+    ]
+    assert 0.05 < masks[0].mean() < 0.95
+    assert np.mean(masks[0] == masks[1]) > 0.9999
+
+
+def test_compiled_networks_are_kept_in_a_private_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = openvino_backend._cache_folder()
+    assert folder == tmp_path / "flare-lite" / "openvino"
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_cache_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    openvino_backend._cache_folder().chmod(0o777)
+    assert openvino_backend._cache_folder() is None
+
+
+def test_where_no_cache_can_be_had_there_is_none(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert openvino_backend._cache_folder() is None

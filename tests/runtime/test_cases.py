@@ -1,0 +1,151 @@
+"""Which cases there are and where their masks go."""
+
+from pathlib import Path
+
+import pytest
+
+from flare_runtime.cases import find_cases
+from flare_runtime.errors import OutputError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that makes a folder of empty files."""
+
+    def make(*names):
+        source = tmp_path / "in"
+        source.mkdir()
+        for name in names:
+            (source / name).write_bytes(b"")
+        return source
+
+    return make
+
+
+def summary(cases):
+    return {
+        case.name: ([path.name for path in case.channel_files()], case.mask.name, case.record.name) for case in cases
+    }
+
+
+def test_a_folder_with_and_without_channel_numbers(tmp_path, folder):
+    source = folder("b_0000.nii.gz", "a.nii", "C_0000.NII.GZ", "notes.txt", ".hidden.nii", "b.json")
+    cases = find_cases(source, tmp_path / "out", 1)
+    assert summary(cases) == {
+        "C": (["C_0000.NII.GZ"], "C.nii.gz", "C.json"),
+        "a": (["a.nii"], "a.nii.gz", "a.json"),
+        "b": (["b_0000.nii.gz"], "b.nii.gz", "b.json"),
+    }
+    assert all(case.mask.parent == tmp_path / "out" for case in cases)
+    assert (tmp_path / "out").is_dir()
+
+
+def test_channels_of_one_case_are_gathered_in_order(tmp_path, folder):
+    source = folder("a_0001.nii.gz", "a_0000.nii.gz", "x_1_0000.nii.gz", "x_1_0001.nii")
+    cases = find_cases(source, tmp_path / "out", 2)
+    assert summary(cases) == {
+        "a": (["a_0000.nii.gz", "a_0001.nii.gz"], "a.nii.gz", "a.json"),
+        "x_1": (["x_1_0000.nii.gz", "x_1_0001.nii"], "x_1.nii.gz", "x_1.json"),
+    }
+
+
+@pytest.mark.parametrize(
+    "names", [("a.nii", "a.nii.gz"), ("a_0000.nii.gz", "a.nii.gz"), ("a_0001.nii", "a_0001.nii.gz", "a.nii")]
+)
+def test_two_inputs_for_one_output_are_refused(tmp_path, folder, names):
+    with pytest.raises(UsageError, match=r"would both be written to a\.nii\.gz"):
+        find_cases(folder(*names), tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_file_to_one_file(tmp_path, folder):
+    source = folder("scan_0000.nii.gz")
+    (case,) = find_cases(source / "scan_0000.nii.gz", tmp_path / "new" / "result.nii", 1)
+    assert (case.name, case.images) == ("scan", {0: source / "scan_0000.nii.gz"})
+    assert (case.mask, case.record) == (tmp_path / "new" / "result.nii", tmp_path / "new" / "result.json")
+
+
+def test_one_file_into_a_folder(tmp_path, folder):
+    source = folder("scan_0000.nii.gz")
+    (case,) = find_cases(source / "scan_0000.nii.gz", tmp_path, 1)
+    assert case.mask == tmp_path / "scan.nii.gz"
+
+
+def test_the_other_channels_of_one_file_lie_beside_it(tmp_path, folder):
+    source = folder("scan_0000.nii.gz", "scan_0001.nii.gz", "other_0001.nii.gz")
+    (case,) = find_cases(source / "scan_0000.nii.gz", tmp_path / "out.nii.gz", 3)
+    assert case.images == {0: source / "scan_0000.nii.gz", 1: source / "scan_0001.nii.gz"}
+
+
+def test_single_files_told_apart_by_their_number_keep_it(tmp_path, folder):
+    # As one of several runs: liver_0002 must not overwrite the mask of liver_0001.
+    source = folder("liver_0001.nii.gz", "liver_0002.nii.gz")
+    masks = {find_cases(path, tmp_path, 1)[0].mask for path in sorted(source.iterdir())}
+    assert len(masks) == 2
+
+
+@pytest.mark.parametrize("target", ["out", "out.txt", "out.json"])
+def test_one_file_needs_an_image_name_or_a_folder_that_exists(tmp_path, folder, target):
+    source = folder("a.nii")
+    with pytest.raises(UsageError, match=r"is a \.nii\.gz or \.nii file, or a folder that exists"):
+        find_cases(source / "a.nii", tmp_path / target, 1)
+
+
+def test_a_folder_cannot_become_a_file(tmp_path, folder):
+    source = folder("a.nii")
+    (tmp_path / "file").write_bytes(b"")
+    for target in (tmp_path / "out.nii.gz", tmp_path / "file"):
+        with pytest.raises(UsageError, match="the output for a folder is a folder"):
+            find_cases(source, target, 1)
+
+
+def test_a_missing_input_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no such file or folder"):
+        find_cases(tmp_path / "missing", tmp_path / "out", 1)
+
+
+@pytest.mark.parametrize(("names", "says"), [(("a.txt",), "holds no .nii"), (("1.dcm",), "converted to NIfTI first")])
+def test_a_folder_without_images_is_refused(tmp_path, folder, names, says):
+    with pytest.raises(UsageError, match=says):
+        find_cases(folder(*names), tmp_path / "out", 1)
+
+
+def test_masks_may_go_beside_their_numbered_inputs(folder):
+    source = folder("a_0000.nii.gz", "b_0000.nii.gz")
+    assert [case.mask for case in find_cases(source, source, 1)] == [source / "a.nii.gz", source / "b.nii.gz"]
+
+
+def test_no_mask_replaces_its_own_input(folder):
+    source = folder("a.nii.gz")
+    for target in (source, source / "a.nii.gz"):
+        given_as = source if target == source else source / "a.nii.gz"
+        with pytest.raises(OutputError, match="is the input itself"):
+            find_cases(given_as, target, 1)
+
+
+def test_no_mask_replaces_the_input_of_another_case(folder):
+    # The mask of x_0001 would be x_0001.nii.gz, which is channel 1 of x.
+    source = folder("x_0000.nii.gz", "x_0001.nii.gz", "x_0001_0000.nii.gz", "x_0001_0001.nii.gz")
+    with pytest.raises(OutputError, match="input"):
+        find_cases(source, source, 2)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.json"])
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_links_and_folders_in_a_results_place_are_refused(tmp_path, folder, name, kind):
+    source, out = folder("a_0000.nii.gz"), tmp_path / "out"
+    out.mkdir()
+    if kind == "link":
+        (out / name).symlink_to(tmp_path / "precious")
+    else:
+        (out / name).mkdir()
+    with pytest.raises(OutputError, match=f"{name}: is a"):
+        find_cases(source, out, 1)
+
+
+def test_an_old_mask_may_be_replaced(tmp_path, folder):
+    source, out = folder("a_0000.nii.gz"), tmp_path / "out"
+    out.mkdir()
+    (out / "a.nii.gz").write_bytes(b"old")
+    (out / "a.json").write_bytes(b"{}")
+    assert [case.mask for case in find_cases(source, out, 1)] == [Path(out / "a.nii.gz")]

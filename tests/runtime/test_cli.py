@@ -1,0 +1,379 @@
+"""`flare-infer` from the command line to its exit code, on a real exported network."""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+
+from flare_runtime import cli
+from flare_runtime.nifti import read_nifti
+from tests.runtime.nifti_files import blobs, nifti_bytes, write_nifti
+
+SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
+
+
+@pytest.fixture(autouse=True)
+def terminate_as_before():
+    """Undo what `main` does to SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def infer(tiny_bundle, capfd):
+    """A function that runs the command in this process and returns exit code and stderr."""
+
+    def run(*arguments, model=tiny_bundle):
+        options = ["-m", str(model), "--threads", "1", "--precision", "fp32"]
+        code = cli.main([*options, *map(str, arguments)])
+        out, err = capfd.readouterr()
+        assert out == ""
+        return code, err
+
+    return run
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write_nifti(tmp_path / "scan_0000.nii.gz", blobs((20, 30, 28)), spacing_mm=SPACING)
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """A folder with two sound scans, `a` and `c`, and a truncated one, `b`."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, name in enumerate("abc"):
+        write_nifti(folder / f"{name}_0000.nii.gz", blobs((16, 17, 18), seed), spacing_mm=SPACING)
+    data = (folder / "b_0000.nii.gz").read_bytes()
+    (folder / "b_0000.nii.gz").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def one_line(err):
+    """Return the message of a run that failed before its first case, which is one line."""
+    (line,) = err.splitlines()
+    assert line.startswith("flare-infer: ")
+    return line
+
+
+# --- 0: done
+
+
+def test_one_file_becomes_a_mask_and_a_record(infer, scan, tmp_path):
+    code, err = infer("-i", scan, "-o", tmp_path / "out" / "mask.nii.gz")
+    assert code == 0
+    assert names(tmp_path / "out") == ["mask.json", "mask.nii.gz"]
+    mask = read_nifti(tmp_path / "out" / "mask.nii.gz")
+    assert mask.shape == (20, 30, 28)
+    assert mask.spacing_mm == SPACING
+    assert set(np.unique(mask.voxels)) == {0, 1}
+    heading, line = err.splitlines()
+    assert heading == "tiny on openvino fp32, 1 case(s)"
+    assert line.startswith("scan: ")
+    record = json.loads((tmp_path / "out" / "mask.json").read_text())
+    assert record["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "mask.nii.gz").read_bytes()).hexdigest()
+    assert sum(lesion["voxels"] for lesion in record["lesions"]) == np.count_nonzero(mask.voxels)
+    assert record["model"]["precision"] == "fp32"
+
+
+def test_the_command_computes_what_the_library_does(infer, scan, tmp_path, tiny_bundle):
+    from flare_runtime import Segmenter
+
+    infer("-i", scan, "-o", tmp_path / "mask.nii", "--tta", "--step", "0.25")
+    segmenter = Segmenter.load(tiny_bundle, precision="fp32", threads=1, tta=True, step=0.25)
+    expected = segmenter.segment(blobs((20, 30, 28)), SPACING).mask
+    np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").voxels, expected)
+
+
+def test_options_change_what_is_computed(infer, scan, tmp_path):
+    masks = []
+    for options in ([], ["--tta"], ["--step", "1"], ["--backend", "onnxruntime"]):
+        assert infer("-i", scan, "-o", tmp_path / "mask.nii", *options)[0] == 0
+        masks.append(read_nifti(tmp_path / "mask.nii").voxels)
+    plain, mirrored, wide, other_engine = masks
+    assert (plain != mirrored).any()
+    assert (plain != wide).any()
+    assert np.mean(plain == other_engine) > 0.9999
+
+
+def test_an_all_zero_scan_is_done_with_no_lesions(infer, tmp_path):
+    scan = write_nifti(tmp_path / "zero.nii.gz", np.zeros((9, 9, 9), np.int16), spacing_mm=SPACING)
+    code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz")
+    assert code == 0
+    assert "zero: 0 lesion(s), 0.00 ml" in err
+    assert not read_nifti(tmp_path / "mask.nii.gz").voxels.any()
+    assert json.loads((tmp_path / "mask.json").read_text())["lesions"] == []
+
+
+def test_quiet_says_nothing_and_verbose_says_more(infer, scan, tmp_path):
+    assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--quiet") == (0, "")
+    _, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--verbose")
+    lines = err.splitlines()
+    assert "preprocess" in lines[2]
+    assert lines[3].startswith("  lesion of label 1: ")
+
+
+def test_a_zip_serves_as_well_as_a_folder(infer, scan, tmp_path, tiny_bundle):
+    archive = shutil.make_archive(str(tmp_path / "model"), "zip", tiny_bundle)
+    assert infer("-i", scan, "-o", tmp_path / "zip.nii", model=archive)[0] == 0
+    assert infer("-i", scan, "-o", tmp_path / "folder.nii")[0] == 0
+    assert (tmp_path / "zip.nii").read_bytes() == (tmp_path / "folder.nii").read_bytes()
+
+
+def test_an_old_result_is_replaced(infer, scan, tmp_path):
+    (tmp_path / "mask.nii.gz").write_bytes(b"old")
+    (tmp_path / "mask.json").write_bytes(b"old")
+    assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz")[0] == 0
+    assert read_nifti(tmp_path / "mask.nii.gz").shape == (20, 30, 28)
+
+
+# --- 4: some cases refused
+
+
+def test_a_bad_case_does_not_cost_the_others(infer, cohort, tmp_path):
+    code, err = infer("-i", cohort, "-o", tmp_path / "out", "--report", tmp_path / "reports" / "run.json")
+    assert code == 4
+    assert names(tmp_path / "out") == ["a.json", "a.nii.gz", "c.json", "c.nii.gz"]
+    assert "b: refused (truncated): b_0000.nii.gz: " in err
+    assert err.splitlines()[-1] == "1 of 3 case(s) not done"
+    report = json.loads((tmp_path / "reports" / "run.json").read_text())
+    assert [(case["case"], case["status"], case.get("reason")) for case in report["cases"]] == [
+        ("a", "done", None),
+        ("b", "refused", "truncated"),
+        ("c", "done", None),
+    ]
+    done = report["cases"][0]
+    assert done == json.loads((tmp_path / "out" / "a.json").read_text())
+    assert set(done["timings_s"]) >= {"read", "preprocess", "network", "restore", "write", "total"}
+    assert done["peak_memory_mib"] > 0
+    assert "numpy" in report["environment"]
+
+
+def test_quiet_still_says_which_case_failed(infer, cohort, tmp_path):
+    code, err = infer("-i", cohort, "-o", tmp_path / "out", "--quiet")
+    assert code == 4
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["b", "1 of 3 case(s) not done"]
+
+
+REFUSED = {
+    "not_nifti": b"text, not an image" * 30,
+    "bad_dimensions": nifti_bytes(np.zeros((3, 3, 3), np.int16), dim=[2, 3, 9, 1, 1, 1, 1, 1]),
+    "bad_spacing": nifti_bytes(np.zeros((3, 3, 3), np.int16), spacing_mm=(50.0, 1.0, 1.0)),
+    "corrupt": gzip.compress(nifti_bytes(np.zeros((3, 3, 3), np.int16)))[:-8] + bytes(8),
+}
+
+
+@pytest.mark.parametrize(("reason", "data"), REFUSED.items(), ids=REFUSED.keys())
+def test_a_refused_file_is_one_line_and_no_output(infer, tmp_path, reason, data):
+    (tmp_path / "x.nii.gz").write_bytes(data)
+    code, err = infer("-i", tmp_path / "x.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz", "--quiet")
+    assert code == 4
+    assert err.splitlines()[0].startswith(f"x: refused ({reason}): x.nii.gz: ")
+    assert names(tmp_path / "out") == []
+
+
+def test_inputs_above_the_callers_limit_are_refused(infer, scan, tmp_path):
+    code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--max-voxels", "100")
+    assert code == 4
+    assert "refused (too_large)" in err
+
+
+# --- 2: usage
+
+
+def test_usage_errors_are_one_line(infer, cohort, scan, tmp_path):
+    shutil.copy(cohort / "a_0000.nii.gz", cohort / "a.nii.gz")
+    (tmp_path / "empty").mkdir()
+    for arguments, says in (
+        (["-i", tmp_path / "missing", "-o", tmp_path / "out"], "no such file or folder"),
+        (["-i", cohort, "-o", tmp_path / "out"], "would both be written to a.nii.gz"),
+        (["-i", tmp_path / "empty", "-o", tmp_path / "out"], "holds no .nii or .nii.gz file"),
+        (["-i", scan, "-o", tmp_path / "mask.png"], "is a .nii.gz or .nii file"),
+        (["-i", cohort, "-o", tmp_path / "mask.nii.gz"], "the output for a folder is a folder"),
+        (["-i", scan, "-o", tmp_path / "mask.nii", "--step", "0"], "above 0 and at most 1"),
+        (["-i", scan, "-o", tmp_path / "mask.nii", "--backend", "tensorflow"], "choose one of"),
+        (["-i", scan, "-o", tmp_path / "mask.nii", "--precision", "int4"], "choose one of"),
+        (["-i", scan, "-o", tmp_path / "mask.nii", "--device", "abacus"], "choose one of"),
+    ):
+        code, err = infer(*arguments)
+        assert code == 2, arguments
+        assert says in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["-i", "a.nii"],
+        ["-i", "a.nii", "-o", "b.nii", "--threads", "0"],
+        ["-i", "a.nii", "-o", "b.nii", "--threads", "two"],
+        ["-i", "a.nii", "-o", "b.nii", "--max-voxels", "-5"],
+        ["-i", "a.nii", "-o", "b.nii", "--step", "half"],
+        ["-i", "a.nii", "-o", "b.nii", "--quiet", "--verbose"],
+        ["-i", "a.nii", "-o", "b.nii", "--surprise"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: flare-infer")
+
+
+# --- 5: device
+
+
+def test_what_this_machine_lacks_is_no_success(infer, scan, tmp_path):
+    code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--backend", "onnxruntime", "--precision", "bf16")
+    assert code == 5
+    assert "no bf16" in one_line(err)
+    assert names(tmp_path) == ["scan_0000.nii.gz"]
+
+
+# --- 6: output
+
+
+def test_the_input_is_never_overwritten(infer, scan, tmp_path):
+    before = scan.read_bytes()
+    plain = tmp_path / "folder" / "a.nii.gz"
+    plain.parent.mkdir()
+    shutil.copy(scan, plain)
+    for arguments in (
+        ["-i", scan, "-o", scan],
+        ["-i", plain, "-o", plain.parent],
+        ["-i", plain.parent, "-o", plain.parent],
+    ):
+        code, err = infer(*arguments)
+        assert code == 6
+        assert "is the input itself" in one_line(err)
+    assert scan.read_bytes() == plain.read_bytes() == before
+
+
+@pytest.mark.parametrize("victim", ["input", "mask", "record"])
+def test_the_report_replaces_nothing_else_of_the_run(infer, scan, tmp_path, victim):
+    target = {"input": scan, "mask": tmp_path / "mask.nii.gz", "record": tmp_path / "mask.json"}[victim]
+    before = target.read_bytes() if target.exists() else None
+    code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--report", target)
+    assert code in (2, 6)
+    one_line(err)
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_a_report_that_cannot_be_written_is_known_before_any_work(infer, scan, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "precious")
+    for report in (tmp_path / "folder", tmp_path / "link.json", scan / "run.json"):
+        code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--report", report)
+        assert code == 6
+        one_line(err)
+        assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_outputs_that_cannot_be_are_known_before_any_work(infer, scan, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "precious.nii.gz")
+    (tmp_path / "folder.json").mkdir()
+    for target in (tmp_path / "file" / "mask.nii.gz", tmp_path / "link.nii.gz", tmp_path / "folder.nii.gz"):
+        code, err = infer("-i", scan, "-o", target)
+        assert code == 6
+        one_line(err)
+    assert not (tmp_path / "precious.nii.gz").exists()
+
+
+# --- 7: bundle
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda model: shutil.rmtree(model), "there is no such bundle"),
+        (lambda model: (model / "manifest.json").unlink(), "manifest.json: missing from the bundle"),
+        (lambda model: (model / "network.onnx").unlink(), "network.onnx: missing from the bundle"),
+        (lambda model: (model / "network.onnx").write_bytes(b"changed"), "network.onnx: changed since export"),
+        (lambda model: (model / "manifest.json").write_text("{"), "manifest.json: "),
+        (lambda model: (model / "manifest.json").write_text('{"schema_version": 2}'), "schema version 2"),
+    ],
+)
+def test_a_bundle_that_is_not_whole_names_the_file(infer, scan, tmp_path, tiny_bundle, damage, says):
+    model = shutil.copytree(tiny_bundle, tmp_path / "model")
+    damage(model)
+    code, err = infer("-i", scan, "-o", tmp_path / "out" / "mask.nii.gz", model=model)
+    assert code == 7
+    assert says in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
+# --- as a program
+
+
+def spawn(*arguments, **options):
+    command = [sys.executable, "-m", "flare_runtime.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def test_the_command_is_installed():
+    (command,) = entry_points(group="console_scripts", name="flare-infer")
+    assert command.load() is cli.main
+
+
+def test_exit_codes_and_messages_leave_the_process(scan, tmp_path, tiny_bundle):
+    process = spawn("-m", tiny_bundle, "-i", tmp_path / "missing", "-o", tmp_path, "--threads", 1)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    one_line(err)
+    process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--threads", 1, "--quiet")
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_bundle, number, code):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    write_nifti(source / "a.nii.gz", blobs((16, 16, 16)), spacing_mm=SPACING)
+    # With tiles a voxel apart the second case takes minutes.
+    write_nifti(source / "b.nii.gz", blobs((64, 64, 64)), spacing_mm=SPACING)
+    arguments = ["-m", tiny_bundle, "-i", source, "-o", out, "--step", 0.05, "--threads", 1]
+    process = spawn(
+        *arguments,
+        "--report",
+        tmp_path / "run.json",
+        # A test runner in the background may have SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    lines = [process.stderr.readline(), process.stderr.readline()]
+    assert lines[1].startswith("a: "), lines
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.splitlines() == [
+        f"flare-infer: {'terminated' if code == 143 else 'interrupted'}; finished cases are kept"
+    ]
+    assert names(out) == ["a.json", "a.nii.gz"]
+    assert read_nifti(out / "a.nii.gz").shape == (16, 16, 16)
+    assert [case["case"] for case in json.loads((tmp_path / "run.json").read_text())["cases"]] == ["a"]
+
+
+def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle, scan):
+    process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--step", 0.01, "--threads", 1)
+    process.stderr.readline()  # the heading comes before the first case
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+    assert names(tmp_path) == ["scan_0000.nii.gz"]

@@ -1,0 +1,172 @@
+"""One case after the other: committed with its record, or refused by itself."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from flare_runtime import Segmenter
+from flare_runtime.cases import find_cases
+from flare_runtime.cohort import segment_cases
+from flare_runtime.errors import DeviceError
+from flare_runtime.nifti import read_nifti
+from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
+from tests.runtime.nifti_files import write_nifti
+
+ONE_MM = (1.0, 1.0, 1.0)
+RAW = {"name": "raw", "normalisation": {"scheme": "none"}}
+
+
+def image(value=50):
+    """Return -100 with a box of `value`."""
+    voxels = np.full((9, 10, 11), -100, np.int16)
+    voxels[2:5, 3:7, 4:9] = value
+    return voxels
+
+
+def segmenter_of(network=None, **changes):
+    return Segmenter(
+        memory_bundle(**{"channels": [RAW], "spacing_mm": ONE_MM, **changes}), network or ArithmeticNetwork()
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function that segments the files of tmp_path/in into tmp_path/out and returns the records by case."""
+
+    def segment(segmenter, **options):
+        cases = find_cases(tmp_path / "in", tmp_path / "out", len(segmenter.bundle.manifest.channels))
+        return {record.case: record for record in segment_cases(segmenter, cases, **options)}
+
+    (tmp_path / "in").mkdir()
+    return segment
+
+
+def results(tmp_path):
+    return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+
+def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
+    source = write_nifti(tmp_path / "in" / "a_0000.nii.gz", image(), spacing_mm=ONE_MM)
+    record = run(segmenter_of())["a"]
+    assert record.status == "done"
+    assert results(tmp_path) == ["a.json", "a.nii.gz"]
+    mask = read_nifti(tmp_path / "out" / "a.nii.gz")
+    np.testing.assert_array_equal(mask.voxels, image() > 0)
+    written = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert written["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "a.nii.gz").read_bytes()).hexdigest()
+    assert written["mask"] == str(tmp_path / "out" / "a.nii.gz")
+    assert written["inputs"] == [str(source)]
+    assert (written["shape"], written["spacing_mm"]) == ([9, 10, 11], [1, 1, 1])
+    assert written["lesions"] == [{"label": 1, "voxels": 60, "volume_ml": 0.06, "centre": [3.0, 4.5, 6.0]}]
+    assert written["model"]["name"] == "hand-made"
+    assert written["model"]["backend"] == "arithmetic"
+    assert set(written["timings_s"]) == {"read", "preprocess", "network", "blend", "restore", "write", "total"}
+    stages = sum(seconds for stage, seconds in written["timings_s"].items() if stage != "total")
+    assert stages == pytest.approx(written["timings_s"]["total"], abs=0.05)
+    assert written["peak_memory_mib"] > 10
+
+
+@pytest.mark.parametrize("voxels", [image(-50), np.zeros((9, 10, 11), np.int16)], ids=["nothing positive", "all zero"])
+def test_nothing_found_is_a_finished_case_with_no_lesions(tmp_path, run, voxels):
+    write_nifti(tmp_path / "in" / "a.nii.gz", voxels, spacing_mm=ONE_MM)
+    assert run(segmenter_of())["a"].status == "done"
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["lesions"] == []
+    assert not read_nifti(tmp_path / "out" / "a.nii.gz").voxels.any()
+
+
+def test_a_bad_case_is_refused_and_the_others_are_done(tmp_path, run):
+    for name in ("a", "c"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+    (tmp_path / "in" / "b.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes()[:-20])
+    records = run(segmenter_of())
+    assert {name: record.status for name, record in records.items()} == {"a": "done", "b": "refused", "c": "done"}
+    assert records["b"].reason == "truncated"
+    assert records["b"].line.startswith("b: refused (truncated): b.nii.gz: ")
+    assert results(tmp_path) == ["a.json", "a.nii.gz", "c.json", "c.nii.gz"]
+
+
+@pytest.mark.parametrize("names", [["a_0000"], ["a_0001"], ["a_0000", "a_0002"], ["a_0000", "a_0001", "a_0002"]])
+def test_missing_or_surplus_channels_refuse_the_case(tmp_path, run, names):
+    for name in names:
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+    record = run(segmenter_of(channels=[RAW, RAW]))["a"]
+    assert (record.status, record.reason) == ("refused", "wrong_channels")
+    assert results(tmp_path) == []
+
+
+def test_channels_reach_the_network_by_their_numbers(tmp_path, run):
+    write_nifti(tmp_path / "in" / "a_0001.nii.gz", image(-50), spacing_mm=ONE_MM)
+    write_nifti(tmp_path / "in" / "a_0000.nii.gz", image(50), spacing_mm=ONE_MM)
+    assert run(segmenter_of(channels=[RAW, RAW]))["a"].lesions[0].voxels == 60
+
+
+def test_inputs_above_the_limit_are_refused(tmp_path, run):
+    write_nifti(tmp_path / "in" / "a.nii.gz", image(), spacing_mm=ONE_MM)
+    assert run(segmenter_of(), max_voxels=989)["a"].reason == "too_large"
+    assert run(segmenter_of(), max_voxels=990)["a"].status == "done"
+
+
+def test_remarks_reach_the_record_and_its_line(tmp_path, run):
+    write_nifti(tmp_path / "in" / "a.nii", image(), spacing_mm=ONE_MM, qform_code=0, sform_code=0)
+    record = run(segmenter_of(channels=manifest_fields()["channels"]))["a"]
+    assert [remark.code for remark in record.remarks] == ["no_orientation"]
+    assert "neither qform nor sform is set" in record.line
+    assert "no_orientation" in (tmp_path / "out" / "a.json").read_text()
+
+
+class Failing(ArithmeticNetwork):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def run(self, tiles):
+        if self.calls == 0:
+            self.calls = 1
+            raise self.error
+        return super().run(tiles)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(RuntimeError("broken\nin two lines"), "internal"), (MemoryError(), "memory"), (ZeroDivisionError(), "internal")],
+)
+def test_an_unforeseen_error_fails_its_case_alone(tmp_path, run, error, reason):
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+    records = run(segmenter_of(Failing(error)))
+    assert (records["a"].status, records["a"].reason) == ("failed", reason)
+    assert "\n" not in records["a"].line
+    assert records["b"].status == "done"
+    assert results(tmp_path) == ["b.json", "b.nii.gz"]
+
+
+def test_nan_from_the_network_refuses_the_case_and_writes_no_mask(tmp_path, run):
+    write_nifti(tmp_path / "in" / "a.nii.gz", image(), spacing_mm=ONE_MM)
+    record = run(segmenter_of(ArithmeticNetwork(lambda tiles: np.concatenate([tiles, tiles * np.nan], axis=1))))["a"]
+    assert record.reason == "nonfinite_logits"
+    assert results(tmp_path) == []
+
+
+def test_a_lost_device_stops_the_run(tmp_path, run):
+    write_nifti(tmp_path / "in" / "a.nii.gz", image(), spacing_mm=ONE_MM)
+    with pytest.raises(DeviceError):
+        run(segmenter_of(Failing(DeviceError("gone"))))
+
+
+def test_a_result_that_cannot_be_written_fails_its_case_alone(tmp_path, run):
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+
+    class Hindering(ArithmeticNetwork):
+        """Puts a folder in the first mask's place while it is being computed."""
+
+        def run(self, tiles):
+            (tmp_path / "out" / "a.nii.gz").mkdir(exist_ok=True)
+            return super().run(tiles)
+
+    records = run(segmenter_of(Hindering()))
+    assert (records["a"].status, records["a"].reason) == ("failed", "output")
+    assert records["b"].status == "done"
+    assert results(tmp_path) == ["a.nii.gz", "b.json", "b.nii.gz"]

@@ -1,0 +1,169 @@
+"""The schema: what is known is read, everything else is refused by name."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flare_runtime.errors import BundleError
+from flare_runtime.manifest import CTScheme, ZScoreScheme, decode_manifest, encode_manifest
+from tests.runtime.manifests import manifest_fields
+
+FILE = manifest_fields()["files"][0]
+NETWORK = manifest_fields()["network"]
+CHANNEL = manifest_fields()["channels"][0]
+
+
+def decode(fields):
+    return decode_manifest(json.dumps(fields).encode(), "m/manifest.json")
+
+
+def refusal(fields):
+    with pytest.raises(BundleError) as caught:
+        decode(fields)
+    text = str(caught.value)
+    assert text.startswith("m/manifest.json: ")
+    assert "\n" not in text
+    return text
+
+
+def test_a_manifest_survives_encoding():
+    manifest = decode(manifest_fields())
+    assert decode_manifest(encode_manifest(manifest), "again") == manifest
+    assert manifest.spacing_mm == (2.5, 1.5, 1.5)
+    assert manifest.channels[0].normalisation == CTScheme(lower=-600, upper=500, mean=40, std=120)
+    assert manifest.parity == ()
+
+
+def test_schemes_are_told_apart_by_their_tag():
+    channels = [
+        CHANNEL,
+        {"name": "b", "normalisation": {"scheme": "zscore", "masked": True}},
+        *({"name": tag, "normalisation": {"scheme": tag}} for tag in ("rescale01", "rgb01", "none")),
+    ]
+    schemes = [channel.normalisation for channel in decode(manifest_fields(channels=channels)).channels]
+    assert schemes[1] == ZScoreScheme(masked=True)
+    assert [type(scheme).__name__ for scheme in schemes[2:]] == ["Rescale01Scheme", "RGB01Scheme", "NoScheme"]
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5])
+def test_another_schema_version_is_refused_before_anything_else(version):
+    text = refusal({"schema_version": version, "whatever": 1})
+    assert "schema version" in text
+    assert "reads 1" in text
+
+
+@pytest.mark.parametrize("key", sorted(manifest_fields().keys() - {"schema_version", "parity"}))
+def test_every_field_is_needed(key):
+    fields = manifest_fields()
+    del fields[key]
+    assert f"`{key}`" in refusal(fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        manifest_fields(surprise=1),
+        manifest_fields(files=[{**FILE, "url": "https://example.org"}]),
+        manifest_fields(network={**NETWORK, "code": "import os"}),
+        manifest_fields(channels=[{**CHANNEL, "weight": 1}]),
+        manifest_fields(channels=[{"name": "a", "normalisation": {"scheme": "none", "mean": 1}}]),
+        manifest_fields(image_resampling={"order": 3, "mode": "edge"}),
+    ],
+)
+def test_unknown_fields_are_refused_at_every_depth(fields):
+    assert "unknown field" in refusal(fields)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../network.onnx", "/etc/passwd", "a/b.onnx", "a\\b.onnx", ".hidden", "", "..", "a b", "x" * 200, "-rf", "a\0b"],
+)
+def test_file_names_that_are_paths_are_refused(name):
+    assert "$.files[0].name" in refusal(manifest_fields(files=[{**FILE, "name": name}]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"patch": [8, 8]}, "$.patch"),
+        ({"patch": [8, 8, 0]}, "$.patch"),
+        ({"patch": [8, 8, 8.5]}, "$.patch"),
+        ({"spacing_mm": [1, 1, 0]}, "$.spacing_mm"),
+        ({"spacing_mm": [1, -1, 1]}, "$.spacing_mm"),
+        ({"step": 0}, "$.step"),
+        ({"step": 1.5}, "$.step"),
+        ({"channels": []}, "$.channels"),
+        ({"transpose_forward": [0, 1, 3]}, "$.transpose_forward"),
+        ({"mirror_axes": [3]}, "$.mirror_axes"),
+        ({"image_resampling": {"order": 6}}, "$.image_resampling"),
+        ({"labels": [{"name": "a", "values": [256]}]}, "$.labels"),
+        ({"files": [{**FILE, "sha256": "abc"}]}, "$.files[0].sha256"),
+        ({"files": [{**FILE, "sha256": "G" * 64}]}, "$.files[0].sha256"),
+        ({"files": [{**FILE, "bytes": 0}]}, "$.files[0].bytes"),
+        ({"files": [{**FILE, "role": "script"}]}, "$.files[0].role"),
+        ({"channels": [{**CHANNEL, "normalisation": {"scheme": "exec"}}]}, "$.channels[0].normalisation"),
+        (
+            {"channels": [{**CHANNEL, "normalisation": {**CHANNEL["normalisation"], "std": 0}}]},
+            "$.channels[0].normalisation.std",
+        ),
+    ],
+)
+def test_values_out_of_bounds_are_refused_with_their_place(changes, where):
+    assert where in refusal(manifest_fields(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"transpose_forward": [0, 1, 1]}, "not a permutation"),
+        ({"mirror_axes": [0, 0]}, "names an axis twice"),
+        ({"logits_resampling": {"order": 3}}, "order 0 or 1 only"),
+        ({"logits_resampling": {"order": 1, "order_z": 2}}, "order 0 or 1 only"),
+        ({"regions_class_order": [1, 2, 3]}, "3 regions for 2 network outputs"),
+        ({"regions_class_order": []}, "0 regions for 2 network outputs"),
+        ({"network": {**NETWORK, "outputs": 1}}, "1 network outputs"),
+        ({"network": {**NETWORK, "outputs": 257}}, "257 network outputs"),
+        ({"files": [FILE, FILE]}, "listed twice"),
+        ({"files": []}, "no file has the role network"),
+        ({"files": [{**FILE, "role": "model_card"}]}, "no file has the role network"),
+    ],
+)
+def test_contradictions_are_refused(changes, says):
+    assert says in refusal(manifest_fields(**changes))
+
+
+def test_regions_that_match_the_network_are_taken():
+    assert decode(manifest_fields(regions_class_order=[2, 1])).regions_class_order == (2, 1)
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"hello",
+    "null": b"null",
+    "list": b"[1]",
+    "cut": json.dumps(manifest_fields()).encode()[:-10],
+    "binary": b"\xff\xfe\0\1",
+    "infinite": json.dumps(manifest_fields()).replace("120.0", "1e999").encode(),
+    "NaN": json.dumps(manifest_fields()).replace("120.0", "NaN").encode(),
+    "bad UTF-8 in a string": json.dumps(manifest_fields()).encode().replace(b"hand-made", b"hand\xff"),
+    "nested without end": b'{"a":' * 100_000,
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_manifests_are_refused(data):
+    with pytest.raises(BundleError, match=r"^m/manifest.json: "):
+        decode_manifest(data, "m/manifest.json")
+
+
+@given(place=st.integers(0, len(json.dumps(manifest_fields())) - 1), value=st.integers(0, 255))
+def test_no_changed_byte_raises_anything_but_a_refusal(place, value):
+    data = bytearray(json.dumps(manifest_fields()).encode())
+    data[place] = value
+    try:
+        outcome = decode_manifest(bytes(data), "m").schema_version
+    except BundleError:
+        outcome = "refused"
+    assert outcome in {1, "refused"}

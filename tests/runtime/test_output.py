@@ -1,0 +1,300 @@
+"""Results are whole or absent, whatever happens while they are written."""
+
+import gzip
+import os
+import socket
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from flare_runtime.errors import OutputError
+from flare_runtime.nifti import read_nifti
+from flare_runtime.output import check_folder, check_target, replacing, strip_suffix, write_mask
+from tests.runtime.nifti_files import noise, sform_fields, write_nifti
+
+SHAPE = (6, 7, 8)
+GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def random_mask(shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
+
+
+def source_header(tmp_path, **fields):
+    return read_nifti(write_nifti(tmp_path / "source.nii", noise(SHAPE), **fields)).header
+
+
+# --- replacing
+
+
+def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
+    target = tmp_path / "result.json"
+    target.write_bytes(b"old")
+    with replacing(target) as file:
+        file.write(b"new")
+        file.flush()
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+    assert names(tmp_path) == ["result.json"]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("old", [b"old", None])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error, old):
+    target = tmp_path / "result.json"
+    if old is not None:
+        target.write_bytes(old)
+
+    def write():
+        with replacing(target) as file:
+            file.write(b"half of it")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert names(tmp_path) == ([] if old is None else ["result.json"])
+    assert old is None or target.read_bytes() == old
+
+
+def test_a_missing_folder_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"), replacing(tmp_path / "missing" / "a.json"):
+        pass
+
+
+def test_a_folder_in_the_way_is_an_output_error(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"), replacing(tmp_path / "a.json") as file:
+        file.write(b"new")
+    assert names(tmp_path) == ["a.json"]
+    assert names(tmp_path / "a.json") == []
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from flare_runtime.errors import OutputError
+from flare_runtime.nifti import read_nifti
+from flare_runtime.output import write_mask
+from flare_runtime.record import write_json
+
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+header = read_nifti(source).header
+mask = np.random.default_rng(0).integers(0, 256, (40, 50, 60)).astype(np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    if target.suffix == ".json":
+        write_json(target, {"numbers": list(range(20_000))})
+    else:
+        write_mask(target, mask, header)
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii", "record.json"])
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_full_disk_leaves_what_was_there_and_says_so(tmp_path, name, old):
+    source = write_nifti(tmp_path / "source.nii", noise(SHAPE))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if old is not None:
+        (folder / name).write_bytes(old)
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, source, folder / name], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == f"{folder / name}: cannot be written (File too large)\n", result.stderr
+    assert names(folder) == ([] if old is None else [name])
+    assert old is None or (folder / name).read_bytes() == old
+
+
+# --- masks
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "mask.nii"])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_a_mask_comes_back_with_the_geometry_of_the_image(tmp_path, name, version, endianness):
+    tilt = np.deg2rad(16.5)
+    columns = np.diag([1.5, 2.0, 3.0]) + 0.0
+    columns[1:, 1] = 2 * np.array([np.cos(tilt), np.sin(tilt)])
+    columns[1:, 2] = 3 * np.array([-np.sin(tilt), np.cos(tilt)])
+    columns[0, 1] += 0.004  # a hint of shear, which must survive
+    source = write_nifti(
+        tmp_path / "source.nii",
+        noise(SHAPE),
+        version=version,
+        endianness=endianness,
+        qform_code=2,
+        quatern_b=np.sin(tilt / 2),
+        pixdim=[-1, 1.5, 2, 3, 7, 0, 0, 0],
+        xyzt_units=2 | 8,
+        **sform_fields(columns, offset=(0.1, -200.25, 31.75)),
+    )
+    volume = read_nifti(source)
+    mask = random_mask()
+    write_mask(tmp_path / name, mask, volume.header)
+
+    written = read_nifti(tmp_path / name)
+    np.testing.assert_array_equal(written.voxels, mask)
+    assert written.voxels.dtype == np.uint8
+    assert written.spacing_mm == volume.spacing_mm
+    assert written.remarks == ()
+    before, after = nib.load(source).header, nib.load(tmp_path / name).header
+    for field in GEOMETRY:
+        assert after[field].tobytes() == before[field].tobytes(), field
+
+
+@pytest.mark.parametrize("fields", [{}, {"sform_code": 0}, {"qform_code": 0}, {"pixdim": [-1, 1.5, 2, 3, 0, 0, 0, 0]}])
+def test_simpleitk_sees_mask_and_image_on_one_grid(tmp_path, fields):
+    itk = pytest.importorskip("SimpleITK")
+    source = write_nifti(tmp_path / "source.nii.gz", noise(SHAPE), **fields)
+    mask = random_mask()
+    write_mask(tmp_path / "mask.nii.gz", mask, read_nifti(source).header)
+    image, written = itk.ReadImage(str(source)), itk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    np.testing.assert_array_equal(itk.GetArrayFromImage(written), mask)
+    assert written.GetPixelID() == itk.sitkUInt8
+    assert written.GetSpacing() == image.GetSpacing()
+    assert written.GetOrigin() == image.GetOrigin()
+    assert written.GetDirection() == image.GetDirection()
+
+
+def test_a_transposed_mask_is_written_in_its_own_order(tmp_path):
+    mask = random_mask((8, 7, 6)).transpose(2, 1, 0)
+    write_mask(tmp_path / "mask.nii", mask, source_header(tmp_path))
+    np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").voxels, mask)
+
+
+def test_the_same_mask_is_written_to_the_same_bytes(tmp_path):
+    header = source_header(tmp_path)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_mask(tmp_path / name, random_mask(), header)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_a_mask_larger_than_the_writers_chunks_is_whole(tmp_path):
+    mask = np.zeros((9, 1000, 1000), np.uint8)
+    mask[4, 100:200, 300:400] = 1
+    mask[8, -1, -1] = 2
+    header = read_nifti(write_nifti(tmp_path / "source.nii.gz", np.zeros(mask.shape, np.uint8))).header
+    write_mask(tmp_path / "mask.nii.gz", mask, header)
+    assert gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())[352:] == mask.tobytes()
+    assert (tmp_path / "mask.nii.gz").stat().st_size < mask.size / 100
+
+
+# --- what may not be written
+
+
+def test_a_free_name_and_an_old_result_may_be_written(tmp_path):
+    source = tmp_path / "source.nii"
+    source.write_bytes(b"image")
+    (tmp_path / "old.nii").write_bytes(b"mask")
+    check_target(tmp_path / "new.nii", [source])
+    check_target(tmp_path / "old.nii", [source])
+
+
+@pytest.mark.parametrize("points_to", ["file.nii", "missing.nii"])
+def test_a_symbolic_link_is_no_target(tmp_path, points_to):
+    (tmp_path / "file.nii").write_bytes(b"precious")
+    (tmp_path / "link.nii").symlink_to(tmp_path / points_to)
+    with pytest.raises(OutputError, match="symbolic link"):
+        check_target(tmp_path / "link.nii", [])
+
+
+def test_a_folder_is_no_target(tmp_path):
+    with pytest.raises(OutputError, match="is a folder"):
+        check_target(tmp_path, [])
+
+
+def test_the_input_is_no_target_by_whatever_name(tmp_path):
+    source = tmp_path / "source.nii"
+    source.write_bytes(b"image")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked.nii").hardlink_to(source)
+    for target in (source, tmp_path / "folder" / ".." / "source.nii", tmp_path / "linked.nii"):
+        with pytest.raises(OutputError, match="is the input itself"):
+            check_target(target, [tmp_path / "other.nii", source])
+
+
+# --- folders
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == []
+
+
+def test_a_file_in_the_folders_place_is_an_output_error(tmp_path):
+    (tmp_path / "a").write_bytes(b"file")
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(OutputError, match="cannot be written to"):
+            check_folder(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_an_output_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written to"):
+        check_folder(tmp_path)
+
+
+def dead_pid():
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    return int(process.stdout)
+
+
+def test_only_what_a_dead_process_of_this_machine_left_is_swept(tmp_path):
+    host, dead = socket.gethostname(), dead_pid()
+    swept = [f".case.nii.gz.{host}-{dead}.flare-tmp", f".case.json.{host}-{dead}.flare-tmp"]
+    kept = [
+        f".case.nii.gz.{host}-{os.getpid()}.flare-tmp",
+        f".case.nii.gz.{host}-elsewhere-{dead}.flare-tmp",
+        f".case.nii.gz.elsewhere-{dead}.flare-tmp",
+        f".case.nii.gz.{host}-{dead}.other-tmp",
+        f"case.nii.gz.{host}-{dead}.flare-tmp",
+        "case.nii.gz",
+        ".hidden",
+    ]
+    for name in swept + kept:
+        (tmp_path / name).write_bytes(b"")
+    check_folder(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flare_runtime.output import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half of it")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_write_leaves_a_temporary_file_that_the_next_run_sweeps(tmp_path):
+    target = tmp_path / "mask.nii.gz"
+    target.write_bytes(b"old")
+    subprocess.run([sys.executable, "-c", KILLED, target], check=False)
+    assert len(names(tmp_path)) == 2
+    assert target.read_bytes() == b"old"
+    check_folder(tmp_path)
+    assert names(tmp_path) == ["mask.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a.nii.gz", "a"), ("a.nii", "a"), ("A.NII.GZ", "A"), ("a.b.nii.gz", "a.b"), ("a.gz", "a.gz"), ("a", "a")],
+)
+def test_suffixes(name, stem):
+    assert strip_suffix(name) == stem

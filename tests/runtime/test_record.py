@@ -1,0 +1,64 @@
+"""What is written down: one line, one JSON object."""
+
+import json
+
+import msgspec
+
+from flare_runtime.errors import CaseError, OutputError
+from flare_runtime.lesions import Lesion
+from flare_runtime.record import CaseRecord, environment, failed_record, sha256_of, write_json, write_report
+from flare_runtime.volume import Remark
+
+DONE = CaseRecord(
+    case="a",
+    status="done",
+    timings_s={"network": 1.234, "total": 2.345},
+    lesions=[Lesion(1, 10, 1.5, (1.0, 2.0, 3.0)), Lesion(1, 5, 0.25, (4.0, 5.0, 6.0))],
+    remarks=[Remark("misnamed", "the file is not compressed")],
+)
+
+
+def test_a_finished_case_in_one_line():
+    assert DONE.line == "a: 2 lesion(s), 1.75 ml, 2.35 s (network 1.23 s); note: the file is not compressed"
+
+
+def test_a_refused_case_in_one_line():
+    record = failed_record("b", CaseError("truncated", "b.nii: cut short"))
+    assert (record.status, record.reason) == ("refused", "truncated")
+    assert record.line == "b: refused (truncated): b.nii: cut short"
+
+
+def test_failures_name_their_kind_on_one_line():
+    for error, reason in (
+        (OutputError("disk full"), "output"),
+        (MemoryError("1 GiB"), "memory"),
+        (ValueError("first\nsecond"), "internal"),
+        (ValueError(), "internal"),
+    ):
+        record = failed_record("c", error)
+        assert (record.status, record.reason) == ("failed", reason)
+        assert "\n" not in record.line
+        assert type(error).__name__ in record.message
+
+
+def test_a_record_survives_json(tmp_path):
+    write_json(tmp_path / "a.json", DONE)
+    assert msgspec.json.decode((tmp_path / "a.json").read_bytes(), type=CaseRecord) == DONE
+
+
+def test_a_finished_case_says_that_it_has_no_lesions(tmp_path):
+    write_json(tmp_path / "a.json", CaseRecord(case="a", status="done", lesions=[]))
+    assert json.loads((tmp_path / "a.json").read_text())["lesions"] == []
+
+
+def test_a_report_holds_every_case_and_the_environment(tmp_path):
+    write_report(tmp_path / "run.json", [DONE, failed_record("b", CaseError("truncated", "cut"))])
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert [(case["case"], case["status"]) for case in report["cases"]] == [("a", "done"), ("b", "refused")]
+    assert report["environment"] == environment()
+    assert {"python", "system", "numpy", "openvino", "flare-lite"} <= report["environment"].keys()
+
+
+def test_a_files_hash(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

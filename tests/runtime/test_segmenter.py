@@ -1,0 +1,219 @@
+"""From a volume or an array to mask and lesions, with networks that are plain arithmetic."""
+
+import numpy as np
+import pytest
+
+from flare_runtime import Segmenter, Volume
+from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.volume import Remark
+from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
+from tests.runtime.nifti_files import blobs
+
+ONE_MM = (1.0, 1.0, 1.0)
+RAW = {"name": "raw", "normalisation": {"scheme": "none"}}
+
+
+def segmenter_of(network=None, *, tta=False, step=None, **changes):
+    changes = {"channels": [RAW], "spacing_mm": ONE_MM, **changes}
+    return Segmenter(memory_bundle(**changes), network or ArithmeticNetwork(), tta=tta, step=step)
+
+
+def two_balls(shape=(24, 30, 32)):
+    """Return -100 everywhere but for 100 in two boxes, and the boxes' mask."""
+    inside = np.zeros(shape, bool)
+    inside[4:9, 5:11, 6:13] = True
+    inside[15:18, 20:24, 20:25] = True
+    return np.where(inside, 100, -100).astype(np.int16), inside
+
+
+def test_a_threshold_network_finds_exactly_what_is_positive():
+    image, inside = two_balls()
+    result = segmenter_of().segment(image, ONE_MM)
+    assert result.mask.dtype == np.uint8
+    np.testing.assert_array_equal(result.mask, inside)
+    assert [(lesion.voxels, lesion.volume_ml, lesion.centre) for lesion in result.lesions] == [
+        (5 * 6 * 7, 0.21, (6.0, 7.5, 9.0)),
+        (3 * 4 * 5, 0.06, (16.0, 21.5, 22.0)),
+    ]
+    assert set(result.timings_s) == {"preprocess", "network", "blend", "restore"}
+    assert min(result.timings_s.values()) >= 0
+    assert result.remarks == ()
+
+
+@pytest.mark.parametrize("transpose", [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+def test_a_transposed_model_gives_the_mask_on_the_inputs_axes(transpose):
+    image, inside = two_balls()
+    result = segmenter_of(transpose_forward=transpose).segment(image, ONE_MM)
+    np.testing.assert_array_equal(result.mask, inside)
+    assert result.lesions[0].centre == (6.0, 7.5, 9.0)
+
+
+def test_the_network_sees_the_transposed_image():
+    seen = []
+
+    def remember(tiles):
+        seen.append(tiles.copy())
+        return np.zeros((1, 2, *tiles.shape[2:]))
+
+    image = blobs((5, 6, 7)) | 1
+    changes = {"transpose_forward": [2, 0, 1], "spacing_mm": [3.0, 1.0, 2.0], "patch": [7, 5, 6]}
+    segmenter_of(ArithmeticNetwork(remember), **changes).segment(image, (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(seen[0][0, 0], image.transpose(2, 0, 1))
+
+
+def test_what_was_cropped_off_is_background():
+    network = ArithmeticNetwork(lambda tiles: np.stack([tiles[:, 0] * 0, tiles[:, 0] * 0 + 1], axis=1))
+    image = np.zeros((20, 20, 20), np.int16)
+    image[3:13, 4:15, 5:17] = 7
+    result = segmenter_of(network).segment(image, ONE_MM)
+    np.testing.assert_array_equal(result.mask, image == 7)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 30, 30), (5, 6, 7)])
+def test_images_smaller_than_the_patch_are_segmented(shape):
+    image = np.full(shape, -5, np.int16)
+    image[..., -1:] = 5
+    np.testing.assert_array_equal(segmenter_of().segment(image, ONE_MM).mask, image > 0)
+
+
+def test_volumes_and_lesions_use_the_inputs_own_spacing():
+    image = np.full((8, 10, 10), -100, np.float32)
+    image[2:6, 3:7, 3:7] = 100
+    result = segmenter_of(spacing_mm=[2.0, 1.0, 1.0]).segment(image, (2.0, 1.0, 1.0))
+    assert [(lesion.voxels, lesion.volume_ml) for lesion in result.lesions] == [(64, 0.128)]
+
+
+def test_a_coarser_network_restores_a_box_to_within_a_voxel():
+    image = np.full((40, 40, 40), -100, np.float32)
+    image[10:30, 8:28, 12:32] = 100
+    mask = segmenter_of(spacing_mm=[2.0, 2.0, 2.0]).segment(image, ONE_MM).mask
+    assert mask[11:29, 9:27, 13:31].all()
+    outside = mask.copy()
+    outside[9:31, 7:29, 11:33] = 0
+    assert not outside.any()
+
+
+def test_a_finer_network_restores_a_box_on_a_coarse_input():
+    # The input's voxels are three of the network's: most network voxels have no input voxel's centre.
+    image = np.full((8, 10, 12), -100, np.float32)
+    image[2:6, 3:7, 4:8] = 100
+    mask = segmenter_of().segment(image, (3.0, 3.0, 3.0)).mask
+    np.testing.assert_array_equal(mask, image > 0)
+
+
+def test_a_network_that_fires_between_the_inputs_voxels_finds_nothing_there():
+    # One voxel of the network's grid in the corner of an input voxel three times its size.
+    def function(tiles):
+        logits = np.zeros((1, 2, *tiles.shape[2:]))
+        logits[0, 0] = 1
+        logits[0, 1, 3, 3, 3] = 9
+        return logits
+
+    result = segmenter_of(ArithmeticNetwork(function), patch=[12, 12, 12]).segment(np.ones((4, 4, 4)), (3.0, 3.0, 3.0))
+    assert not result.mask.any()
+    assert result.lesions == []
+
+
+def test_nothing_found_is_an_empty_mask_without_lesions():
+    result = segmenter_of().segment(np.full((9, 10, 11), -3.0), ONE_MM)
+    assert not result.mask.any()
+    assert result.mask.shape == (9, 10, 11)
+    assert result.lesions == []
+
+
+def test_an_all_zero_image_is_empty_with_a_remark_and_no_network_run():
+    network = ArithmeticNetwork()
+    result = segmenter_of(network).segment(np.zeros((9, 10, 11), np.int16), ONE_MM)
+    assert not result.mask.any()
+    assert result.lesions == []
+    assert [remark.code for remark in result.remarks] == ["all_zero"]
+    assert set(result.timings_s) == {"preprocess", "network", "blend", "restore"}
+    assert network.calls == 0
+
+
+def test_remarks_of_reader_and_preprocessing_are_passed_on():
+    channels = manifest_fields()["channels"]
+    volume = Volume(np.ones((9, 9, 9), np.int16), ONE_MM, remarks=(Remark("misnamed", "text"),))
+    result = segmenter_of(channels=channels).segment(volume)
+    assert [remark.code for remark in result.remarks] == ["misnamed", "not_hounsfield"]
+
+
+def test_channels_come_as_volumes_or_as_one_array():
+    network = ArithmeticNetwork(lambda tiles: np.stack([tiles[:, 0], tiles[:, 1]], axis=1))
+    segmenter = segmenter_of(network, channels=[RAW, {**RAW, "name": "other"}])
+    images = np.stack([blobs((9, 10, 11), seed) for seed in (0, 1)])
+    from_array = segmenter.segment(images, ONE_MM).mask
+    from_volumes = segmenter.segment([Volume(image, ONE_MM) for image in images]).mask
+    np.testing.assert_array_equal(from_array, images[1] > images[0])
+    np.testing.assert_array_equal(from_volumes, from_array)
+    with pytest.raises(CaseError, match="takes 2"):
+        segmenter.segment(images[0], ONE_MM)
+
+
+def test_scaled_volumes_are_segmented_in_their_intensities():
+    image, inside = two_balls()
+    stored = ((image + 1024) / 2).astype(np.uint16)
+    result = segmenter_of().segment(Volume(stored, ONE_MM, slope=2.0, intercept=-1024.0))
+    np.testing.assert_array_equal(result.mask, inside)
+
+
+def test_mirroring_is_used_only_where_asked_for():
+    runs = []
+    for tta in (False, True):
+        network = ArithmeticNetwork()
+        segmenter_of(network, tta=tta, mirror_axes=[0, 2]).segment(np.ones((8, 8, 8)), ONE_MM)
+        runs.append(network.calls)
+    assert runs == [1, 4]
+
+
+def test_the_step_is_the_models_unless_given():
+    runs = []
+    for step in (None, 1.0, 0.25):
+        network = ArithmeticNetwork()
+        segmenter_of(network, step=step).segment(np.ones((8, 8, 16)), ONE_MM)
+        runs.append(network.calls)
+    assert runs == [3, 2, 5]
+
+
+@pytest.mark.parametrize("step", [0, -0.5, 1.1, float("nan")])
+def test_an_impossible_step_is_refused(step):
+    with pytest.raises(UsageError, match="above 0 and at most 1"):
+        segmenter_of(step=step)
+
+
+@pytest.mark.parametrize(
+    ("image", "spacing", "says"),
+    [
+        (np.ones((3, 3, 3)), None, "needs spacing_mm"),
+        (np.ones((3, 3)), ONE_MM, "2 axes"),
+        (np.ones((1, 1, 3, 3, 3)), ONE_MM, "5 axes"),
+        (Volume(np.ones((3, 3, 3)), ONE_MM), ONE_MM, "a Volume has its own"),
+    ],
+)
+def test_arguments_that_make_no_sense_together_are_refused(image, spacing, says):
+    with pytest.raises(UsageError, match=says):
+        segmenter_of().segment(image, spacing)
+
+
+def test_nan_in_an_array_fails_the_case():
+    image = np.ones((8, 8, 8), np.float32)
+    image[1, 2, 3] = np.nan
+    with pytest.raises(CaseError) as caught:
+        segmenter_of().segment(image, ONE_MM)
+    assert caught.value.reason == "nonfinite_logits"
+
+
+def test_one_segmenter_serves_many_cases_alike():
+    segmenter = segmenter_of()
+    image, inside = two_balls()
+    for _ in range(2):
+        np.testing.assert_array_equal(segmenter.segment(image, ONE_MM).mask, inside)
+        segmenter.segment(np.full((40, 9, 9), -1.0), (2.0, 1.0, 1.0))
+
+
+def test_regions_are_decoded_in_their_order():
+    network = ArithmeticNetwork(lambda tiles: np.stack([tiles[:, 0], tiles[:, 0] - 50], axis=1))
+    image = np.array([[[-10, 10, 60]]], np.int16)
+    result = segmenter_of(network, regions_class_order=[2, 1]).segment(image, ONE_MM)
+    assert result.mask.tolist() == [[[0, 2, 1]]]
+    assert [(lesion.label, lesion.voxels) for lesion in result.lesions] == [(1, 1), (2, 1)]
