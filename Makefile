@@ -60,8 +60,8 @@ parity: $(VENV)/.dev  ## compare with nnU-Net on CASES, voxel by voxel: make par
 	$(BIN)/flare-export $(FOLDER) -o $(VENV)/parity-bundle --verify $(CASES)
 
 default-model: $(VENV)/.dev  ## train the default network on phantoms with nnU-Net (about an hour on 2 cores) and export it
-	$(BIN)/python -m flare_train.phantom_model -o work/phantom_model
-	$(BIN)/flare-export work/phantom_model/nnUNet_results/*/* -o models/default --licence Apache-2.0 \
+	$(BIN)/python -m flare_train.phantom_model -o build/phantom_model
+	$(BIN)/flare-export build/phantom_model/nnUNet_results/*/* -o models/default --licence Apache-2.0 \
 	  --name "phantom lesions, 4 stages" --model-card docs/default_model.md
 
 export-onnx: $(VENV)/.dev  ## export the nnU-Net model folder FOLDER to the bundle BUNDLE

@@ -1,0 +1,1 @@
+"""Benchmarks: stages beside their references, and the whole case beside nnU-Net."""

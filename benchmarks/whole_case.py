@@ -1,0 +1,77 @@
+"""The whole command beside nnU-Net's, in one run: wall time, time outside the network, peak memory, agreement.
+
+Each runs in a fresh process on the same phantom with the same weights (seeded random ones: they cost what trained ones
+do). usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256] [--patch 128 160 160]
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.processes import Run, measure, python
+from flare_runtime.agreement import compare
+from flare_runtime.nifti import read_nifti
+from flare_train.phantom import make_phantom, write_dataset
+from tests.model_folders import write_model_folder
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; the defaults are the paper's network on a chest-sized scan."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", type=int, nargs=3, default=(208, 512, 512), metavar=("Z", "Y", "X"))
+    parser.add_argument("--spacing", type=float, nargs=3, default=(2.5, 0.8, 0.8), metavar=("Z", "Y", "X"))
+    parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
+    parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
+    parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"))
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print the table."""
+    with TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        model = write_model_folder(
+            work / "model", features=args.features, convs=2, patch=args.patch, spacing_mm=(2.4, 1.6, 1.6), folds=("all",)
+        )
+        phantom = make_phantom(5, tuple(args.shape), tuple(args.spacing))
+        (stem,) = write_dataset(work / "data", [("phantom", phantom)])
+        images = work / "data" / "imagesTr"
+        measure(python("-m", "flare_export.cli", str(model), "-o", str(work / "bundle")))
+
+        paths = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+        theirs = measure(
+            python("-m", "benchmarks.nnunet_predict", str(model), "all", str(images), str(work / "nnunet")), paths
+        )
+        found = re.search(r"network_s=([\d.]+) tiles=(\d+)", theirs.output)
+        assert found, theirs.output
+        print(f"{'x'.join(map(str, args.shape))} voxels, {found[2]} tiles, features {args.features}\n")
+        print(f"{'':<26}{'wall s':>9}{'network s':>11}{'outside s':>11}{'peak MiB':>10}{'voxels equal':>14}{'Dice':>9}")
+        inside = float(found[1])
+        _print("nnU-Net", theirs, inside)
+        reference = read_nifti(work / "nnunet" / f"{stem}.nii.gz").voxels
+        for precision in args.precisions:
+            report = work / f"{precision}.json"
+            command = ("-m", "flare_runtime.cli", "-i", str(images), "-o", str(work / precision), "-m", str(work / "bundle"))
+            ours = measure(python(*command, "--precision", precision, "--report", str(report)))
+            network = json.loads(report.read_text())["cases"][0]["timings_s"]
+            agreement = compare(reference, read_nifti(work / precision / f"{stem}.nii.gz").voxels)
+            _print(
+                f"flare-infer {precision}", ours, network["network"], f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"
+            )
+            print(
+                f"{'  nnU-Net / flare-infer':<26}{theirs.wall_s / ours.wall_s:>9.1f}{inside / network['network']:>11.1f}"
+                f"{(theirs.wall_s - inside) / (ours.wall_s - network['network']):>11.1f}{theirs.peak_mib / ours.peak_mib:>10.1f}"
+            )
+            print("  " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in network.items()), flush=True)
+
+
+def _print(name: str, run: Run, network_s: float, rest: str = "") -> None:
+    outside = run.wall_s - network_s
+    print(f"{name:<26}{run.wall_s:>9.2f}{network_s:>11.2f}{outside:>11.2f}{run.peak_mib:>10.0f}{rest}", flush=True)
+
+
+if __name__ == "__main__":
+    run(parse_args())
