@@ -1,6 +1,9 @@
 """The engines, on a real exported network."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
@@ -174,3 +177,20 @@ def test_where_no_cache_can_be_had_there_is_none(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert openvino_backend._cache_folder() is None
+
+
+NOBODY = """
+import os
+from flare_runtime.backends import openvino
+for name in ("HOME", "XDG_CACHE_HOME"):
+    os.environ.pop(name, None)
+os.setuid(54321)
+print(openvino._cache_folder())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user without a home")
+def test_a_user_without_a_home_has_no_cache():
+    # As in a container that runs under a number no password file knows.
+    result = subprocess.run([sys.executable, "-c", NOBODY], capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("None\n", "")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
-from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.errors import CaseError, FlareError, UsageError
 from flare_runtime.volume import Remark
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import blobs
@@ -193,6 +193,14 @@ def test_an_impossible_step_is_refused(step):
 def test_arguments_that_make_no_sense_together_are_refused(image, spacing, says):
     with pytest.raises(UsageError, match=says):
         segmenter_of().segment(image, spacing)
+
+
+@pytest.mark.parametrize(
+    "spacing", [(0, 1, 1), (-1, 1, 1), (float("nan"), 1, 1), (float("inf"), 1, 1), (1, 1), (1, 1, 1, 1)]
+)
+def test_a_spacing_that_cannot_be_is_refused(spacing):
+    with pytest.raises(FlareError):
+        segmenter_of().segment(np.ones((8, 8, 8)), spacing)
 
 
 def test_nan_in_an_array_fails_the_case():
