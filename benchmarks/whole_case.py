@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.model_folders import write_model_folder
+
 from benchmarks.processes import Run, measure, python
 from flare_runtime.agreement import compare
 from flare_runtime.nifti import read_nifti
 from flare_train.phantom import make_phantom, write_dataset
-from tests.model_folders import write_model_folder
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,7 +35,12 @@ def run(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as scratch:
         work = Path(scratch)
         model = write_model_folder(
-            work / "model", features=args.features, convs=2, patch=args.patch, spacing_mm=(2.4, 1.6, 1.6), folds=("all",)
+            work / "model",
+            features=args.features,
+            convs=2,
+            patch=args.patch,
+            spacing_mm=(2.4, 1.6, 1.6),
+            folds=("all",),
         )
         phantom = make_phantom(5, tuple(args.shape), tuple(args.spacing))
         (stem,) = write_dataset(work / "data", [("phantom", phantom)])
@@ -54,18 +60,27 @@ def run(args: argparse.Namespace) -> None:
         reference = read_nifti(work / "nnunet" / f"{stem}.nii.gz").voxels
         for precision in args.precisions:
             report = work / f"{precision}.json"
-            command = ("-m", "flare_runtime.cli", "-i", str(images), "-o", str(work / precision), "-m", str(work / "bundle"))
+            command = (
+                "-m",
+                "flare_runtime.cli",
+                "-i",
+                str(images),
+                "-o",
+                str(work / precision),
+                "-m",
+                str(work / "bundle"),
+            )
             ours = measure(python(*command, "--precision", precision, "--report", str(report)))
-            network = json.loads(report.read_text())["cases"][0]["timings_s"]
+            timings = json.loads(report.read_text())["cases"][0]["timings_s"]
             agreement = compare(reference, read_nifti(work / precision / f"{stem}.nii.gz").voxels)
-            _print(
-                f"flare-infer {precision}", ours, network["network"], f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"
-            )
-            print(
-                f"{'  nnU-Net / flare-infer':<26}{theirs.wall_s / ours.wall_s:>9.1f}{inside / network['network']:>11.1f}"
-                f"{(theirs.wall_s - inside) / (ours.wall_s - network['network']):>11.1f}{theirs.peak_mib / ours.peak_mib:>10.1f}"
-            )
-            print("  " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in network.items()), flush=True)
+            ours_inside = timings["network"]
+            agreed = f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"
+            _print(f"flare-infer {precision}", ours, ours_inside, agreed)
+            outside = (theirs.wall_s - inside) / (ours.wall_s - ours_inside)
+            ratios = (theirs.wall_s / ours.wall_s, inside / ours_inside, outside, theirs.peak_mib / ours.peak_mib)
+            wall, within, beyond, memory = ratios
+            print(f"{'  nnU-Net / flare-infer':<26}{wall:>9.1f}{within:>11.1f}{beyond:>11.1f}{memory:>10.1f}")
+            print("  " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items()), flush=True)
 
 
 def _print(name: str, run: Run, network_s: float, rest: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _read_member(path: Path, name: str, most: int) -> bytes:
             return stream.read(most + 1)
     except (FileNotFoundError, KeyError) as error:
         raise BundleError(f"{path.name}/{name}: missing from the bundle") from error
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise BundleError(f"{path.name}/{name}: cannot be read ({error})") from error
 
 

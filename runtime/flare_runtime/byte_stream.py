@@ -60,6 +60,16 @@ class ByteStream:
         target = bytearray(count)
         return bytes(target[: self.read_into(memoryview(target))])
 
+    def skip(self, count: int) -> int:
+        """Pass over `count` bytes and return how many there were."""
+        left = count
+        while left:
+            piece = len(self.read(min(left, _READ_BYTES)))
+            if not piece:
+                break
+            left -= piece
+        return count - left
+
     def drain(self) -> int:
         """Decode to the end, so that the checksum is tested, and return how many bytes were left."""
         left = len(self._pending)

@@ -58,12 +58,14 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
         check_folder(target)
     for case in cases:
         for file in (case.mask, case.record):
-            check_target(file, list(case.images.values()))
+            check_target(file, [image for other in cases for image in other.images.values()])
     return cases
 
 
 def _single(source: Path, target: Path, channels: int) -> Case:
     name, channel = _split(source)
+    if channel:
+        name = strip_suffix(source.name)
     if target.is_dir():
         target = target / f"{name}.nii.gz"
     if not target.name.endswith(SUFFIXES):

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from flare_runtime.cases import find_cases
     from flare_runtime.cohort import segment_cases
     from flare_runtime.nifti import DEFAULT_MAX_VOXELS
-    from flare_runtime.output import check_folder
+    from flare_runtime.output import check_folder, check_target
     from flare_runtime.record import write_report
     from flare_runtime.segmenter import Segmenter
 
@@ -84,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
     cases = find_cases(args.input, args.output, len(segmenter.bundle.manifest.channels))
     if args.report:
         check_folder(args.report.parent)
+        check_target(args.report, [f for c in cases for f in (*c.images.values(), c.mask, c.record)])
+        if any(args.report.resolve() in (c.mask.resolve(), c.record.resolve()) for c in cases):
+            from flare_runtime.errors import UsageError
+
+            raise UsageError("the report would replace a result")
     if not args.quiet:
         network = segmenter.network
         _say(f"{segmenter.bundle.manifest.name} on {network.backend} {network.precision}, {len(cases)} case(s)")
@@ -119,7 +124,7 @@ def _tell(record: "CaseRecord", args: argparse.Namespace) -> None:
         _say(record.line)
     if args.verbose:
         _say("  " + ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in record.timings_s.items()))
-        for lesion in record.lesions:
+        for lesion in record.lesions or []:
             _say(f"  lesion of label {lesion.label}: {lesion.volume_ml:.3f} ml about voxel {lesion.centre} (z, y, x)")
 
 

@@ -170,7 +170,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
                 f"{name}: schema version {version!r}; this runtime reads {SCHEMA_VERSION}, export it anew"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{name}: {error}") from error
     for problem in _contradictions(manifest):
         raise BundleError(f"{name}: {problem}")

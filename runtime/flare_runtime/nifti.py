@@ -56,7 +56,7 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
             "not_nifti", f"the voxels would start at byte {offset:g}; at least {header_bytes + 4} is allowed"
         )
     gap = int(offset) - header_bytes
-    if len(stream.read(gap)) < gap:
+    if stream.skip(gap) < gap:
         raise CaseError("truncated", "the file ends before its voxels begin; copy the file anew")
 
     voxels = np.empty(shape, dtype)
@@ -134,7 +134,7 @@ def _fill_nonfinite(voxels: AnyArray, slope: float, intercept: float) -> list[Re
         return []
     count = 0
     for part in slabs(len(voxels), 8):
-        bad = ~np.isfinite(voxels[part])
+        bad = ~(np.abs(voxels[part] * np.float64(slope) + intercept) <= np.finfo(np.float32).max)
         found = int(np.count_nonzero(bad))
         if found:
             count += found

@@ -106,6 +106,11 @@ def _temporary(target: Path) -> Path:
 
 def _sweep(folder: Path) -> None:
     for stale in folder.glob(f".*.{socket.gethostname()}-*{_TEMPORARY_SUFFIX}"):
-        process = stale.name.removesuffix(_TEMPORARY_SUFFIX).rpartition("-")[2]
-        if process.isdigit() and not Path("/proc", process).exists():
+        owner = stale.name.removesuffix(_TEMPORARY_SUFFIX)
+        process = owner.rpartition("-")[2]
+        if (
+            process.isdigit()
+            and owner.endswith(f".{socket.gethostname()}-{process}")
+            and not Path("/proc", process).exists()
+        ):
             stale.unlink(missing_ok=True)

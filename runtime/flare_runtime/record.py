@@ -42,7 +42,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     peak_memory_mib: float | None = None
     shape: tuple[int, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
-    lesions: list[Lesion] = []
+    lesions: list[Lesion] | None = None
     remarks: list[Remark] = []
     model: dict[str, str] = {}
 
@@ -51,11 +51,11 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
         """The case in one line, for a terminal or a log."""
         if self.status != "done":
             return f"{self.case}: {self.status} ({self.reason}): {self.message}"
-        volume = sum(lesion.volume_ml for lesion in self.lesions)
+        volume = sum(lesion.volume_ml for lesion in self.lesions or [])
         odd = "".join(f"; note: {remark.text}" for remark in self.remarks)
         timings = self.timings_s
         return (
-            f"{self.case}: {len(self.lesions)} lesion(s), {volume:.2f} ml, "
+            f"{self.case}: {len(self.lesions or [])} lesion(s), {volume:.2f} ml, "
             f"{timings['total']:.2f} s (network {timings['network']:.2f} s){odd}"
         )
 

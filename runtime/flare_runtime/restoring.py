@@ -34,8 +34,10 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
         seen: BoolArray = np.any(positive[z_from], axis=0)
         if not seen.any():
             continue
-        y_to = _support((y_matrix != 0) @ seen.any(axis=1))
-        x_to = _support((x_matrix != 0) @ seen.any(axis=0))
+        y_hit, x_hit = (y_matrix != 0) @ seen.any(axis=1), (x_matrix != 0) @ seen.any(axis=0)
+        if not (y_hit.any() and x_hit.any()):
+            continue
+        y_to, x_to = _support(y_hit), _support(x_hit)
         y_from, x_from = _support(np.any(y_matrix[y_to], axis=0)), _support(np.any(x_matrix[x_to], axis=0))
         block = scores[:, z_from, y_from, x_from]
         fine = _interpolate(block, z_matrix[part, z_from], y_matrix[y_to, y_from], x_matrix[x_to, x_from])

@@ -160,6 +160,8 @@ def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 |
     if isinstance(image, np.ndarray):
         if spacing_mm is None:
             raise UsageError("an array needs spacing_mm, in mm, (z, y, x)")
+        if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
+            raise UsageError(f"spacing_mm is {tuple(spacing_mm)}; give three positive numbers, (z, y, x)")
         if image.ndim not in (3, 4):
             raise UsageError(f"the array has {image.ndim} axes; give (z, y, x) or (channels, z, y, x)")
         arrays = image[None] if image.ndim == 3 else image

@@ -108,7 +108,7 @@ OLD_STYLE = {
 
 def test_old_style_keys_beside_an_architecture_are_refused(folder: Path) -> None:
     edit_plans(folder, lambda configuration: configuration.update(OLD_STYLE))
-    with pytest.raises(ModelError, match="UNet_class_name.*nnU-Net ignores the old keys"):
+    with pytest.raises(ModelError, match=r"UNet_class_name.*nnU-Net ignores the old keys"):
         ModelFolder.read(folder)
 
 

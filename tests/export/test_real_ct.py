@@ -24,7 +24,7 @@ def as_nifti(source: Path, target: Path) -> Path:
     """The volume itself, or its DICOM series converted by SimpleITK."""
     if source.is_file():
         return source
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(source)))

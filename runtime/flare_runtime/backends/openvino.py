@@ -63,11 +63,11 @@ def _core() -> Any:
 
 def _cache_folder() -> Path | None:
     """Return a private folder for compiled networks, or None where none can be had: the cache only saves time."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "flare-lite" / "openvino"
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "flare-lite" / "openvino"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owned = folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022
-    except OSError:
+    except (OSError, RuntimeError):  # no home
         return None
     return folder if owned and os.access(folder, os.W_OK) else None
