@@ -26,9 +26,9 @@ from flare_runtime.segmenter import Segmenter
 
 MODEL_CARD_NAME = "MODEL_CARD.md"
 # What --verify demands of float32: this Dice, or else no difference beyond the rounding of nnU-Net's own float16
-# accumulators, each of whose additions and interpolations may be off by a unit.
+# accumulators, each of whose additions may be off by a unit, and of the engine's float32 InstanceNorm sums.
 MIN_CASE_DICE = 0.999
-MAX_MARGIN_UNITS = 8.0
+MAX_MARGIN_UNITS = 16.0
 
 
 @dataclass(frozen=True)
