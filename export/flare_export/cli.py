@@ -40,7 +40,10 @@ def run(args: argparse.Namespace) -> None:
 
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
     naming = Naming(args.name, args.licence, args.model_card)
-    bundle, cases = export_bundle(folder, args.output, naming, channel_files(args.verify, folder.inputs))
+    verify = channel_files(args.verify, folder.inputs)
+    if verify:
+        print("Against nnU-Net's own predictor (no TTA, step 0.5):\n" + HEADING)
+    bundle, cases = export_bundle(folder, args.output, naming, verify, lambda case: print(case.row, flush=True))
     manifest = bundle.manifest
     network = manifest.network
     print(f"{args.output}: {manifest.name}, {network.architecture} of {network.stages} stages,")
@@ -50,10 +53,6 @@ def run(args: argparse.Namespace) -> None:
             f"  {record.backend} {record.precision} against {record.reference} on {record.subject}: logits within "
             f"{record.max_logit_difference:.2g}, {record.voxel_agreement:.4%} of voxels equal, Dice {record.dice:.6f}"
         )
-    if cases:
-        print("\nAgainst nnU-Net's own predictor (no TTA, step 0.5):\n" + HEADING)
-        for case in cases:
-            print(case.row)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

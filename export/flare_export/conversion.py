@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,7 +41,11 @@ class Naming:
 
 
 def export_bundle(
-    folder: ModelFolder, output: Path, naming: Naming, verify: Sequence[Sequence[Path]] = ()
+    folder: ModelFolder,
+    output: Path,
+    naming: Naming,
+    verify: Sequence[Sequence[Path]] = (),
+    on_case: Callable[[CaseParity], None] = lambda _case: None,
 ) -> tuple[Bundle, list[CaseParity]]:
     """Write the bundle of a model folder to `output`, replacing a bundle that is there.
 
@@ -50,6 +54,7 @@ def export_bundle(
         output: the bundle's folder.
         naming: what the manifest says of it.
         verify: cases, each as its channels' files, to compare with nnU-Net's own predictor.
+        on_case: is told each comparison as it is made, also those of an export that is then refused.
 
     Raises:
         ModelError: where the model cannot be exported.
@@ -66,7 +71,7 @@ def export_bundle(
             _write(folder, networks, aside, naming)
             bundle = Bundle.open(aside)
             parity = measure_network_parity(bundle, networks)
-            cases = _verify(folder, aside, verify)
+            cases = _verify(folder, aside, verify, on_case)
             records = (*parity, *(case.record for case in cases))
             (aside / MANIFEST_NAME).write_bytes(
                 encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records))
@@ -146,18 +151,23 @@ def _manifest(
     )
 
 
-def _verify(folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]]) -> list[CaseParity]:
+def _verify(
+    folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]], on_case: Callable[[CaseParity], None]
+) -> list[CaseParity]:
     if not cases:
         return []
-    precisions = ("fp32", "bf16") if cpu_has_bf16() else ("fp32",)
-    segmenters = [Segmenter.load(bundle, backend="openvino", precision=precision) for precision in precisions]
-    results = list(measure_case_parity(folder, segmenters, cases))
+    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), *([("openvino", "bf16")] if cpu_has_bf16() else [])]
+    segmenters = [Segmenter.load(bundle, backend=backend, precision=precision) for backend, precision in engines]
+    results = []
+    for result in measure_case_parity(folder, segmenters, cases):
+        on_case(result)
+        results.append(result)
     for result in results:
         within_rounding = result.margin_units <= MAX_MARGIN_UNITS
         if result.precision == "fp32" and result.agreement.dice < MIN_CASE_DICE and not within_rounding:
             raise DisagreementError(
-                f"{result.case}: Dice {result.agreement.dice:.6f} with nnU-Net's own prediction in float32, at least "
-                f"{MIN_CASE_DICE} is demanded; no bundle was written"
+                f"{result.case}: {result.backend} has Dice {result.agreement.dice:.6f} with nnU-Net's own prediction in "
+                f"float32, at least {MIN_CASE_DICE} is demanded; no bundle was written"
             )
     return results
 

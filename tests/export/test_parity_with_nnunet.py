@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from flare_export import cli
 from flare_export.case_parity import measure_case_parity
 from flare_export.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
 from flare_export.model_folder import ModelFolder
+from flare_runtime.bundle import Bundle
 from flare_runtime.segmenter import Segmenter
 from tests.model_folders import write_model_folder
 
@@ -94,3 +96,15 @@ def test_an_image_of_zeros_has_an_empty_mask(tmp_path: Path) -> None:
     assert result.mask.shape == (9, 8, 7)
     assert not result.mask.any()
     assert [remark.code for remark in result.remarks] == ["all_zero"]
+
+
+def test_verify_prints_and_records_every_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_model_folder(tmp_path / "model")
+    image = write_image(tmp_path / "case_0000.nii.gz", *JOINT, seed=0)
+    cli.main([str(folder), "-o", str(tmp_path / "bundle"), "--verify", str(image)])
+    rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith("case ")]
+    assert ["case", "openvino", "fp32"] in rows
+    assert ["case", "onnxruntime", "fp32"] in rows
+    records = [r for r in Bundle.open(tmp_path / "bundle").manifest.parity if r.scope == "case"]
+    assert [[r.subject, r.backend, r.precision] for r in records] == [row for row in rows if row[1] != "backend"]
+    assert all(r.foreground_voxels for r in records)
