@@ -166,7 +166,7 @@ def _verify(
         within_rounding = result.margin_units <= MAX_MARGIN_UNITS
         if result.precision == "fp32" and result.agreement.dice < MIN_CASE_DICE and not within_rounding:
             raise DisagreementError(
-                f"{result.case}: {result.backend} has Dice {result.agreement.dice:.6f} with nnU-Net's own prediction in "
+                f"{result.case}: {result.backend} has Dice {result.agreement.dice:.6f} with nnU-Net's own mask in "
                 f"float32, at least {MIN_CASE_DICE} is demanded; no bundle was written"
             )
     return results
