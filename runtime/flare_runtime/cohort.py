@@ -49,9 +49,12 @@ def _segment(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progre
         )
     volumes = [read_nifti(path, max_voxels) for path in case.channel_files()]
     read_at = perf_counter()
-    result = segmenter.segment(volumes, progress=progress)
+    header, spacing_mm = volumes[0].header, volumes[0].spacing_mm
+    prepared = segmenter.prepare(volumes)
+    del volumes  # the scan as read takes no memory while the network runs
+    result = segmenter.finish(prepared, progress=progress)
     segmented_at = perf_counter()
-    write_mask(case.mask, result.mask, volumes[0].header)
+    write_mask(case.mask, result.mask, header)
     written_at = perf_counter()
     timings = {
         "read": read_at - started,
@@ -59,7 +62,7 @@ def _segment(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progre
         "write": written_at - segmented_at,
         "total": written_at - started,
     }
-    record = done_record(case.name, result, volumes[0].spacing_mm, timings, segmenter)
+    record = done_record(case.name, result, spacing_mm, timings, segmenter)
     record.inputs = [str(path) for path in case.channel_files()]
     record.mask, record.mask_sha256 = str(case.mask), sha256_of(case.mask)
     # Last of all: a mask with its record is a case that is done.

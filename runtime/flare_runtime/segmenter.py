@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from flare_runtime.arrays import AnyArray, MaskArray, Vector3
+from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
 from flare_runtime.backends import Network, open_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
@@ -35,6 +35,24 @@ class Segmentation:
     lesions: list[Lesion]
     timings_s: dict[str, float]
     remarks: tuple[Remark, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case on the network's grid.
+
+    Attributes:
+        prepared: what the network is to see; None where every voxel was zero.
+        shape, spacing_mm: of the input, (z, y, x).
+        remarks: what was odd about it.
+        seconds: how long preparing took.
+    """
+
+    prepared: Prepared | None
+    shape: Shape3
+    spacing_mm: Vector3
+    remarks: tuple[Remark, ...]
+    seconds: float
 
 
 class Segmenter:
@@ -106,19 +124,26 @@ class Segmenter:
             CaseError: where the case does not fit the model.
             UsageError: where the arguments contradict each other.
         """
+        return self.finish(self.prepare(image, spacing_mm), progress=progress)
+
+    def prepare(self, image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None = None) -> "PreparedCase":
+        """Do the first half of `segment`, after which the images can be let go while the network runs."""
+        started = perf_counter()
         channels = _channels(image, spacing_mm)
+        prepared = prepare(channels, self.bundle.manifest)
+        remarks = tuple(remark for volume in channels for remark in volume.remarks)
+        return PreparedCase(prepared, channels[0].shape, channels[0].spacing_mm, remarks, perf_counter() - started)
+
+    def finish(self, case: "PreparedCase", *, progress: Progress = iter) -> Segmentation:
+        """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
+        mask = np.zeros(case.shape, np.uint8)
+        prepared = case.prepared
+        if prepared is None:
+            timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
+            empty = Remark("all_zero", "every voxel is 0; the mask is empty")
+            return Segmentation(mask, [], timings, (*case.remarks, empty))
         watch = Stopwatch()
         started = perf_counter()
-        prepared = prepare(channels, self.bundle.manifest)
-        prepared_at = perf_counter()
-        remarks = tuple(remark for volume in channels for remark in volume.remarks)
-        mask = np.zeros(channels[0].shape, np.uint8)
-        if prepared is None:
-            timings = {"preprocess": prepared_at - started, "network": 0.0, "blend": 0.0, "restore": 0.0}
-            return Segmentation(
-                mask, [], timings, (*remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
-            )
-
         scores = predict(
             prepared.image,
             self.network,
@@ -129,16 +154,17 @@ class Segmenter:
             progress=progress,
             watch=watch,
         )[(slice(None), *prepared.inner)]
+        self.network.release()
         predicted_at = perf_counter()
         self._restore(scores, prepared, mask)
-        lesions = find_lesions(mask, channels[0].spacing_mm)
+        lesions = find_lesions(mask, case.spacing_mm)
         timings = {
-            "preprocess": prepared_at - started,
+            "preprocess": case.seconds,
             "network": watch.network_s,
-            "blend": predicted_at - prepared_at - watch.network_s,
+            "blend": predicted_at - started - watch.network_s,
             "restore": perf_counter() - predicted_at,
         }
-        return Segmentation(mask, lesions, timings, remarks + prepared.remarks)
+        return Segmentation(mask, lesions, timings, case.remarks + prepared.remarks)
 
     def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray) -> None:
         manifest = self.bundle.manifest

@@ -26,6 +26,10 @@ class Network(Protocol):
         """
         ...
 
+    def release(self) -> None:
+        """Give back memory that only running needs, where the engine can; what `run` returned is gone with it."""
+        ...
+
 
 class Ensemble:
     """The mean of the logits of several folds."""
@@ -41,6 +45,11 @@ class Ensemble:
             total += member.run(tiles)
         total /= len(self._members)
         return total
+
+    def release(self) -> None:
+        """Release every member's memory."""
+        for member in self._members:
+            member.release()
 
 
 def open_network(

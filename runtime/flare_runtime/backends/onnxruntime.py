@@ -34,3 +34,6 @@ class OnnxRuntimeNetwork:
         """Return the logits in new memory."""
         logits: FloatArray = self._session.run(None, {self._input: tiles})[0]
         return logits
+
+    def release(self) -> None:
+        """Keep the memory: ONNX Runtime's arena cannot be emptied from outside."""
