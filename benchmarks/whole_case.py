@@ -7,13 +7,14 @@ do). usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.model_folders import write_model_folder
 
-from benchmarks.processes import Run, measure, python
+from flare_eval.process import Measurement, measure
 from flare_runtime.agreement import compare
 from flare_runtime.nifti import read_nifti
 from flare_train.phantom import make_phantom, write_dataset
@@ -41,16 +42,15 @@ def run(args: argparse.Namespace) -> None:
             patch=args.patch,
             spacing_mm=(2.4, 1.6, 1.6),
             folds=("all",),
+            background_bias=13,
         )
         phantom = make_phantom(5, tuple(args.shape), tuple(args.spacing))
         (stem,) = write_dataset(work / "data", [("phantom", phantom)])
         images = work / "data" / "imagesTr"
-        measure(python("-m", "flare_export.cli", str(model), "-o", str(work / "bundle")))
+        _run("flare_export.cli", str(model), "-o", str(work / "bundle"))
 
         paths = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        theirs = measure(
-            python("-m", "benchmarks.nnunet_predict", str(model), "all", str(images), str(work / "nnunet")), paths
-        )
+        theirs = _run("benchmarks.nnunet_predict", str(model), "all", str(images), str(work / "nnunet"), **paths)
         found = re.search(r"network_s=([\d.]+) tiles=(\d+)", theirs.output)
         assert found, theirs.output
         print(f"{'x'.join(map(str, args.shape))} voxels, {found[2]} tiles, features {args.features}\n")
@@ -60,17 +60,9 @@ def run(args: argparse.Namespace) -> None:
         reference = read_nifti(work / "nnunet" / f"{stem}.nii.gz").voxels
         for precision in args.precisions:
             report = work / f"{precision}.json"
-            command = (
-                "-m",
-                "flare_runtime.cli",
-                "-i",
-                str(images),
-                "-o",
-                str(work / precision),
-                "-m",
-                str(work / "bundle"),
-            )
-            ours = measure(python(*command, "--precision", precision, "--report", str(report)))
+            target, bundle = str(work / precision), str(work / "bundle")
+            options = ("-m", bundle, "--precision", precision, "--report", str(report))
+            ours = _run("flare_runtime.cli", "-i", str(images), "-o", target, *options)
             timings = json.loads(report.read_text())["cases"][0]["timings_s"]
             agreement = compare(reference, read_nifti(work / precision / f"{stem}.nii.gz").voxels)
             ours_inside = timings["network"]
@@ -83,7 +75,14 @@ def run(args: argparse.Namespace) -> None:
             print("  " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items()), flush=True)
 
 
-def _print(name: str, run: Run, network_s: float, rest: str = "") -> None:
+def _run(module: str, *arguments: str, **environment: str) -> Measurement:
+    run = measure([sys.executable, "-m", module, *arguments], environment)
+    if run.exit_code:
+        raise RuntimeError(f"{module} ended with {run.exit_code}:\n{run.error_tail}")
+    return run
+
+
+def _print(name: str, run: Measurement, network_s: float, rest: str = "") -> None:
     outside = run.wall_s - network_s
     print(f"{name:<26}{run.wall_s:>9.2f}{network_s:>11.2f}{outside:>11.2f}{run.peak_mib:>10.0f}{rest}", flush=True)
 

@@ -44,6 +44,7 @@ def write_model_folder(
     checkpoint: str = "checkpoint_final.pth",
     trainer: str = "nnUNetTrainer",
     seed: int = 0,
+    background_bias: float = 0.0,
 ) -> Path:
     """Write plans.json, dataset.json and one checkpoint a fold, as nnU-Net 2.8 does, and return `path`.
 
@@ -66,6 +67,7 @@ def write_model_folder(
         checkpoint: the file name in every fold.
         trainer: the class name in the checkpoint.
         seed: of the first fold; the others count up.
+        background_bias: added to the first logit; 10 leaves a lesion-like share of the voxels to the others.
     """
     labels = {"background": 0, "lesion": 1} if labels is None else labels
     plans = make_plans(
@@ -88,6 +90,7 @@ def write_model_folder(
     (path / "dataset.json").write_text(json.dumps(dataset, indent=4))
     for index, fold in enumerate(folds):
         content = _checkpoint(plans, dataset, fold, len(channels), outputs, mirror_axes, trainer, seed + index)
+        content["network_weights"]["decoder.seg_layers." + str(len(features) - 2) + ".bias"][0] += background_bias
         (path / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(content, path / f"fold_{fold}" / checkpoint)
     return path

@@ -3,7 +3,8 @@
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,9 +12,11 @@ from flare_runtime import __version__
 from flare_runtime.errors import FlareError
 
 if TYPE_CHECKING:
+    from flare_runtime.arrays import Box
     from flare_runtime.cases import Case
     from flare_runtime.inference import Progress
     from flare_runtime.record import CaseRecord
+    from flare_runtime.tiling import TileGrid
 
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from flare_runtime.segmenter import Segmenter
 
     options = {name: getattr(args, name) for name in ("device", "backend", "precision", "step", "tta", "threads")}
-    segmenter = Segmenter.load(args.model, **options)
+    segmenter = Segmenter.load(args.model, **options, wait=False)
     cases = find_cases(args.input, args.output, len(segmenter.bundle.manifest.channels))
     if args.report:
         check_folder(args.report.parent)
@@ -89,18 +92,23 @@ def run(args: argparse.Namespace) -> int:
             from flare_runtime.errors import UsageError
 
             raise UsageError("the report would replace a result")
-    if not args.quiet:
-        network = segmenter.network
-        _say(f"{segmenter.bundle.manifest.name} on {network.backend} {network.precision}, {len(cases)} case(s)")
+
+    @cache
+    def announce() -> None:
+        network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
+        if not args.quiet:
+            _say(f"{segmenter.bundle.manifest.name} on {network.backend} {network.precision}, {len(cases)} case(s)")
+
     records: list[CaseRecord] = []
     try:
         results = segment_cases(
             segmenter,
             cases,
             max_voxels=args.max_voxels or DEFAULT_MAX_VOXELS,
-            progress=lambda case: _progress_bar(case, hidden=args.quiet),
+            progress=lambda case: _progress_bar(case, announce, hidden=args.quiet),
         )
         for record in results:
+            announce()
             records.append(record)
             _tell(record, args)
     finally:
@@ -112,11 +120,16 @@ def run(args: argparse.Namespace) -> int:
     return _SOME_FAILED if failed else 0
 
 
-def _progress_bar(case: "Case", *, hidden: bool) -> "Progress":
+def _progress_bar(case: "Case", before: Callable[[], None], *, hidden: bool) -> "Progress":
     from tqdm import tqdm
 
-    # tqdm's None means: only on a terminal.
-    return lambda tiles: tqdm(tiles, desc=case.name, unit="tile", leave=False, disable=True if hidden else None)
+    def wrap(tiles: "TileGrid") -> "Iterable[Box]":
+        before()
+        # tqdm's None means: only on a terminal.
+        bar: Iterable[Box] = tqdm(tiles, desc=case.name, unit="tile", leave=False, disable=True if hidden else None)
+        return bar
+
+    return wrap
 
 
 def _tell(record: "CaseRecord", args: argparse.Namespace) -> None:

@@ -1,8 +1,10 @@
-"""The bounding box of what is not zero, which nnU-Net crops every image to."""
+"""Bounding boxes of what is not zero: of images, which nnU-Net crops to them, and of masks."""
 
 from collections.abc import Sequence
 
-from flare_runtime.arrays import Box
+import numpy as np
+
+from flare_runtime.arrays import AnyArray, Box
 from flare_runtime.volume import Volume
 
 
@@ -27,3 +29,15 @@ def nonzero_box(volumes: Sequence[Volume]) -> Box | None:
 def _has_nonzero(volumes: Sequence[Volume], box: list[slice], axis: int, index: int) -> bool:
     face = tuple(slice(index, index + 1) if i == axis else side for i, side in enumerate(box))
     return any(bool(volume.intensities(volume.voxels[face]).any()) for volume in volumes)
+
+
+def mask_box(*masks: AnyArray) -> Box | None:
+    """Return the smallest box that holds every non-zero voxel of masks of one shape, or None where all are empty."""
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        used = np.flatnonzero(np.any([mask.any(axis=others) for mask in masks], axis=0))
+        if not len(used):
+            return None
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    return box[0], box[1], box[2]

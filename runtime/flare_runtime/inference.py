@@ -60,7 +60,8 @@ def predict(
         logits = _mirrored(network, tile, mirror_axes)
         watch.network_s += perf_counter() - started
         scores = decoder.scores(logits[0])
-        if not np.isfinite(scores).all():
+        # A sum is finite only where every voxel is, and takes no array of its own.
+        if not np.isfinite(scores.sum()):
             raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}; try fp32")
         blend.add(box, scores)
     return blend.mean()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, MaskArray, Vector3
+from flare_runtime.crop import mask_box
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,9 @@ def find_lesions(mask: MaskArray, spacing_mm: Vector3) -> list[Lesion]:
     """Return the components of every label of `mask` (z, y, x), the largest first."""
     from scipy.ndimage import label as connect
 
-    sides = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if not len(sides[0]):
+    box = mask_box(mask)
+    if box is None:
         return []
-    box = tuple(slice(int(side[0]), int(side[-1]) + 1) for side in sides)
-    origin = np.array([side[0] for side in sides])
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     inner = mask[box]
     lesions = []
@@ -40,7 +39,7 @@ def find_lesions(mask: MaskArray, spacing_mm: Vector3) -> list[Lesion]:
         components, count = connect(inner == value, structure=np.ones((3, 3, 3)))
         sizes, centres = _sizes_and_centres(components, count)
         for index, size in enumerate(sizes):
-            z, y, x = (float(centres[axis][index] + origin[axis]) for axis in range(3))
+            z, y, x = (float(centres[axis][index] + box[axis].start) for axis in range(3))
             centre = (round(z, 1), round(y, 1), round(x, 1))
             lesions.append(Lesion(value, int(size), round(int(size) * voxel_ml, 3), centre))
     return sorted(lesions, key=lambda lesion: -lesion.voxels)

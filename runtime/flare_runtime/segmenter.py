@@ -1,6 +1,7 @@
 """The model, loaded once, and what it makes of a case."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -8,7 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
-from flare_runtime.backends import Network, open_network
+from flare_runtime.backends import Network, read_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.errors import UsageError
@@ -64,9 +65,11 @@ class Segmenter:
         >>> result.mask.sum(), result.lesions
     """
 
-    def __init__(self, bundle: Bundle, network: Network, *, step: float | None = None, tta: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, network: "Network | Future[Network]", *, step: float | None = None, tta: bool = False
+    ) -> None:
         self.bundle = bundle
-        self.network = network
+        self._network = network
         manifest = bundle.manifest
         self.step = manifest.step if step is None else step
         if not 0 < self.step <= 1:
@@ -86,6 +89,7 @@ class Segmenter:
         step: float | None = None,
         tta: bool = False,
         threads: int | None = None,
+        wait: bool = True,
     ) -> "Segmenter":
         """Open a bundle (the default model where none is named) and compile its network.
 
@@ -97,13 +101,24 @@ class Segmenter:
             threads: for the network; all cores where None.
             step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
             tta: average over all flips the model was trained for, as nnU-Net does by default.
+            wait: False compiles in the background, while the first case is read; errors come when it is needed.
 
         Raises:
             BundleError, DeviceError, UsageError: as `Bundle.open` and `open_network` do.
         """
         opened = Bundle.open(default_bundle() if bundle is None else bundle)
-        network = open_network(opened, device=device, backend=backend, precision=precision, threads=threads)
+        compiled = read_network(opened, device=device, backend=backend, precision=precision, threads=threads)
+        network = compiled() if wait else ThreadPoolExecutor(1, "compile").submit(compiled)
         return cls(opened, network, step=step, tta=tta)
+
+    @property
+    def network(self) -> Network:
+        """The compiled network, once it is.
+
+        Raises:
+            BundleError, DeviceError, UsageError: where it cannot be compiled.
+        """
+        return self._network.result() if isinstance(self._network, Future) else self._network
 
     def segment(
         self,
@@ -142,11 +157,12 @@ class Segmenter:
             timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
             empty = Remark("all_zero", "every voxel is 0; the mask is empty")
             return Segmentation(mask, [], timings, (*case.remarks, empty))
+        network = self.network
         watch = Stopwatch()
         started = perf_counter()
         scores = predict(
             prepared.image,
-            self.network,
+            network,
             self._decoder,
             self.bundle.manifest.patch,
             step=self.step,
@@ -154,7 +170,7 @@ class Segmenter:
             progress=progress,
             watch=watch,
         )[(slice(None), *prepared.inner)]
-        self.network.release()
+        network.release()
         predicted_at = perf_counter()
         self._restore(scores, prepared, mask)
         lesions = find_lesions(mask, case.spacing_mm)

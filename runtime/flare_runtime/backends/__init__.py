@@ -1,5 +1,6 @@
 """The engines that can run a network, behind one small protocol."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from flare_runtime.arrays import FloatArray
@@ -70,6 +71,13 @@ def open_network(
         DeviceError: where this machine lacks what was asked for.
         BundleError: where the network is missing or was changed.
     """
+    return read_network(bundle, device=device, backend=backend, precision=precision, threads=threads)()
+
+
+def read_network(
+    bundle: Bundle, *, device: str = "auto", backend: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Callable[[], Network]:
+    """Do the quick part of `open_network`, which checks names and files, and return the slow one, which compiles."""
     _check_choice("device", device, ("auto", "cpu"))
     _check_choice("backend", backend, ("auto", *BACKENDS))
     _check_choice("precision", precision, ("auto", *PRECISIONS))
@@ -77,22 +85,26 @@ def open_network(
     if not files:
         raise BundleError(f"{bundle.path.name}: no float32 network in the bundle")
     models = [bundle.read(file) for file in files]
-    members: list[Network]
-    if backend == "onnxruntime":
-        from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
+    if backend == "onnxruntime" and precision == "bf16":
+        raise DeviceError("the onnxruntime backend has no bf16 on the CPU; use --backend openvino or --precision fp32")
 
-        if precision == "bf16":
-            raise DeviceError(
-                "the onnxruntime backend has no bf16 on the CPU; use --backend openvino or --precision fp32"
-            )
-        members = [OnnxRuntimeNetwork(model, threads) for model in models]
-    else:
-        from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
+    def compiled() -> Network:
+        members: list[Network]
+        if backend == "onnxruntime":
+            from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
 
-        if precision == "auto":
-            precision = "bf16" if _agrees(bundle, "openvino", "bf16") and cpu_has_bf16() else "fp32"
-        members = [OpenVINONetwork(model, precision, threads) for model in models]
-    return members[0] if len(members) == 1 else Ensemble(members)
+            members = [OnnxRuntimeNetwork(model, threads) for model in models]
+        else:
+            from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
+
+            wanted = precision
+            if wanted == "auto":
+                wanted = "bf16" if _agrees(bundle, "openvino", "bf16") and cpu_has_bf16() else "fp32"
+            members = [OpenVINONetwork(model, wanted, threads) for model in models]
+        models.clear()  # the engines have copies of their own
+        return members[0] if len(members) == 1 else Ensemble(members)
+
+    return compiled
 
 
 def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,55 @@
+"""nnUNetv2_predict and flare-infer in turn on every case, each in a fresh process: time, memory, masks, scores, report.
+
+usage: python -m benchmarks.side_by_side MODEL_FOLDER IMAGES -o OUT [--reference LABELS] [--fold all] [--precision fp32]
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import flare_eval.cli
+import flare_export.cli
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="nnU-Net trained-model folder")
+    parser.add_argument("images", type=Path, help="folder of <case>_0000.nii.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, help="folder of <case>.nii.gz")
+    parser.add_argument("--fold", default="all")
+    parser.add_argument("--device", default="cpu", help="nnU-Net's")
+    parser.add_argument("--precision", nargs="+", default=["auto"], help="flare-infer's; each is a method of its own")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, measure and report; return the exit code."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    bundle = args.output / "bundle"
+    code = flare_export.cli.main([str(args.folder), "-o", str(bundle)])
+    if code:
+        return code
+    python = shlex.quote(sys.executable)
+    programs = Path(sys.executable).parent
+    options = f"-f {args.fold} -device {args.device} --disable_tta -npp 1 -nps 1"
+    methods = [
+        f"nnU-Net={programs / 'nnUNetv2_predict_from_modelfolder'} -i {{input}} -o {{output}} "
+        f"-m {shlex.quote(str(args.folder))} {options}"
+    ]
+    for precision in args.precision:
+        infer = f"{python} -m flare_runtime.cli -i {{input}} -o {{output}} -m {shlex.quote(str(bundle))} --quiet"
+        methods.append(f"flare-infer_{precision}={infer} --precision {precision}")
+    results = args.output / "results"
+    command = ["efficiency", "-i", str(args.images), "-o", str(results)]
+    command += [part for method in methods for part in ("--run", method)]
+    code = flare_eval.cli.main([*command, *(["--reference", str(args.reference)] if args.reference else [])])
+    report = ["report", str(results), "-o", str(args.output / "report"), "--images", str(args.images)]
+    return max(code, flare_eval.cli.main(report))
+
+
+if __name__ == "__main__":
+    sys.exit(run(parse_args()))
