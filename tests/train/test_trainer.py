@@ -11,7 +11,7 @@ pytest.importorskip("nnunetv2")
 
 import flare_train  # noqa: E402
 from flare_train.phantom import make_phantom  # noqa: E402
-from flare_train.phantom_model import PHASES, architecture, main, make_plans, training_phantoms  # noqa: E402
+from flare_train.phantom_model import PHASES, main, training_phantoms  # noqa: E402
 
 
 def test_bfloat16_forward_takes_and_gives_float32_and_keeps_the_weights():
@@ -47,22 +47,6 @@ def test_bfloat16_forward_converts_every_scale_of_deep_supervision():
     full, half = network(torch.randn(1, 1, 4, 4, 4))
     assert full.dtype == half.dtype == torch.float32
     assert half.shape == (1, 2, 4, 4, 2)
-
-
-def test_the_plan_describes_the_network_and_the_data():
-    fingerprint = {
-        "spacings": [[5.0, 1.0, 1.0], [3.0, 2.0, 2.0], [4.0, 1.5, 1.5]],
-        "shapes_after_crop": [[48, 320, 320], [80, 160, 160], [60, 200, 200]],
-        "foreground_intensity_properties_per_channel": {"0": {"mean": 1.0}},
-    }
-    plans = make_plans(fingerprint)
-    configuration = plans["configurations"]["3d_fullres"]
-    assert plans["original_median_spacing_after_transp"] == [4.0, 1.5, 1.5]
-    assert plans["original_median_shape_after_transp"] == [60, 200, 200]
-    # 240 mm by 2.4 mm; 320, 320 and 300 mm by 1.6 mm
-    np.testing.assert_allclose(configuration["median_image_size_in_voxels"], [100, 200, 200])
-    strides = np.prod(architecture()["arch_kwargs"]["strides"], axis=0)
-    assert all(size % stride == 0 for size, stride in zip(configuration["patch_size"], strides, strict=True))
 
 
 def test_training_phantoms_vary_and_cover_the_trunk():

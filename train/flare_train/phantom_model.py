@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from flare_train.phantom import Phantom, make_phantom, write_dataset
+from flare_train.plan import CONFIGURATION, make_plans
 
 DATASET_ID = 701
 DATASET = f"Dataset{DATASET_ID}_FlarePhantom"
-PLANS, CONFIGURATION = "nnUNetPlans", "3d_fullres"
-SPACING_MM = (2.4, 1.6, 1.6)
+PLANS = "nnUNetPlans"
+FEATURES = (8, 16, 32, 64)
 PATCH = (64, 96, 96)
 VAL_ITERATIONS = 5
 FIRST_SEED = 10_000  # training phantoms; smaller seeds stay unseen
@@ -58,70 +59,6 @@ def write_raw(folder: Path, cases: int) -> dict[str, Any]:
     }
     _write_json(folder / "dataset.json", dataset)
     return dataset
-
-
-def architecture() -> dict[str, Any]:
-    """Return the plan's architecture block: a plain U-Net of four stages with 8, 16, 32 and 64 features."""
-    stages = 4
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": [8, 16, 32, 64],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * stages,
-            "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
-
-
-def make_plans(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Return nnU-Net plans with one configuration, from the fingerprint of the data."""
-    spacing = np.median(fingerprint["spacings"], axis=0)
-    shapes = np.array(fingerprint["shapes_after_crop"])
-    resampled = shapes * np.array(fingerprint["spacings"]) / SPACING_MM
-    resampling = {"order_z": 0, "force_separate_z": None}
-    configuration = {
-        "data_identifier": f"{PLANS}_{CONFIGURATION}",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": list(PATCH),
-        "median_image_size_in_voxels": np.median(resampled, axis=0).tolist(),
-        "spacing": list(SPACING_MM),
-        "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
-        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
-        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
-        "architecture": architecture(),
-        "batch_dice": False,
-    }
-    return {
-        "dataset_name": DATASET,
-        "plans_name": PLANS,
-        "original_median_spacing_after_transp": spacing.tolist(),
-        "original_median_shape_after_transp": np.median(shapes, axis=0).round().astype(int).tolist(),
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "configurations": {CONFIGURATION: configuration},
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
-    }
 
 
 def train(preprocessed: Path, phases: Sequence[Phase]) -> Path:
@@ -186,7 +123,7 @@ def run(args: argparse.Namespace) -> Path:
     fingerprint = extract_fingerprint_dataset(DATASET_ID, num_processes=args.workers, verbose=False)
     preprocessed = output / "nnUNet_preprocessed" / DATASET
     _write_json(preprocessed / "dataset.json", dataset)
-    _write_json(preprocessed / f"{PLANS}.json", make_plans(fingerprint))
+    _write_json(preprocessed / f"{PLANS}.json", make_plans(fingerprint, DATASET, PLANS, FEATURES, patch=PATCH))
     preprocess_dataset(DATASET_ID, PLANS, (CONFIGURATION,), (args.workers,))
     lengths = zip(PHASES, args.epochs, args.iterations, strict=True)
     return train(preprocessed, [replace(phase, epochs=e, iterations=i) for phase, e, i in lengths])
