@@ -1,0 +1,239 @@
+"""`flare-eval`: how good and how costly a segmenter is, and a report of it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from flare_eval.accuracy import Progress
+from flare_eval.results import CaseAccuracy
+from flare_runtime.errors import FlareError, UsageError
+
+EXIT_CODES = """\
+exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 6 output
+"""
+_SOME_BAD = 4
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="flare-eval", description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_accuracy(commands.add_parser("accuracy", help="DSC and NSD by the FLARE challenge's rules, lesion by lesion"))
+    _add_efficiency(commands.add_parser("efficiency", help="time and memory of commands, one fresh process a case"))
+    _add_report(commands.add_parser("report", help="Markdown and one HTML file of what the others wrote"))
+    return parser.parse_args(argv)
+
+
+def _add_accuracy(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--reference",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of <case>.nii.gz, values 0 and 1; or a file",
+    )
+    add(
+        "--prediction",
+        action="append",
+        required=True,
+        metavar="[METHOD=]DIR",
+        help="folder of <case>.nii.gz; or a file; again for a further method",
+    )
+    add("-o", "--output", type=Path, required=True, metavar="OUT", help="gets a folder for each method")
+    add(
+        "--tolerance",
+        type=_tolerance,
+        nargs="+",
+        default=[2.0],
+        metavar="MM",
+        help="of the surface Dice; the first one goes into the CSV (default: the challenge's 2)",
+    )
+    add("--official", action="store_true", help="leave out missing predictions, as the challenge's script does")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
+    parser.set_defaults(run=run_accuracy)
+
+
+def _add_efficiency(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-i", "--images", type=Path, required=True, metavar="DIR", help="folder of <case>_0000.nii.gz")
+    add("-o", "--output", type=Path, required=True, metavar="OUT", help="gets a folder for each method")
+    add(
+        "--run",
+        dest="methods",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="what to measure, holding {input} and {output} (folders) or {input_file} and {output_file}; again for a "
+        "further method: they take turns at every case, and ratios are to the last one",
+    )
+    add("--docker", metavar="IMAGE", help="measure the challenge's own command line with this image")
+    add("--reference", type=Path, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
+    add("--warm", action="store_true", help="also run each command once over all cases in one process")
+    add("--gpu", type=int, default=0, metavar="N", help="which GPU's memory to watch (default: %(default)s)")
+    parser.set_defaults(run=run_efficiency)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("results", type=Path, nargs="+", metavar="OUT", help="what accuracy or efficiency wrote")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="gets report.html, report.md and pictures")
+    add("--images", type=Path, metavar="DIR", help="folder of <case>_0000.nii.gz, for the gallery")
+    add("--gallery", type=int, default=4, metavar="N", help="best and worst cases to draw (default: %(default)s)")
+    parser.set_defaults(run=run_report)
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} mm; give more than 0 and at most 100")
+    return value
+
+
+def run_accuracy(args: argparse.Namespace) -> int:
+    """Score the predictions of every method, write the results and print the table."""
+    return _score(
+        args.reference, named_paths(args.prediction), args.output, args.tolerance, args.official, args.workers
+    )
+
+
+def _score(
+    reference: Path, methods: dict[str, Path], output: Path, tolerances: list[float], official: bool, workers: int
+) -> int:
+    from flare_eval import tables
+    from flare_eval.accuracy import evaluate, find_pairs
+    from flare_eval.results import save
+
+    pairs = {name: find_pairs(reference, path, official=official) for name, path in methods.items()}
+    results = []
+    for name, found in pairs.items():
+        result = evaluate(
+            name,
+            found,
+            tolerances_mm=tolerances,
+            official=official,
+            workers=min(workers, len(found)),
+            progress=_progress_bar(name),
+        )
+        folder = make_folder(output / name)
+        save(result, folder)
+        tables.official_csv(result, folder / "accuracy.csv")
+        results.append(result)
+    print(tables.accuracy_table(results))
+    remarks = [case for result in results for case in result.cases if case.message]
+    for case in remarks:
+        print(f"{case.case}: {case.status}: {case.message}", file=sys.stderr)
+    return _SOME_BAD if any(case.status.startswith("bad") for case in remarks) else 0
+
+
+def run_efficiency(args: argparse.Namespace) -> int:
+    """Measure every method on every case, write the results and print the tables."""
+    from tqdm import tqdm
+
+    from flare_eval import tables
+    from flare_eval.efficiency import Method, measure_methods
+    from flare_eval.gpu import GpuMeter
+    from flare_eval.results import save
+
+    methods = [Method.parse(text) for text in args.methods]
+    if args.docker:
+        methods.append(Method.docker(args.docker, args.gpu))
+    if not methods or len({method.name for method in methods}) < len(methods):
+        raise UsageError("give --run NAME=COMMAND or --docker IMAGE, every name once")
+    results = measure_methods(
+        methods,
+        args.images,
+        make_folder(args.output),
+        warm=args.warm,
+        gpu=GpuMeter.find(args.gpu),
+        progress=lambda cases: tqdm(cases, unit="case", leave=False, disable=None),
+    )
+    failed = 0
+    for result in results:
+        folder = make_folder(args.output / result.method)
+        save(result, folder)
+        tables.efficiency_csv(result, folder / "efficiency.csv")
+        print(f"{result.method}: {' '.join(result.command)}\n\n{tables.efficiency_table(result)}\n")
+        for run in [*result.runs, *([result.warm] if result.warm else [])]:
+            if run.message:
+                failed += 1
+                print(f"{run.case}: {result.method}: {run.message}", file=sys.stderr)
+    if len(results) > 1:
+        print(tables.ratio_table(results), end="\n\n")
+    code = _SOME_BAD if failed else 0
+    if args.reference:
+        masks = {method.name: args.output / method.name / "masks" for method in methods}
+        code = max(code, _score(args.reference, masks, args.output, [2.0], False, 1))
+    return code
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write the report of results and name its files."""
+    from flare_eval.report import write_report
+
+    folder = make_folder(args.output)
+    for path in write_report(args.results, folder, images=args.images, gallery=args.gallery):
+        print(path)
+    return 0
+
+
+def named_paths(given: Sequence[str]) -> dict[str, Path]:
+    """Return the paths of METHOD=PATH arguments by method; a path alone is called by its last part.
+
+    Raises:
+        UsageError: where two have one name, or a name cannot be a folder's.
+    """
+    paths: dict[str, Path] = {}
+    for text in given:
+        name, separator, path = text.partition("=")
+        if not separator:
+            name, path = Path(text).resolve().name.split(".nii")[0], text
+        if not name or "/" in name or name in paths:
+            raise UsageError(f"{text!r}: every method needs a name of its own that can be a folder's: METHOD=PATH")
+        paths[name] = Path(path)
+    return paths
+
+
+def make_folder(folder: Path) -> Path:
+    """Create an output folder and return it.
+
+    Raises:
+        OutputError: where it cannot be written to.
+    """
+    from flare_runtime.output import check_folder
+
+    check_folder(folder)
+    return folder
+
+
+def _progress_bar(name: str) -> Progress:
+    from tqdm import tqdm
+
+    def wrap(cases: Iterable[CaseAccuracy], count: int) -> Iterable[CaseAccuracy]:
+        # tqdm's None means: only on a terminal.
+        bar: Iterable[CaseAccuracy] = tqdm(cases, total=count, desc=name, unit="case", leave=False, disable=None)
+        return bar
+
+    return wrap
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except FlareError as error:
+        print(f"flare-eval: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("flare-eval: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""`flare-eval` as a person runs it."""
+
+import csv
+import json
+
+import pytest
+
+from flare_eval.cli import main
+from flare_eval.results import Accuracy, load
+from tests.eval.nifti_masks import cube, write
+
+SHAPE = (6, 10, 10)
+REFERENCE = cube(SHAPE, (1, 1, 1), (5, 9, 9))
+SMALLER = cube(SHAPE, (1, 1, 1), (5, 9, 5))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for case in ("STS_005", "STS_010"):
+        write(tmp_path / "truth" / f"{case}.nii.gz", REFERENCE)
+        write(tmp_path / "good" / f"{case}.nii.gz", REFERENCE)
+    write(tmp_path / "half" / "STS_005.nii.gz", SMALLER)
+    return tmp_path
+
+
+def run(folders, *arguments):
+    return main(["accuracy", "--reference", str(folders / "truth"), "--workers", "1", *map(str, arguments)])
+
+
+def test_one_method_gives_json_csv_and_a_table(folders, capsys):
+    assert run(folders, "--prediction", folders / "good", "-o", folders / "out") == 0
+    rows = list(csv.reader((folders / "out" / "good" / "accuracy.csv").open()))
+    assert rows == [
+        ["Name", "Lesion_DSC", "Lesion_NSD"],
+        ["STS_005.nii.gz", "1.0", "1.0"],
+        ["STS_010.nii.gz", "1.0", "1.0"],
+    ]
+    assert "| good | 2 | 100.00 ± 0.00 | 100.00 ± 0.00 |" in capsys.readouterr().out
+    result = load(Accuracy, folders / "out" / "good")
+    assert [case.case for case in result.cases] == ["STS_005", "STS_010"]
+    assert json.loads((folders / "out" / "good" / "accuracy.json").read_text())["tolerances_mm"] == [2.0]
+
+
+def test_two_methods_side_by_side_and_a_missing_case(folders, capsys):
+    code = run(
+        folders, "--prediction", folders / "good", "--prediction", f"B={folders / 'half'}", "-o", folders / "out"
+    )
+    assert code == 0
+    output = capsys.readouterr()
+    # Half the voxels: Dice 2 / 3 on one case, 0 for the missing one.
+    assert "| B | 2 | 33.34 ± 47.14 |" in output.out
+    assert "STS_010: missing: " in output.err
+
+
+def test_the_official_reading(folders, capsys):
+    run(folders, "--prediction", folders / "half", "-o", folders / "out", "--official")
+    assert "| half | 1 | 66.67 ± 0.00 |" in capsys.readouterr().out
+
+
+def test_a_bad_file_is_named_the_others_are_scored_and_the_code_says_so(folders, capsys):
+    (folders / "good" / "STS_010.nii.gz").write_bytes(b"no image")
+    assert run(folders, "--prediction", folders / "good", "-o", folders / "out") == 4
+    output = capsys.readouterr()
+    assert "STS_010: bad_prediction: " in output.err
+    assert "| good | 2 | 50.00" in output.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--prediction", "x=none"], ["--prediction", "a/b=good"], ["--prediction", "=good"]]
+)
+def test_what_makes_no_sense_is_one_line_and_code_2(folders, capsys, arguments):
+    assert run(folders, *arguments, "-o", folders / "out") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("tolerance", ["0", "-1", "many"])
+def test_a_tolerance_has_to_be_a_distance(folders, tolerance):
+    with pytest.raises(SystemExit) as caught:
+        run(folders, "--prediction", folders / "good", "-o", folders / "out", "--tolerance", tolerance)
+    assert caught.value.code == 2
+
+
+def test_an_output_that_is_a_file_is_code_6(folders):
+    (folders / "out").write_text("in the way")
+    assert run(folders, "--prediction", folders / "good", "-o", folders / "out") == 6

@@ -1,0 +1,132 @@
+"""The sampler against processes whose cost is known."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+
+import pytest
+
+from flare_eval.efficiency import integral, peak
+from flare_eval.process import measure
+from flare_eval.results import RunCost
+
+
+def run(script, *arguments, **options):
+    return measure([sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)], **options)
+
+
+def cost(measured):
+    return RunCost(case="case", exit_code=measured.exit_code, wall_s=measured.wall_s, samples=measured.samples)
+
+
+# Takes and returns anonymous memory on a schedule, and prints what was resident when, in MiB and seconds.
+SCHEDULE = """
+import json, mmap, re, sys, time
+def resident():
+    return sum(map(int, re.findall(r"Rss(?:Anon|File|Shmem):\\s+(\\d+)", open("/proc/self/status").read()))) / 1024
+timeline = []
+def note():
+    timeline.append((time.perf_counter(), resident()))
+held = []
+for change in json.loads(sys.argv[1]):
+    note()
+    if change > 0:
+        held.append(mmap.mmap(-1, change << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        for offset in range(0, change << 20, 4096):
+            held[-1][offset] = 1
+    else:
+        held.pop().close()
+    note()
+    time.sleep(1.2)
+note()
+print(json.dumps(timeline))
+"""
+
+
+def test_the_integral_and_the_peak_are_those_of_a_known_schedule():
+    measured = run(SCHEDULE, json.dumps([200, 300, -1, 400, -1, -1]))
+    timeline = json.loads(measured.output)
+    held = [(end - start) * (low + high) / 2 for (start, low), (end, high) in pairwise(timeline)]
+    # Before and after the schedule the interpreter alone is resident.
+    outside = (measured.wall_s - (timeline[-1][0] - timeline[0][0])) * timeline[0][1]
+    assert integral(cost(measured), "host_mib") == pytest.approx(sum(held) + outside, rel=0.02)
+    assert peak(cost(measured), "host_mib") == pytest.approx(max(level for _, level in timeline), rel=0.02)
+
+
+def test_memory_of_children_counts():
+    child = "import time; held = bytearray(150 << 20); held[::4096] = bytes(len(held[::4096])); time.sleep(0.6)"
+    measured = run("import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])", child)
+    assert measured.peak_mib > 150
+
+
+def test_samples_come_every_tenth_of_a_second():
+    measured = run("import time; time.sleep(1)")
+    assert 1.0 <= measured.wall_s < 3.0
+    assert len(measured.samples) == pytest.approx(measured.wall_s / 0.1, abs=4)
+    assert [sample.device_mib for sample in measured.samples] == [None] * len(measured.samples)
+
+
+def test_processor_time_is_that_of_the_process():
+    busy = """
+    import time
+    while time.process_time() < 0.8: pass
+    """
+    measured = run(busy)
+    spent = sum(
+        sample.cpu_share * (sample.seconds - before)
+        for before, sample in zip([0.0, *(s.seconds for s in measured.samples)], measured.samples, strict=False)
+    )
+    assert spent == pytest.approx(0.8, abs=0.2)
+
+
+def test_a_failure_is_told_with_the_end_of_its_errors():
+    measured = run("import sys; print('to out'); sys.exit('the reason')")
+    assert (measured.exit_code, measured.output, measured.error_tail) == (1, "to out\n", "the reason\n")
+
+
+def test_a_killed_process_has_a_negative_code():
+    assert run("import os; os.kill(os.getpid(), 9)").exit_code == -9
+
+
+def test_the_environment_is_set_on_top_and_input_is_closed():
+    measured = run(
+        "import os, sys; print(os.environ['A'], 'PATH' in os.environ, sys.stdin.read())", environment={"A": "b"}
+    )
+    assert measured.output == "b True \n"
+
+
+def test_a_program_that_does_not_exist_is_an_error():
+    with pytest.raises(FileNotFoundError):
+        measure(["no-such-program-anywhere"])
+
+
+def test_output_of_any_length_does_not_block():
+    assert len(run("print('x' * 10_000_000)").output) == 10_000_001
+
+
+def test_an_interrupted_measurement_leaves_no_process_behind(tmp_path):
+    script = """
+    import sys
+    from flare_eval.process import measure
+    measure([sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); "
+             "time.sleep(60)", sys.argv[1]])
+    """
+    note = tmp_path / "pid"
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(note)], stderr=subprocess.DEVNULL
+    ) as outer:
+        while not (note.exists() and note.read_text().strip()):
+            assert outer.poll() is None
+        outer.send_signal(2)
+        outer.wait(20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_the_whole_machine_counts_what_others_take():
+    measured = run("import time; time.sleep(0.5)", whole_machine=True)
+    assert measured.samples
+    assert all(sample.host_mib > 0 for sample in measured.samples)
