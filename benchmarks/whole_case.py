@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
             target, bundle = str(work / precision), str(work / "bundle")
             options = ("-m", bundle, "--precision", precision, "--report", str(report))
             ours = _run("flare_runtime.cli", "-i", str(images), "-o", target, *options)
-            timings = json.loads(report.read_text())["cases"][0]["timings_s"]
+            timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]
             agreement = compare(reference, read_nifti(work / precision / f"{stem}.nii.gz").voxels)
             ours_inside = timings["network"]
             agreed = f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"

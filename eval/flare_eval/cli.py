@@ -104,9 +104,10 @@ def run_accuracy(args: argparse.Namespace) -> int:
 def _score(
     reference: Path, methods: dict[str, Path], output: Path, tolerances: list[float], official: bool, workers: int
 ) -> int:
-    from flare_eval import tables
     from flare_eval.accuracy import evaluate, find_pairs
+    from flare_eval.official_csv import accuracy_csv
     from flare_eval.results import save
+    from flare_eval.tables import accuracy_table, markdown
 
     pairs = {name: find_pairs(reference, path, official=official) for name, path in methods.items()}
     results = []
@@ -121,9 +122,9 @@ def _score(
         )
         folder = make_folder(output / name)
         save(result, folder)
-        tables.official_csv(result, folder / "accuracy.csv")
+        accuracy_csv(result, folder / "accuracy.csv")
         results.append(result)
-    print(tables.accuracy_table(results))
+    print(markdown(*accuracy_table(results)))
     remarks = [case for result in results for case in result.cases if case.message]
     for case in remarks:
         print(f"{case.case}: {case.status}: {case.message}", file=sys.stderr)
@@ -134,10 +135,12 @@ def run_efficiency(args: argparse.Namespace) -> int:
     """Measure every method on every case, write the results and print the tables."""
     from tqdm import tqdm
 
-    from flare_eval import tables
+    from flare_eval.cost_tables import Cost, ratio_table, table_4
     from flare_eval.efficiency import Method, measure_methods
     from flare_eval.gpu import GpuMeter
+    from flare_eval.official_csv import efficiency_csv
     from flare_eval.results import save
+    from flare_eval.tables import markdown
 
     methods = [Method.parse(text) for text in args.methods]
     if args.docker:
@@ -156,14 +159,16 @@ def run_efficiency(args: argparse.Namespace) -> int:
     for result in results:
         folder = make_folder(args.output / result.method)
         save(result, folder)
-        tables.efficiency_csv(result, folder / "efficiency.csv")
-        print(f"{result.method}: {' '.join(result.command)}\n\n{tables.efficiency_table(result)}\n")
+        efficiency_csv(result, folder / "efficiency.csv")
+        warm = Cost.of(result.warm) if result.warm else None
+        table = markdown(*table_4([Cost.of(run) for run in result.runs], warm))
+        print(f"{result.method}: {' '.join(result.command)}\n\n{table}\n")
         for run in [*result.runs, *([result.warm] if result.warm else [])]:
             if run.message:
                 failed += 1
                 print(f"{run.case}: {result.method}: {run.message}", file=sys.stderr)
     if len(results) > 1:
-        print(tables.ratio_table(results), end="\n\n")
+        print(markdown(*ratio_table(results)), end="\n\n")
     code = _SOME_BAD if failed else 0
     if args.reference:
         masks = {method.name: args.output / method.name / "masks" for method in methods}
@@ -192,7 +197,7 @@ def named_paths(given: Sequence[str]) -> dict[str, Path]:
         name, separator, path = text.partition("=")
         if not separator:
             name, path = Path(text).resolve().name.split(".nii")[0], text
-        if not name or "/" in name or name in paths:
+        if not name or not set(name).isdisjoint("/|") or name in paths:
             raise UsageError(f"{text!r}: every method needs a name of its own that can be a folder's: METHOD=PATH")
         paths[name] = Path(path)
     return paths

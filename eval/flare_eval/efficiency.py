@@ -50,7 +50,7 @@ class Method:
             UsageError: where the name or the placeholders are missing.
         """
         name, separator, line = text.partition("=")
-        if not separator or not name or not set(name).isdisjoint("/ {"):
+        if not separator or not name or not set(name).isdisjoint("/ {|"):
             raise UsageError(f"{text!r}: give NAME=COMMAND, the name without spaces and slashes")
         return cls.of(name, shlex.split(line))
 
@@ -218,6 +218,6 @@ def machine(gpu: GpuMeter | None) -> dict[str, str]:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text().splitlines()
+        return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []

@@ -8,8 +8,8 @@ import numpy.typing as npt
 from flare_runtime.arrays import AnyArray, MaskArray, Vector3
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
-REFERENCE_COLOUR = "#35d07f"
-PREDICTION_COLOUR = "#ff4d5e"
+REFERENCE_COLOUR = "#4cc9f0"
+PREDICTION_COLOUR = "#ff9f1c"
 _PLANES = ("axial", "coronal", "sagittal")
 
 
@@ -41,8 +41,8 @@ def draw_overlay(
         target: the PNG.
         image: (z, y, x) in Hounsfield units.
         spacing_mm: (z, y, x); the planes are drawn to scale.
-        prediction: labels on the same grid, drawn red.
-        reference: labels on the same grid, drawn green.
+        prediction: labels on the same grid, drawn orange and dashed.
+        reference: labels on the same grid, drawn blue.
         title: above the picture.
         window_hu: the grey scale's range.
     """
@@ -65,10 +65,11 @@ def draw_overlay(
             aspect=spacing_mm[rows] / spacing_mm[columns],
             origin="upper" if axis == 0 else "lower",
         )
-        for mask, colour in ((reference, REFERENCE_COLOUR), (prediction, PREDICTION_COLOUR)):
+        for mask, colour, line in ((reference, REFERENCE_COLOUR, "solid"), (prediction, PREDICTION_COLOUR, "dashed")):
             if mask is not None and plane(mask).any():
-                axes.contour(plane(mask) > 0, levels=[0.5], colors=colour, linewidths=1.2)
+                axes.contour(plane(mask) > 0, levels=[0.5], colors=colour, linewidths=1.3, linestyles=line)
         axes.set_title(name, color="white", fontsize=10)
         axes.set_axis_off()
-    figure.suptitle(title + "\ngreen: reference, red: prediction", color="white", fontsize=11)
+    legend = "blue: reference, orange: prediction"
+    figure.suptitle(f"{title}\n{legend}".strip(), color="white", fontsize=11, parse_math=False)
     figure.savefig(target, dpi=100)

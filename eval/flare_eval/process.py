@@ -138,7 +138,7 @@ def _tree(root: int) -> list[int]:
     for parent in found:
         try:
             for task in Path(f"/proc/{parent}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
+                found += [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
         except OSError:  # it has ended
             continue
     return found
@@ -153,7 +153,7 @@ def _memory_mib(tree: Sequence[int]) -> float:
     private, mapped, shared = 0, 0, 0
     for pid in tree:
         try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
         except OSError:
             continue
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
@@ -167,7 +167,7 @@ def _cpu_seconds(root: int, tree: Sequence[int]) -> float:
     total = 0
     for pid in tree:
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue
         # utime, stime, and those of ended children, of which the root has inherited the others'.
@@ -176,10 +176,13 @@ def _cpu_seconds(root: int, tree: Sequence[int]) -> float:
 
 
 def _machine_memory_mib() -> float:
-    sizes = {line.split(":")[0]: int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()}
+    sizes = {
+        line.split(":")[0]: int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    }
     return (sizes["MemTotal"] - sizes["MemAvailable"]) / 1024
 
 
 def _machine_cpu_seconds() -> float:
-    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    user, nice, system = map(int, Path("/proc/stat").read_text(encoding="utf-8").split()[1:4])
     return (user + nice + system) / _TICKS

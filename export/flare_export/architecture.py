@@ -90,12 +90,13 @@ def describe(
         stages=stages,
         features=tuple(features) if isinstance(features, list) else (int(features),) * stages,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        gmac=round(_count_macs(build_network(architecture, inputs, outputs), (inputs, *patch)) / 1e9, 1) or 0.1,
+        gmac=round(count_macs(build_network(architecture, inputs, outputs), (inputs, *patch)) / 1e9, 1) or 0.1,
         outputs=outputs,
     )
 
 
-def _count_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+def count_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Return the multiply-accumulates of all convolutions for one input (channels, z, y, x); nothing is computed."""
     total = 0
 
     def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -26,9 +26,10 @@ from flare_runtime.segmenter import Segmenter
 
 MODEL_CARD_NAME = "MODEL_CARD.md"
 # What --verify demands of float32: this Dice, or else no difference beyond the rounding of nnU-Net's own float16
-# accumulators, each of whose additions may be off by a unit, and of the engine's float32 InstanceNorm sums.
-MIN_CASE_DICE = 0.999
-MAX_MARGIN_UNITS = 16.0
+# accumulators, each of whose additions may be off by a unit. ONNX Runtime sums the voxels of a norm in float32 and one
+# after the other, which shows on large patches.
+MIN_CASE_DICE = {"openvino": 0.9995, "onnxruntime": 0.995}
+MAX_MARGIN_UNITS = 8.0
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,11 @@ def _verify(
         results.append(result)
     for result in results:
         within_rounding = result.margin_units <= MAX_MARGIN_UNITS
-        if result.precision == "fp32" and result.agreement.dice < MIN_CASE_DICE and not within_rounding:
+        wanted = MIN_CASE_DICE[result.backend]
+        if result.precision == "fp32" and result.agreement.dice < wanted and not within_rounding:
             raise DisagreementError(
                 f"{result.case}: {result.backend} has Dice {result.agreement.dice:.6f} with nnU-Net's own mask in "
-                f"float32, at least {MIN_CASE_DICE} is demanded; no bundle was written"
+                f"float32, at least {wanted} is demanded; no bundle was written"
             )
     return results
 

@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: where the file is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); give an nnU-Net trained-model folder") from error
     if not isinstance(content, dict):

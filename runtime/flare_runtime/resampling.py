@@ -1,51 +1,86 @@
 """nnU-Net's resampling, written as one matrix per axis.
 
 Spline interpolation on a regular grid is linear and separable, its prefilter and edge padding included, so resizing a
-volume is three matrix products. The matrices are made by SciPy from identity matrices, which makes the products equal
-to `skimage.transform.resize(mode="edge", anti_aliasing=False)` and `scipy.ndimage.map_coordinates` up to rounding.
+volume is three matrix products. The matrices are those of `skimage.transform.resize(mode="edge", anti_aliasing=False)`,
+of `scipy.ndimage.zoom(grid_mode=True, mode="nearest")` and of `map_coordinates` at the same centres.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from flare_runtime.arrays import FloatArray, Shape3, Vector3
 from flare_runtime.volume import slabs
 
+FloatArray64: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.intp]
+
 ANISOTROPY_THRESHOLD = 3.0
+# As many edge voxels SciPy repeats before its prefilter.
+_EDGE = 12
 _SLAB = 8
 _ROWS = 16
 
 
 @lru_cache(maxsize=32)
 def resize_matrix(old: int, new: int, order: int) -> FloatArray:
-    """Return the (new, old) matrix of a spline resize of the given order with edge padding."""
-    from scipy.ndimage import zoom
+    """Return the (new, old) float32 matrix that interpolates at the new voxels' centres with a spline and edge padding.
 
+    Args:
+        old: number of voxels given.
+        new: number of voxels wanted.
+        order: of the spline; 0 selects the nearest voxel, 1 is linear, 3 cubic.
+    """
     if old == new:
-        return np.eye(old, dtype=np.float32)
-    matrix = zoom(np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True)
-    return _frozen(matrix)
+        exact = np.eye(old)
+    elif order in _SPLINES:
+        exact = _SPLINES[order](old, np.asarray(old / new * (np.arange(new) + 0.5) - 0.5, np.float64))
+    else:
+        from scipy.ndimage import zoom
 
-
-@lru_cache(maxsize=32)
-def select_matrix(old: int, new: int, order: int) -> FloatArray:
-    """Return the (new, old) matrix of `map_coordinates` at pixel centres; order 0 selects the nearest slice."""
-    from scipy.ndimage import map_coordinates
-
-    if old == new:
-        return np.eye(old, dtype=np.float32)
-    centres = old / new * (np.arange(new) + 0.5) - 0.5
-    rows, columns = np.meshgrid(centres, np.arange(old), indexing="ij")
-    return _frozen(map_coordinates(np.eye(old), [rows, columns], order=order, mode="nearest"))
-
-
-def _frozen(matrix: FloatArray) -> FloatArray:
-    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+        exact = zoom(np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True)
+    matrix: FloatArray = np.ascontiguousarray(exact, dtype=np.float32)
     matrix.setflags(write=False)
     return matrix
+
+
+def _nearest(old: int, centres: FloatArray64) -> FloatArray64:
+    return _rows(old, np.floor(centres + 0.5).astype(int), np.ones((len(centres), 1)))
+
+
+def _linear(old: int, centres: FloatArray64) -> FloatArray64:
+    below = np.floor(centres).astype(int)
+    share = centres - below
+    return _rows(old, below, np.stack([1 - share, share], axis=1))
+
+
+def _cubic(old: int, centres: FloatArray64) -> FloatArray64:
+    """Solve for the B-spline coefficients of edge-padded unit impulses, and sum four of them for each centre."""
+    size = old + 2 * _EDGE
+    padded = _rows(old, np.arange(size) - _EDGE, np.ones((size, 1)))
+    at_voxels = (4 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 6
+    at_voxels[0, 0] = at_voxels[-1, -1] = 5 / 6  # the coefficients are mirrored about the outermost voxels' edges
+    coefficients = np.linalg.solve(at_voxels, padded)
+    below = np.floor(centres).astype(int)
+    t = centres - below
+    weights = np.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3], axis=1) / 6
+    return _rows(size, below + _EDGE - 1, weights) @ coefficients
+
+
+def _rows(old: int, first: IntArray, weights: FloatArray64) -> FloatArray64:
+    """Return a matrix whose row i has `weights[i]` from column `first[i]` on; beyond an edge counts at it."""
+    count, taps = weights.shape
+    matrix = np.zeros((count, old))
+    columns = np.clip(first[:, None] + np.arange(taps), 0, old - 1)
+    np.add.at(matrix, (np.arange(count)[:, None], columns), weights)
+    return matrix
+
+
+_SPLINES = {0: _nearest, 1: _linear, 3: _cubic}
 
 
 def new_shape(shape: Shape3, spacing: Vector3, new_spacing: Vector3) -> Shape3:
@@ -108,7 +143,7 @@ def plan_resizing(
     """Choose joint or separate resampling by the spacings, all (z, y, x), and build the matrices."""
     separate = separate_axis(spacing, new_spacing, force_separate_z)
     z, y, x = (
-        select_matrix(old, new, order_z) if axis == separate else resize_matrix(old, new, order)
+        resize_matrix(old, new, order_z if axis == separate else order)
         for axis, (old, new) in enumerate(zip(old_shape, target_shape, strict=True))
     )
     return Resizing(old_shape, target_shape, (z, y, x), separate)

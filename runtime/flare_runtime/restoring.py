@@ -1,7 +1,7 @@
 """Back to the input's grid: scores are interpolated only where a label can come of them.
 
 Linear interpolation is a convex combination: a fine voxel can be foreground only where a coarse neighbour is. So for
-each slab of the output only the bounding box of what its positive coarse voxels reach is computed; the rest stays 0.
+each block of the output only the bounding box of what its positive coarse voxels reach is computed; the rest stays 0.
 """
 
 from typing import TypeAlias
@@ -14,7 +14,8 @@ from flare_runtime.decoding import Decoder
 from flare_runtime.resampling import Resizing
 from flare_runtime.volume import slabs
 
-_SLAB = 16
+# The output is computed in blocks of so many planes and rows.
+_PLANES, _ROWS = 16, 64
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
@@ -29,24 +30,30 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
         raise ValueError("scores can be restored by interpolation of order 0 or 1 only")
     positive: BoolArray = np.any(scores > 0, axis=0)
     z_matrix, y_matrix, x_matrix = resizing.matrices
-    for part in slabs(resizing.new_shape[0], _SLAB):
-        z_from = _support(np.any(z_matrix[part], axis=0))
+    for planes in slabs(resizing.new_shape[0], _PLANES):
+        z_from = _support(np.any(z_matrix[planes], axis=0))
         seen: BoolArray = np.any(positive[z_from], axis=0)
         if not seen.any():
             continue
-        y_hit, x_hit = (y_matrix != 0) @ seen.any(axis=1), (x_matrix != 0) @ seen.any(axis=0)
-        if not (y_hit.any() and x_hit.any()):
-            continue
-        y_to, x_to = _support(y_hit), _support(x_hit)
-        y_from, x_from = _support(np.any(y_matrix[y_to], axis=0)), _support(np.any(x_matrix[x_to], axis=0))
-        block = scores[:, z_from, y_from, x_from]
-        fine = _interpolate(block, z_matrix[part, z_from], y_matrix[y_to, y_from], x_matrix[x_to, x_from])
-        out[part, y_to, x_to] = decoder.labels(fine)
+        for rows in slabs(resizing.new_shape[1], _ROWS):
+            y_hit = (y_matrix[rows] != 0) @ seen.any(axis=1)
+            if not y_hit.any():
+                continue
+            y_to = _support(y_hit, rows.start)
+            y_from = _support(np.any(y_matrix[y_to], axis=0))
+            x_hit = (x_matrix != 0) @ seen[y_from].any(axis=0)
+            if not x_hit.any():
+                continue
+            x_to = _support(x_hit)
+            x_from = _support(np.any(x_matrix[x_to], axis=0))
+            block = scores[:, z_from, y_from, x_from]
+            fine = _interpolate(block, z_matrix[planes, z_from], y_matrix[y_to, y_from], x_matrix[x_to, x_from])
+            out[planes, y_to, x_to] = decoder.labels(fine)
 
 
-def _support(used: BoolArray) -> slice:
-    """Return the range from the first to the last True, of which there is at least one."""
-    indices = np.flatnonzero(used)
+def _support(used: BoolArray, offset: int = 0) -> slice:
+    """Return the range from the first to the last True, of which there is at least one, moved by `offset`."""
+    indices = np.flatnonzero(used) + offset
     return slice(int(indices[0]), int(indices[-1]) + 1)
 
 

@@ -38,7 +38,9 @@ def test_one_method_gives_json_csv_and_a_table(folders, capsys):
     assert "| good | 2 | 100.00 ± 0.00 | 100.00 ± 0.00 |" in capsys.readouterr().out
     result = load(Accuracy, folders / "out" / "good")
     assert [case.case for case in result.cases] == ["STS_005", "STS_010"]
-    assert json.loads((folders / "out" / "good" / "accuracy.json").read_text())["tolerances_mm"] == [2.0]
+    assert json.loads((folders / "out" / "good" / "accuracy.json").read_text(encoding="utf-8"))["tolerances_mm"] == [
+        2.0
+    ]
 
 
 def test_two_methods_side_by_side_and_a_missing_case(folders, capsys):

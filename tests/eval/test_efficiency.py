@@ -8,10 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from flare_eval import tables
 from flare_eval.cli import main
+from flare_eval.cost_tables import ratio_table
 from flare_eval.efficiency import Method, integral, measure_methods, official_area, peak
+from flare_eval.official_csv import _official_row
 from flare_eval.results import Efficiency, RunCost, Sample, load
+from flare_eval.tables import markdown
 from flare_runtime.errors import UsageError
 from tests.eval.nifti_masks import cube, write
 
@@ -109,7 +111,7 @@ def test_methods_take_turns_and_their_masks_are_kept(images):
     methods = [Method.parse(command(images, name)) for name in ("A", "B")]
     results = measure_methods(methods, images / "images", images / "out", warm=True)
     order = ["A STS_005", "B STS_005", "A STS_010", "B STS_010", "A STS_005", "A STS_010", "B STS_005", "B STS_010"]
-    assert (images / "log").read_text().split("\n")[:-1] == [f"{line}_0000.nii.gz" for line in order]
+    assert (images / "log").read_text(encoding="utf-8").split("\n")[:-1] == [f"{line}_0000.nii.gz" for line in order]
     for result in results:
         assert [run.case for run in result.runs] == ["STS_005", "STS_010"]
         assert [run.image_size for run in result.runs] == [(8, 10, 6)] * 2
@@ -175,11 +177,11 @@ def test_ratios_are_to_the_last_method():
         machine=machine,
         runs=[RunCost(case="a", exit_code=0, wall_s=20.0, samples=[sample(0, 400)])],
     )
-    table = tables.ratio_table([slow, fast])
+    table = markdown(*ratio_table([slow, fast]))
     assert "| slow | 1 | 20.00 (10.0x) | 400 (4.0x) | 8000 (40.0x) | - | - |" in table
     assert "| fast | 1 | 2.00 | 100 | 200 | - | - |" in table
 
 
 def test_the_official_row_by_hand():
     result = Efficiency(method="m", command=[], machine={}, runs=[RUN])
-    assert tables._official_row(result.runs[0]) == ["a.nii.gz", 0.4, 30, 6, 100, 30, 300, 60]
+    assert _official_row(result.runs[0]) == ["a.nii.gz", 0.4, 30, 6, 100, 30, 300, 60]

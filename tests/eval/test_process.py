@@ -40,14 +40,14 @@ for change in json.loads(sys.argv[1]):
     else:
         held.pop().close()
     note()
-    time.sleep(1.2)
+    time.sleep(1)
 note()
 print(json.dumps(timeline))
 """
 
 
 def test_the_integral_and_the_peak_are_those_of_a_known_schedule():
-    measured = run(SCHEDULE, json.dumps([200, 300, -1, 400, -1, -1]))
+    measured = run(SCHEDULE, json.dumps([400, 100, -1, 150, -1, 100, -1]))
     timeline = json.loads(measured.output)
     held = [(end - start) * (low + high) / 2 for (start, low), (end, high) in pairwise(timeline)]
     # Before and after the schedule the interpreter alone is resident.
@@ -118,12 +118,12 @@ def test_an_interrupted_measurement_leaves_no_process_behind(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), str(note)], stderr=subprocess.DEVNULL
     ) as outer:
-        while not (note.exists() and note.read_text().strip()):
+        while not (note.exists() and note.read_text(encoding="utf-8").strip()):
             assert outer.poll() is None
         outer.send_signal(2)
         outer.wait(20)
     with pytest.raises(ProcessLookupError):
-        os.kill(int(note.read_text()), 0)
+        os.kill(int(note.read_text(encoding="utf-8")), 0)
 
 
 def test_the_whole_machine_counts_what_others_take():

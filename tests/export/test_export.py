@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit_plans(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    plans = json.loads((folder / "plans.json").read_text())
+    plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     change(plans["configurations"][CONFIGURATION])
     (folder / "plans.json").write_text(json.dumps(plans))
 

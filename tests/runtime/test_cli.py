@@ -84,7 +84,7 @@ def test_one_file_becomes_a_mask_and_a_record(infer, scan, tmp_path):
     heading, line = err.splitlines()
     assert heading == "tiny on openvino fp32, 1 case(s)"
     assert line.startswith("scan: ")
-    record = json.loads((tmp_path / "out" / "mask.json").read_text())
+    record = json.loads((tmp_path / "out" / "mask.json").read_text(encoding="utf-8"))
     assert record["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "mask.nii.gz").read_bytes()).hexdigest()
     assert sum(lesion["voxels"] for lesion in record["lesions"]) == np.count_nonzero(mask.voxels)
     assert record["model"]["precision"] == "fp32"
@@ -116,7 +116,7 @@ def test_an_all_zero_scan_is_done_with_no_lesions(infer, tmp_path):
     assert code == 0
     assert "zero: 0 lesion(s), 0.00 ml" in err
     assert not read_nifti(tmp_path / "mask.nii.gz").voxels.any()
-    assert json.loads((tmp_path / "mask.json").read_text())["lesions"] == []
+    assert json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))["lesions"] == []
 
 
 def test_quiet_says_nothing_and_verbose_says_more(infer, scan, tmp_path):
@@ -150,14 +150,14 @@ def test_a_bad_case_does_not_cost_the_others(infer, cohort, tmp_path):
     assert names(tmp_path / "out") == ["a.json", "a.nii.gz", "c.json", "c.nii.gz"]
     assert "b: refused (truncated): b_0000.nii.gz: " in err
     assert err.splitlines()[-1] == "1 of 3 case(s) not done"
-    report = json.loads((tmp_path / "reports" / "run.json").read_text())
+    report = json.loads((tmp_path / "reports" / "run.json").read_text(encoding="utf-8"))
     assert [(case["case"], case["status"], case.get("reason")) for case in report["cases"]] == [
         ("a", "done", None),
         ("b", "refused", "truncated"),
         ("c", "done", None),
     ]
     done = report["cases"][0]
-    assert done == json.loads((tmp_path / "out" / "a.json").read_text())
+    assert done == json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))
     assert set(done["timings_s"]) >= {"read", "preprocess", "network", "restore", "write", "total"}
     assert done["peak_memory_mib"] > 0
     assert "numpy" in report["environment"]
@@ -366,7 +366,7 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
     ]
     assert names(out) == ["a.json", "a.nii.gz"]
     assert read_nifti(out / "a.nii.gz").shape == (16, 16, 16)
-    assert [case["case"] for case in json.loads((tmp_path / "run.json").read_text())["cases"]] == ["a"]
+    assert [case["case"] for case in json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["cases"]] == ["a"]
 
 
 def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle, scan):

@@ -54,7 +54,7 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
     assert results(tmp_path) == ["a.json", "a.nii.gz"]
     mask = read_nifti(tmp_path / "out" / "a.nii.gz")
     np.testing.assert_array_equal(mask.voxels, image() > 0)
-    written = json.loads((tmp_path / "out" / "a.json").read_text())
+    written = json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))
     assert written["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "a.nii.gz").read_bytes()).hexdigest()
     assert written["mask"] == str(tmp_path / "out" / "a.nii.gz")
     assert written["inputs"] == [str(source)]
@@ -72,7 +72,7 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
 def test_nothing_found_is_a_finished_case_with_no_lesions(tmp_path, run, voxels):
     write_nifti(tmp_path / "in" / "a.nii.gz", voxels, spacing_mm=ONE_MM)
     assert run(segmenter_of())["a"].status == "done"
-    assert json.loads((tmp_path / "out" / "a.json").read_text())["lesions"] == []
+    assert json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))["lesions"] == []
     assert not read_nifti(tmp_path / "out" / "a.nii.gz").voxels.any()
 
 
@@ -113,7 +113,7 @@ def test_remarks_reach_the_record_and_its_line(tmp_path, run):
     record = run(segmenter_of(channels=manifest_fields()["channels"]))["a"]
     assert [remark.code for remark in record.remarks] == ["no_orientation"]
     assert "neither qform nor sform is set" in record.line
-    assert "no_orientation" in (tmp_path / "out" / "a.json").read_text()
+    assert "no_orientation" in (tmp_path / "out" / "a.json").read_text(encoding="utf-8")
 
 
 class Failing(ArithmeticNetwork):

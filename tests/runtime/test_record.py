@@ -48,12 +48,12 @@ def test_a_record_survives_json(tmp_path):
 
 def test_a_finished_case_says_that_it_has_no_lesions(tmp_path):
     write_json(tmp_path / "a.json", CaseRecord(case="a", status="done", lesions=[]))
-    assert json.loads((tmp_path / "a.json").read_text())["lesions"] == []
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["lesions"] == []
 
 
 def test_a_report_holds_every_case_and_the_environment(tmp_path):
     write_report(tmp_path / "run.json", [DONE, failed_record("b", CaseError("truncated", "cut"))])
-    report = json.loads((tmp_path / "run.json").read_text())
+    report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert [(case["case"], case["status"]) for case in report["cases"]] == [("a", "done"), ("b", "refused")]
     assert report["environment"] == environment()
     assert {"python", "system", "numpy", "openvino", "flare-lite"} <= report["environment"].keys()

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, zoom
 
 from flare_runtime.resampling import (
     new_shape,
     plan_resizing,
     resize_image,
     resize_matrix,
-    select_matrix,
     separate_axis,
 )
 
@@ -60,21 +59,20 @@ def test_linear_halving_averages_neighbours():
 
 @given(old=SIDES, new=SIDES, order=st.integers(0, 3))
 def test_a_constant_stays_constant(old, new, order):
-    for matrix in (resize_matrix(old, new, order), select_matrix(old, new, min(order, 1))):
-        assert matrix.shape == (new, old)
-        assert matrix.dtype == np.float32
-        np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
+    matrix = resize_matrix(old, new, order)
+    assert matrix.shape == (new, old)
+    assert matrix.dtype == np.float32
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
 
 
 @given(old=SIDES, new=SIDES, order=st.integers(0, 1))
 def test_linear_and_nearest_weights_are_never_negative(old, new, order):
     assert resize_matrix(old, new, order).min() >= 0
-    assert select_matrix(old, new, order).min() >= 0
 
 
 @given(old=SIDES, new=SIDES)
 def test_nearest_selects_one_slice_each_and_rounds_half_up(old, new):
-    matrix = select_matrix(old, new, 0)
+    matrix = resize_matrix(old, new, 0)
     centres = old / new * (np.arange(new) + 0.5) - 0.5
     nearest = np.clip(np.floor(centres + 0.5), 0, old - 1).astype(int)
     np.testing.assert_array_equal(matrix, np.eye(old)[nearest])
@@ -82,16 +80,22 @@ def test_nearest_selects_one_slice_each_and_rounds_half_up(old, new):
 
 def test_nearest_halving_takes_the_upper_of_two_equally_near_slices():
     # Centres 0.5 and 2.5 lie half-way: floor(c + 0.5) goes up, where rounding half to even would give 0 and 2.
-    np.testing.assert_array_equal(select_matrix(4, 2, 0).argmax(axis=1), [1, 3])
+    np.testing.assert_array_equal(resize_matrix(4, 2, 0).argmax(axis=1), [1, 3])
 
 
 def test_nearest_to_one_third_takes_the_middle_slices():
-    np.testing.assert_array_equal(select_matrix(9, 3, 0).argmax(axis=1), [1, 4, 7])
+    np.testing.assert_array_equal(resize_matrix(9, 3, 0).argmax(axis=1), [1, 4, 7])
 
 
-@pytest.mark.parametrize("make", [resize_matrix, select_matrix])
-def test_equal_lengths_give_the_identity(make):
-    np.testing.assert_array_equal(make(5, 5, 1), np.eye(5))
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_equal_lengths_give_the_identity(order):
+    np.testing.assert_array_equal(resize_matrix(5, 5, order), np.eye(5))
+
+
+@given(old=SIDES, new=SIDES, order=st.sampled_from([0, 1, 3]))
+def test_matrices_are_scipys_to_the_last_digits_of_float32(old, new, order):
+    expected = zoom(np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(resize_matrix(old, new, order), expected, atol=1e-7)
 
 
 def test_cached_matrices_cannot_be_changed():
@@ -114,7 +118,7 @@ def test_slices_are_selected_as_map_coordinates_does(old, new, order):
     signal = np.random.default_rng(old * 41 + new).standard_normal(old)
     centres = old / new * (np.arange(new) + 0.5) - 0.5
     expected = map_coordinates(signal, [centres], order=order, mode="nearest")
-    np.testing.assert_allclose(select_matrix(old, new, order) @ signal, expected, atol=1e-5)
+    np.testing.assert_allclose(resize_matrix(old, new, order) @ signal, expected, atol=1e-5)
 
 
 # --- which shape, which axis

@@ -84,9 +84,12 @@ def toy_model(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_leaves_an_nnunet_model_folder_with_the_plans_of_the_last_phase(toy_model):
-    plans = json.loads((toy_model / "plans.json").read_text())
+    plans = json.loads((toy_model / "plans.json").read_text(encoding="utf-8"))
     assert plans["configurations"]["3d_fullres"]["patch_size"] == list(PHASES[-1].patch)
-    assert json.loads((toy_model / "dataset.json").read_text())["labels"] == {"background": 0, "lesion": 1}
+    assert json.loads((toy_model / "dataset.json").read_text(encoding="utf-8"))["labels"] == {
+        "background": 0,
+        "lesion": 1,
+    }
     checkpoint = torch.load(toy_model / "fold_all/checkpoint_final.pth", map_location="cpu", weights_only=False)
     assert checkpoint["trainer_name"] == "FlareTrainer"
     assert all(value.dtype == torch.float32 for value in checkpoint["network_weights"].values())

@@ -74,10 +74,10 @@ def train(preprocessed: Path, phases: Sequence[Phase]) -> Path:
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = json.loads((preprocessed / "dataset.json").read_text())
+    dataset = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     weights: dict[str, Any] = {}
     for phase in phases:
-        plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
+        plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))
         plans["continue_training"] = False  # nnU-Net takes this switch out of the plans
         plans["configurations"][CONFIGURATION]["patch_size"] = list(phase.patch)
         trainer = FlareTrainer(plans, CONFIGURATION, "all", dataset, device)

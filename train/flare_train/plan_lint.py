@@ -98,9 +98,10 @@ def _data_traps(configurations: Mapping[str, Any], own: Mapping[str, Any], whole
     changed = [key for key in _PREPROCESSING_KEYS if whole.get(key) != parent.get(key)]
     if not changed:
         return []
+    shared = whole.get("data_identifier")
     return [
-        f"changes {', '.join(changed)} but inherits the data identifier {whole.get('data_identifier')!r}: it would train "
-        f"on the data preprocessed for {parent_name!r}; give it a `data_identifier` of its own"
+        f"changes {', '.join(changed)} but inherits the data identifier {shared!r}: it would train on the data "
+        f"preprocessed for {parent_name!r}; give it a `data_identifier` of its own"
     ]
 
 

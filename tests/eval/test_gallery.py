@@ -1,0 +1,146 @@
+"""Which cases the gallery shows, and how it cuts them out and turns them."""
+
+import io
+
+import nibabel
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from flare_eval import gallery
+from flare_eval.gallery import best_and_worst, clipped, draw_case, find_image, lesion_cube, pictures
+from flare_eval.results import Accuracy, CaseAccuracy
+from flare_runtime.errors import CaseError
+from tests.eval.nifti_masks import cube, write
+
+SHAPE = (20, 24, 28)
+LESION = cube(SHAPE, (8, 4, 6), (12, 10, 14))
+
+
+def scored(case, dsc, reference_ml=1.0, prediction_ml=1.0):
+    return CaseAccuracy(
+        case=case, source="other", dsc=dsc, nsd={"2": dsc}, reference_ml=reference_ml, prediction_ml=prediction_ml
+    )
+
+
+def accuracy(*cases):
+    return Accuracy(method="M", tolerances_mm=[2.0], official=False, cases=list(cases))
+
+
+def names(cases):
+    return [case.case for case in cases]
+
+
+def test_best_come_down_and_worst_come_up():
+    result = accuracy(*(scored(f"c{n}", n / 10) for n in (3, 1, 5, 2, 4, 0)))
+    best, worst = best_and_worst(result, 2)
+    assert (names(best), names(worst)) == (["c5", "c4"], ["c0", "c1"])
+
+
+@pytest.mark.parametrize(
+    ("count", "best", "worst"), [(1, ["c0"], []), (3, ["c2", "c1"], ["c0"]), (4, ["c3", "c2"], ["c0", "c1"])]
+)
+def test_few_cases_are_shown_once(count, best, worst):
+    found = best_and_worst(accuracy(*(scored(f"c{n}", n / 10) for n in range(count))), 4)
+    assert tuple(map(names, found)) == (best, worst)
+
+
+def test_of_equal_failures_the_largest_lesion_comes_first():
+    result = accuracy(scored("small", 0.0, 1), scored("large", 0.0, 9), scored("x", 0.5), scored("y", 0.6))
+    assert names(best_and_worst(result, 2)[1]) == ["large", "small"]
+
+
+def test_cases_without_any_lesion_or_score_are_left_out():
+    result = accuracy(scored("empty", 1.0, 0.0, 0.0), scored("seen", 0.4), CaseAccuracy(case="bad", source="other"))
+    assert [names(cases) for cases in best_and_worst(result, 4)] == [["seen"], []]
+
+
+def test_the_cut_is_a_cube_in_millimetres_that_may_reach_beyond_the_image():
+    mask = cube((100, 300, 300), (50, 140, 148), (54, 160, 152))
+    # The lesion is 16 x 20 x 4 mm, so the cut is the smallest one of 160 mm: 40 slices of 4 mm, 160 rows and columns.
+    assert lesion_cube(mask, (4.0, 1.0, 1.0)) == [(32, 72), (70, 230), (70, 230)]
+    # 240 mm and a margin of 40 mm either side.
+    large = cube((100, 300, 300), (0, 30, 0), (10, 270, 10))
+    assert lesion_cube(large, (1.0, 1.0, 1.0)) == [(-155, 165), (-10, 310), (-155, 165)]
+    assert clipped([(-155, 165), (-10, 310), (7, 99)], (100, 300, 300)) == (slice(0, 100), slice(0, 300), slice(7, 99))
+
+
+def test_the_cut_follows_the_lesion_with_the_largest_section():
+    mask = cube((40, 600, 600), (10, 500, 500), (12, 540, 540)) | cube((40, 600, 600), (0, 20, 20), (40, 30, 30))
+    assert lesion_cube(mask, (1.0, 1.0, 1.0))[1:] == [(440, 600), (440, 600)]
+
+
+def test_an_empty_mask_is_cut_in_the_middle():
+    assert lesion_cube(np.zeros((400, 400, 400), np.uint8), (1.0, 1.0, 1.0))[0] == (120, 281)
+
+
+def test_arrays_are_turned_to_left_back_and_head():
+    # The array's axes (z, y, x) go to the right, the feet and the front, with 3, 2 and 1 mm.
+    affine = np.array([[0, 0, 3.0, 0], [1.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0, 1]])
+    voxels = np.zeros((4, 5, 6), np.uint8)
+    voxels[3, 0, 5] = 1  # right end, head end, front end
+    turn = gallery._Upright(affine)
+    turned = turn.volume(voxels)
+    assert turned.shape == (5, 6, 4)
+    assert turned[4, 0, 0] == 1
+    assert turn.spacing((3.0, 2.0, 1.0)) == (2.0, 1.0, 3.0)
+
+
+@pytest.fixture
+def case(tmp_path):
+    write(tmp_path / "images" / "a_0000.nii.gz", np.where(LESION, 100, -50).astype(np.int16))
+    return CaseAccuracy(
+        case="a",
+        source="other",
+        dsc=0.5,
+        nsd={"2": 0.5},
+        reference_ml=1.0,
+        reference=str(write(tmp_path / "a.nii.gz", LESION)),
+        prediction=str(write(tmp_path / "mask" / "a.nii.gz", np.roll(LESION, 2, axis=1))),
+    )
+
+
+def colours_of(png):
+    pixels = (imread(io.BytesIO(png))[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    return pixels[np.ptp(pixels, axis=1) > 60]
+
+
+def test_a_picture_shows_both_outlines(case, tmp_path):
+    png = draw_case(case, tmp_path / "images")
+    assert png.startswith(b"\x89PNG")
+    both = len(colours_of(png))
+    case.prediction = ""
+    # Without a prediction the reference's outline alone is left.
+    assert 0 < len(colours_of(draw_case(case, tmp_path / "images"))) < both
+
+
+def test_an_image_without_the_suffix_is_found(tmp_path):
+    path = write(tmp_path / "b.nii.gz", LESION)
+    assert find_image(tmp_path, "b") == path
+
+
+def test_an_absent_image_or_mask_is_a_picture_with_a_reason(case, tmp_path):
+    (found,) = pictures(accuracy(case), tmp_path / "nowhere", 4)
+    assert found.png is None
+    assert str(tmp_path / "nowhere") in found.problem
+    case.prediction = str(tmp_path / "gone.nii.gz")
+    (found,) = pictures(accuracy(case), tmp_path / "images", 4)
+    assert (found.png, found.rank) == (None, "best 1")
+    assert "gone.nii.gz" in found.problem
+
+
+def test_other_grids_are_no_picture(case, tmp_path):
+    case.prediction = str(write(tmp_path / "mask" / "other.nii.gz", LESION[1:]))
+    with pytest.raises(CaseError, match="measure"):
+        draw_case(case, tmp_path / "images")
+
+
+def test_scaled_labels_are_labels(case, tmp_path):
+    scaled = nibabel.Nifti1Image(LESION.T, np.diag([0.5, 1, 2, 1]))
+    scaled.header.set_slope_inter(2, -2)  # stored 1 is 0 and stored 0 is -2
+    nibabel.save(scaled, tmp_path / "scaled.nii.gz")
+    volume = gallery.read_nifti(tmp_path / "scaled.nii.gz")
+    stored = volume.voxels
+    expected = volume.intensities(stored) != 0
+    assert np.array_equal(gallery._foreground(volume), expected)
+    assert (volume.slope, volume.intercept) != (1.0, 0.0)

@@ -1,0 +1,80 @@
+"""Finding cases and telling their sources by the challenge's layouts and names."""
+
+import pytest
+
+from flare_runtime.errors import UsageError
+from flare_runtime.sources import OTHER, PSEUDO_LABELLED, source_of
+from flare_train.cases import find_cases
+
+
+@pytest.mark.parametrize(
+    ("stem", "source"),
+    [
+        ("000001_01_01_103-115", PSEUDO_LABELLED),
+        ("Chest_000001_01_01_103-115", PSEUDO_LABELLED),
+        ("LIDC-IDRI-0001", "LIDC"),
+        ("Chest_LIDC-IDRI-0001", "LIDC"),
+        ("KiTS23_case_00012", "KiTS23"),
+        ("PETCT_0011f3deaf-0", "autoPET"),
+        ("WholeBody_autoPET_fdg_x", "autoPET"),
+        ("psma_95b833d65be26d2f_2018-04-23", "PSMA"),
+        ("NSCLC-Radiomics_001", "NSCLC"),
+        ("NSCLC-Radiogenomics_R01-005", "NSCLC"),
+        ("NSCLCPleuralEffusion_012", "NSCLC"),
+        ("MSD_hepaticvessel_001", "MSD hepatic vessel"),
+        ("Liver_MSD_liver_12", "MSD liver"),
+        ("NIH-LYMPH-MED-001", "NIH lymph nodes"),
+        ("Adrenal_Ki67_Seg_001", "ACC-Ki67"),
+        ("volume-covid19-A-0001", "COVID"),
+        ("FLARE23Ts_0001", "FLARE23 validation"),
+        ("STS_005", "STS"),
+        ("000001_01_01_103", OTHER),
+        ("xLIDC-IDRI-0001", OTHER),
+    ],
+)
+def test_a_name_tells_the_source(stem, source):
+    assert source_of(stem) == source
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("imagesTr/STS_005_0000.nii.gz", "labelsTr/STS_005.nii.gz"),
+        ("images/STS_005_0000.nii.gz", "labels/STS_005.nii.gz"),
+        ("train_label/x_part1/images/STS_005_0000.nii.gz", "train_label/x_part1/labels/STS_005.nii.gz"),
+        ("imagesTr_part2/STS_005_0000.nii.gz", "labelsTr/STS_005.nii.gz"),
+    ],
+)
+def test_images_and_labels_meet_in_every_layout(tmp_path, image, label):
+    (case,) = find_cases(touch(tmp_path, image, label))
+    assert (case.stem, case.source, case.image, case.label) == ("STS_005", "STS", tmp_path / image, tmp_path / label)
+
+
+def test_what_has_no_partner_is_still_a_case(tmp_path):
+    first, second = find_cases(touch(tmp_path, "images/a_0000.nii.gz", "labels/b.nii.gz", "images/.hidden_0000.nii.gz"))
+    assert (first.stem, first.label) == ("a", None)
+    assert (second.stem, second.image) == ("b", None)
+
+
+def test_of_two_labels_the_nearer_one_counts(tmp_path):
+    touch(tmp_path, "one/images/a_0000.nii.gz", "one/labels/a.nii.gz", "two/labels/a.nii.gz")
+    assert find_cases(tmp_path)[0].label == tmp_path / "one/labels/a.nii.gz"
+
+
+def test_a_folder_tells_pseudo_labels_whatever_the_name(tmp_path):
+    touch(tmp_path, "DeepLesion5K_part1/images/LIDC-IDRI-0001_0000.nii.gz")
+    assert find_cases(tmp_path)[0].source == PSEUDO_LABELLED
+
+
+def test_two_images_of_one_case_and_none_at_all_are_usage_errors(tmp_path):
+    with pytest.raises(UsageError, match="holds no"):
+        find_cases(tmp_path)
+    with pytest.raises(UsageError, match="of one case"):
+        find_cases(touch(tmp_path, "a/x_0000.nii.gz", "b/x_0000.nii.gz"))

@@ -1,0 +1,90 @@
+"""`flare-train` from a folder of files to plans that nnU-Net reads."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nnunetv2")
+
+from flare_train.cli import main
+from tests.eval.nifti_masks import cube, write
+
+SHAPE = (20, 24, 24)
+LABEL = cube(SHAPE, (5, 6, 6), (12, 15, 15))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        image = np.where(LABEL, 60, -300) + rng.normal(0, 20, SHAPE)
+        write(tmp_path / "data" / "images" / f"STS_{number:03d}_0000.nii.gz", image.astype(np.int16))
+        write(tmp_path / "data" / "labels" / f"STS_{number:03d}.nii.gz", LABEL)
+    (tmp_path / "data" / "labels" / "STS_002.nii.gz").write_bytes(b"torn")
+    return tmp_path
+
+
+def inspect(root):
+    return main(["inspect", str(root / "data"), "-o", str(root / "facts"), "--workers", "1"])
+
+
+def test_from_files_to_plans(dataset, capsys):
+    assert inspect(dataset) == 0
+    output = capsys.readouterr()
+    assert "| STS | 3 | 2 |" in output.out
+    assert "STS_002" in output.err
+    assert {path.name for path in (dataset / "facts").iterdir()} == {"facts.jsonl", "summary.json", "sources.png"}
+
+    raw = dataset / "raw" / "Dataset811_Test"
+    assert main(["select", str(dataset / "facts" / "facts.jsonl"), "-o", str(raw)]) == 0
+    assert "2 of 3 cases kept" in capsys.readouterr().out
+
+    # A process of its own: nnU-Net reads the names of its folders once, at import.
+    folders = {name: str(dataset / name.removeprefix("nnUNet_")) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    command = [sys.executable, "-m", "flare_train.cli", "plan", "811", "--workers", "1"]
+    done = subprocess.run(command, env={**os.environ, **folders}, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "5,602,950 parameters" in done.stdout
+    made = dataset / "preprocessed" / "Dataset811_Test"
+    plans = json.loads((made / "flare_s4.json").read_text(encoding="utf-8"))
+    assert plans["dataset_name"] == "Dataset811_Test"
+    assert 40 < plans["foreground_intensity_properties_per_channel"]["0"]["mean"] < 80
+    assert (made / "dataset.json").is_file()
+    assert main(["lint", str(made / "flare_s4.json")]) == 0
+
+
+def test_a_plan_with_a_trap_is_code_4(tmp_path, capsys):
+    from flare_train.plan import S6, make_plans
+    from tests.train.test_plan import FINGERPRINT
+
+    plans = make_plans(FINGERPRINT, "D", "p", S6.features)
+    plans["configurations"]["3d_fullres"]["n_conv_per_stage_encoder"] = [2, 2, 2, 2]
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    assert main(["lint", str(tmp_path / "plans.json")]) == 4
+    assert "n_conv_per_stage_encoder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "nowhere", "-o", "out"],
+        ["select", "nowhere.jsonl", "-o", "out"],
+        ["plan", "811", "--patch", "100", "160", "160"],
+        ["lint", "nowhere.json"],
+    ],
+)
+def test_what_makes_no_sense_is_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_planning_says_which_folders_nnunet_needs(monkeypatch, capsys):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["plan", "811"]) == 2
+    assert "nnUNet_raw and nnUNet_preprocessed" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""Which cases are kept, why the others are not, and the links that nnU-Net reads."""
+
+import json
+
+import pytest
+
+from flare_runtime.errors import OutputError
+from flare_runtime.sources import PSEUDO_LABELLED
+from flare_train.inspection import CaseFacts
+from flare_train.selection import select, write_manifest, write_raw_dataset
+
+
+def facts(stem, source="STS", problems=()):
+    return CaseFacts(
+        stem=stem,
+        source=source,
+        problems=list(problems),
+        image=f"/data/{stem}_0000.nii.gz",
+        label=f"/data/{stem}.nii.gz",
+    )
+
+
+CASES = [
+    facts("good"),
+    facts("drawn", PSEUDO_LABELLED),
+    facts("torn", problems=["truncated_image"]),
+    facts("bare", problems=["empty_label"]),
+    facts("both", problems=["empty_label", "geometry"]),
+    facts("held_out"),
+]
+
+
+def reasons(choices):
+    return {choice.stem: choice.reason for choice in choices}
+
+
+def test_every_case_has_its_reason():
+    choices = select(CASES, exclude=["held_out"])
+    assert reasons(choices) == {
+        "good": "",
+        "drawn": "pseudo label",
+        "torn": "truncated_image",
+        "bare": "empty_label",
+        "both": "empty_label, geometry",
+        "held_out": "excluded by name",
+    }
+    assert [choice.stem for choice in choices if choice.kept] == ["good"]
+
+
+def test_options_keep_what_the_paper_leaves_out():
+    kept = {choice.stem for choice in select(CASES, pseudo_labels=True, empty_labels=True) if choice.kept}
+    assert kept == {"good", "drawn", "bare", "held_out"}
+
+
+def test_a_cap_is_for_each_source_and_grows_without_exchanging_cases():
+    cases = [facts(f"a{n}", "A") for n in range(20)] + [facts(f"b{n}", "B") for n in range(3)]
+    small, large = ({c.stem for c in select(cases, cap=cap) if c.kept} for cap in (5, 9))
+    assert sum(stem.startswith("a") for stem in small) == 5
+    assert sum(stem.startswith("a") for stem in large) == 9
+    assert small < large
+    assert {"b0", "b1", "b2"} <= small
+    assert "more than 5 of A" in reasons(select(cases, cap=5)).values()
+
+
+def test_the_order_of_cases_does_not_change_the_cap():
+    cases = [facts(f"a{n}") for n in range(9)]
+    forward, backward = ({c.stem for c in select(given, cap=4) if c.kept} for given in (cases, cases[::-1]))
+    assert forward == backward
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("good_0000.nii.gz", "good.nii.gz", "held_out_0000.nii.gz", "held_out.nii.gz"):
+        (tmp_path / name).write_text(name)
+    return [
+        CaseFacts(stem=s, source="STS", image=str(tmp_path / f"{s}_0000.nii.gz"), label=str(tmp_path / f"{s}.nii.gz"))
+        for s in ("good", "held_out")
+    ]
+
+
+def test_the_raw_data_set_is_links_and_follows_a_new_selection(files, tmp_path):
+    folder = tmp_path / "raw" / "Dataset001_Test"
+    assert write_raw_dataset(select(files), folder) == 2
+    assert (folder / "imagesTr" / "good_0000.nii.gz").read_text(encoding="utf-8") == "good_0000.nii.gz"
+    assert write_raw_dataset(select(files, exclude=["held_out"]), folder) == 1
+    assert [path.name for path in (folder / "labelsTr").iterdir()] == ["good.nii.gz"]
+    assert (folder / "labelsTr" / "good.nii.gz").is_symlink()
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["numTraining"] == 1
+
+
+def test_files_that_are_no_links_are_never_removed(files, tmp_path):
+    folder = tmp_path / "raw"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "imagesTr" / "precious.nii.gz").write_text("data")
+    with pytest.raises(OutputError, match="is no link"):
+        write_raw_dataset(select(files), folder)
+    assert (folder / "imagesTr" / "precious.nii.gz").read_text(encoding="utf-8") == "data"
+
+
+def test_the_manifest_has_a_line_a_case(tmp_path):
+    write_manifest(select(CASES), tmp_path / "selection.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "selection.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["stem"] for line in lines] == [case.stem for case in CASES]
+    assert [line["kept"] for line in lines] == [True, False, False, False, False, True]

@@ -1,0 +1,77 @@
+"""The cases of a FLARE-style data set: images, and the labels that belong to them, wherever they lie under a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_runtime.errors import UsageError
+from flare_runtime.sources import PSEUDO_LABELLED, source_of
+
+SUFFIX = ".nii.gz"
+_IMAGE = re.compile(r"^(?P<stem>.+)_0000\.nii\.gz$")
+_CHANNEL = re.compile(r"_\d{4}\.nii\.gz$")
+# Folders whose labels a model drew.
+_PSEUDO_FOLDER = re.compile(r"DeepLesion5K", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """An image and its label; one of the two may be missing.
+
+    Attributes:
+        stem: the file name without channel and suffix.
+        source: the collection it is from.
+        image, label: the files.
+    """
+
+    stem: str
+    source: str
+    image: Path | None
+    label: Path | None
+
+
+def find_cases(root: Path) -> list[TrainingCase]:
+    """Return every case under `root`, in order of stems.
+
+    Images are `<stem>_0000.nii.gz`, labels `<stem>.nii.gz` in any other folder. Of several labels with one stem the
+    one whose folder is nearest to the image's counts.
+
+    Raises:
+        UsageError: where there is no image.
+    """
+    images: dict[str, Path] = {}
+    labels: dict[str, list[Path]] = {}
+    for path in _files(root):
+        if match := _IMAGE.match(path.name):
+            if match["stem"] in images:
+                raise UsageError(f"{path} and {images[match['stem']]} are of one case; move one away")
+            images[match["stem"]] = path
+        elif not _CHANNEL.search(path.name):
+            labels.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
+    if not images:
+        raise UsageError(
+            f"{root}: holds no <case>_0000.nii.gz, however deep; give the folder of a FLARE-style data set"
+        )
+    return [_case(stem, images.get(stem), labels.get(stem, [])) for stem in sorted({*images, *labels})]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(SUFFIX) and not name.startswith("."):
+                yield Path(folder, name)
+
+
+def _case(stem: str, image: Path | None, labels: list[Path]) -> TrainingCase:
+    label = None
+    if labels:
+        near = image.parent if image else labels[0].parent
+        label = max(labels, key=lambda path: len(os.path.commonpath([path, near])))
+    folders = [part for path in (image, label) if path for part in path.parts[:-1]]
+    pseudo = any(_PSEUDO_FOLDER.match(part) for part in folders)
+    return TrainingCase(stem, PSEUDO_LABELLED if pseudo else source_of(stem), image, label)

@@ -1,0 +1,131 @@
+"""What a training set holds, case by case: grids, lesions, intensities, and what is wrong with a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import msgspec
+import numpy as np
+
+from flare_runtime.arrays import AnyArray
+from flare_runtime.crop import mask_box
+from flare_runtime.errors import CaseError
+from flare_runtime.lesions import find_lesions
+from flare_runtime.nifti import read_nifti
+from flare_runtime.volume import Volume
+from flare_train.cases import TrainingCase
+
+_PERCENTILES = (0.5, 50.0, 99.5)
+# Foreground intensities kept of a case for the percentiles of its source.
+_SAMPLES = 2000
+
+Progress = Callable[[Iterable["CaseFacts"], int], Iterable["CaseFacts"]]
+
+
+class CaseFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What is known of a case.
+
+    Attributes:
+        stem, source: of the case.
+        image, label: the files, empty where missing.
+        problems: codes such as `missing_label`, `truncated_image`, `geometry`, `not_binary`; a case with any cannot be
+            trained on.
+        messages: one line for each problem.
+        shape, spacing_mm: of the image, (z, y, x).
+        lesions_mm3: volumes of the label's connected components, the largest first; None without a readable label.
+        foreground_hu: a sample of the intensities under the label.
+        foreground_percentiles_hu: 0.5, 50 and 99.5 %.
+    """
+
+    stem: str
+    source: str
+    image: str = ""
+    label: str = ""
+    problems: list[str] = []
+    messages: list[str] = []
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    lesions_mm3: list[float] | None = None
+    foreground_hu: list[float] = []
+    foreground_percentiles_hu: list[float] = []
+
+    def add(self, problem: str, message: str) -> None:
+        """Note a problem."""
+        self.problems.append(problem)
+        self.messages.append(message)
+
+
+def inspect_cases(
+    cases: Sequence[TrainingCase], workers: int, progress: Progress = lambda facts, _count: facts
+) -> Iterator[CaseFacts]:
+    """Inspect every case, several at a time, and yield the facts in the order of the cases."""
+    if workers == 1:
+        yield from progress(map(inspect_case, cases), len(cases))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from progress(pool.map(inspect_case, cases, chunksize=4), len(cases))
+
+
+def inspect_case(case: TrainingCase) -> CaseFacts:
+    """Read a case and return what is known of it; what is wrong with its files is in the result."""
+    facts = CaseFacts(stem=case.stem, source=case.source, image=str(case.image or ""), label=str(case.label or ""))
+    image, label = (_read(facts, kind, path) for kind, path in (("image", case.image), ("label", case.label)))
+    if image is not None:
+        facts.shape, facts.spacing_mm = image.shape, image.spacing_mm
+    if label is not None:
+        scaled = (label.slope, label.intercept) != (1.0, 0.0)
+        values = label.intensities(label.voxels) if scaled else label.voxels
+        _check_values(facts, values)
+        _add_lesions(facts, values == 1, label)
+        if image is not None:
+            _compare_grids(facts, image, label)
+            if "geometry" not in facts.problems:
+                _add_intensities(facts, image, values == 1)
+    return facts
+
+
+def _read(facts: CaseFacts, kind: str, path: object) -> Volume | None:
+    if path is None:
+        facts.add(f"missing_{kind}", f"{facts.stem}: there is no {kind}")
+        return None
+    try:
+        return read_nifti(str(path))
+    except CaseError as error:
+        facts.add(f"{error.reason}_{kind}", str(error))
+        return None
+
+
+def _check_values(facts: CaseFacts, values: AnyArray) -> None:
+    odd = values[(values != 0) & (values != 1)]
+    if len(odd):
+        shown = ", ".join(f"{value:g}" for value in np.unique(odd)[:5].tolist())
+        facts.add("not_binary", f"{facts.stem}: the label holds {shown}; only 0 and 1 are allowed")
+    if not (values == 1).any():
+        facts.add("empty_label", f"{facts.stem}: no voxel is labelled")
+
+
+def _add_lesions(facts: CaseFacts, mask: AnyArray, label: Volume) -> None:
+    voxel_mm3 = float(np.prod(label.spacing_mm))
+    found = find_lesions(mask.astype(np.uint8), label.spacing_mm)
+    facts.lesions_mm3 = [round(lesion.voxels * voxel_mm3, 3) for lesion in found]
+
+
+def _compare_grids(facts: CaseFacts, image: Volume, label: Volume) -> None:
+    if image.shape != label.shape:
+        facts.add("geometry", f"{facts.stem}: the image measures {image.shape} voxels, the label {label.shape}")
+        return
+    first, second = (np.asarray(volume.header.get_best_affine()) for volume in (image, label))
+    if not np.allclose(first, second, atol=0.05 * min(image.spacing_mm)):
+        facts.add("geometry", f"{facts.stem}: the headers of image and label put them in different places")
+
+
+def _add_intensities(facts: CaseFacts, image: Volume, mask: AnyArray) -> None:
+    box = mask_box(mask)
+    if box is None:
+        return
+    under = image.intensities(image.voxels[box][mask[box]])
+    facts.foreground_percentiles_hu = [round(float(value), 2) for value in np.percentile(under, _PERCENTILES)]
+    step = max(len(under) // _SAMPLES, 1)
+    facts.foreground_hu = [round(float(value), 1) for value in np.sort(under)[step // 2 :: step]]
