@@ -194,3 +194,16 @@ def test_a_user_without_a_home_has_no_cache():
     # As in a container that runs under a number no password file knows.
     result = subprocess.run([sys.executable, "-c", NOBODY], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("None\n", "")
+
+
+SILENT = """
+import sys
+from flare_runtime.backends.openvino import cpu_has_bf16
+cpu_has_bf16()
+print("openvino" in sys.modules, sys.modules["openvino_telemetry"], "multiprocessing.popen_fork" in sys.modules)
+"""
+
+
+def test_openvino_tells_nobody_that_it_is_used_and_forks_no_process():
+    result = subprocess.run([sys.executable, "-c", SILENT], capture_output=True, text=True, check=True)
+    assert result.stdout == "True None False\n"

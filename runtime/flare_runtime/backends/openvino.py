@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the default backend, in float32 or, where the CPU has it, bfloat16."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ class OpenVINONetwork:
 
 
 def _core() -> Any:
+    # Importing OpenVINO tells a server in the internet so, from a forked process: nothing a hospital wants, and a
+    # deadlock where another thread is inside BLAS. Without this package it does not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     from openvino import Core
 
     return Core()
