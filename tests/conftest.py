@@ -1,11 +1,15 @@
 """Fixtures of all tests: real data where it is to be had, and a tiny model made from scratch."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# As the runtime does, for tests that import OpenVINO themselves: it would call home and fork.
+sys.modules.setdefault("openvino_telemetry", None)
 
 # Shared machines are slow at times, and a failure has to come again: no deadline, no randomness.
 settings.register_profile("flare", max_examples=50, deadline=None, derandomize=True, database=None)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from flare_eval.surface import surface_distances
 from flare_runtime.arrays import MaskArray
 from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.geometry import MAX_CORNER_SHIFT, corner_shift
 from flare_runtime.nifti import SUFFIXES, read_nifti
 from flare_runtime.output import strip_suffix
 from flare_runtime.sources import source_of
@@ -24,8 +24,6 @@ from flare_runtime.volume import Volume
 TOLERANCE_MM = 2.0
 # Below this Dice the challenge gives no surface score.
 MIN_DSC_FOR_NSD = 0.2
-# Two grids are the same where no corner of the volume is farther apart than this share of a voxel.
-MAX_CORNER_SHIFT = 0.05
 
 Progress = Callable[[Iterable[CaseAccuracy], int], Iterable[CaseAccuracy]]
 
@@ -63,6 +61,12 @@ def find_pairs(references: Path, predictions: Path, *, official: bool = False) -
             f"{predictions}: holds no prediction for any of the {len(truths)} references; names must match"
         )
     return [Pair(case, path, masks.get(case)) for case, path in truths.items() if not official or case in masks]
+
+
+def pairs_of(cases: Sequence[str], references: Path, predictions: Path) -> list[Pair]:
+    """Return the pairs of named cases: those that have a reference, whether or not there is a prediction."""
+    truths, masks = (_by_case(folder) for folder in (references, predictions))
+    return [Pair(case, truths[case], masks.get(case)) for case in cases if case in truths]
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
@@ -183,13 +187,6 @@ def _check_grids(reference: Volume, prediction: Volume) -> None:
         raise CaseError(
             "geometry", f"the prediction measures {prediction.shape} voxels (z, y, x), the reference {reference.shape}"
         )
-    shift = _corner_shift(reference.header, prediction.header, reference.shape)
+    shift = corner_shift(reference.header, prediction.header, reference.shape)
     if shift > MAX_CORNER_SHIFT * min(reference.spacing_mm):
         raise CaseError("geometry", f"the prediction lies up to {shift:.3g} mm beside the reference")
-
-
-def _corner_shift(first: Any, second: Any, shape: tuple[int, int, int]) -> float:
-    """Return how far the corners of two grids of one shape (z, y, x) are apart at most, in mm."""
-    difference = np.asarray(first.get_best_affine()) - np.asarray(second.get_best_affine())
-    corners = np.stack(np.meshgrid(*((0, n - 1) for n in shape[::-1]), (1,)), axis=-1).reshape(-1, 4)
-    return float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())

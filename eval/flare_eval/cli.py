@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flare_eval.accuracy import Progress
+from flare_eval.accuracy import Pair, Progress
 from flare_eval.results import CaseAccuracy
-from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.errors import DeviceError, FlareError, UsageError
 
 EXIT_CODES = """\
-exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 6 output
+exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 5 no such GPU;
+            6 output; 130 interrupted
 """
 _SOME_BAD = 4
 
@@ -54,7 +55,7 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         help="of the surface Dice; the first one goes into the CSV (default: the challenge's 2)",
     )
     add("--official", action="store_true", help="leave out missing predictions, as the challenge's script does")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
+    add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
     parser.set_defaults(run=run_accuracy)
 
 
@@ -74,7 +75,7 @@ def _add_efficiency(parser: argparse.ArgumentParser) -> None:
     add("--docker", metavar="IMAGE", help="measure the challenge's own command line with this image")
     add("--reference", type=Path, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
     add("--warm", action="store_true", help="also run each command once over all cases in one process")
-    add("--gpu", type=int, default=0, metavar="N", help="which GPU's memory to watch (default: %(default)s)")
+    add("--gpu", type=int, metavar="N", help="which GPU's memory to watch (default: the first, if there is one)")
     parser.set_defaults(run=run_efficiency)
 
 
@@ -87,6 +88,13 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_report)
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
 def _tolerance(text: str) -> float:
     value = float(text)
     if not 0 < value <= 100:
@@ -96,20 +104,19 @@ def _tolerance(text: str) -> float:
 
 def run_accuracy(args: argparse.Namespace) -> int:
     """Score the predictions of every method, write the results and print the table."""
-    return _score(
-        args.reference, named_paths(args.prediction), args.output, args.tolerance, args.official, args.workers
-    )
+    from flare_eval.accuracy import find_pairs
+
+    methods = named_paths(args.prediction)
+    pairs = {name: find_pairs(args.reference, path, official=args.official) for name, path in methods.items()}
+    return _score(pairs, args.output, args.tolerance, args.official, args.workers)
 
 
-def _score(
-    reference: Path, methods: dict[str, Path], output: Path, tolerances: list[float], official: bool, workers: int
-) -> int:
-    from flare_eval.accuracy import evaluate, find_pairs
+def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], official: bool, workers: int) -> int:
+    from flare_eval.accuracy import evaluate
     from flare_eval.official_csv import accuracy_csv
     from flare_eval.results import save
     from flare_eval.tables import accuracy_table, markdown
 
-    pairs = {name: find_pairs(reference, path, official=official) for name, path in methods.items()}
     results = []
     for name, found in pairs.items():
         result = evaluate(
@@ -135,6 +142,7 @@ def run_efficiency(args: argparse.Namespace) -> int:
     """Measure every method on every case, write the results and print the tables."""
     from tqdm import tqdm
 
+    from flare_eval.accuracy import TOLERANCE_MM, pairs_of
     from flare_eval.cost_tables import Cost, ratio_table, table_4
     from flare_eval.efficiency import Method, measure_methods
     from flare_eval.gpu import GpuMeter
@@ -144,15 +152,20 @@ def run_efficiency(args: argparse.Namespace) -> int:
 
     methods = [Method.parse(text) for text in args.methods]
     if args.docker:
-        methods.append(Method.docker(args.docker, args.gpu))
+        methods.append(Method.docker(args.docker, args.gpu or 0))
     if not methods or len({method.name for method in methods}) < len(methods):
         raise UsageError("give --run NAME=COMMAND or --docker IMAGE, every name once")
+    gpu = GpuMeter.find(args.gpu or 0)
+    if gpu is None and args.gpu is not None:
+        raise DeviceError(f"--gpu {args.gpu}: the driver knows no such GPU")
+    if args.reference and not args.reference.is_dir():
+        raise UsageError(f"{args.reference}: there is no such folder")
     results = measure_methods(
         methods,
         args.images,
         make_folder(args.output),
         warm=args.warm,
-        gpu=GpuMeter.find(args.gpu),
+        gpu=gpu,
         progress=lambda cases: tqdm(cases, unit="case", leave=False, disable=None),
     )
     failed = 0
@@ -171,8 +184,15 @@ def run_efficiency(args: argparse.Namespace) -> int:
         print(markdown(*ratio_table(results)), end="\n\n")
     code = _SOME_BAD if failed else 0
     if args.reference:
-        masks = {method.name: args.output / method.name / "masks" for method in methods}
-        code = max(code, _score(args.reference, masks, args.output, [2.0], False, 1))
+        pairs = {
+            result.method: pairs_of(
+                [run.case for run in result.runs], args.reference, args.output / result.method / "masks"
+            )
+            for result in results
+        }
+        if not all(pairs.values()):
+            raise UsageError(f"{args.reference}: holds no <case>.nii.gz of the cases that were measured")
+        code = max(code, _score(pairs, args.output, [TOLERANCE_MM], False, 1))
     return code
 
 

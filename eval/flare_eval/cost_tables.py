@@ -110,7 +110,7 @@ def ratio_table(results: Sequence[Efficiency]) -> Content:
 def _mean_costs(runs: Sequence[RunCost]) -> list[float | None]:
     columns: list[list[float | None]] = [[run.wall_s for run in runs]]
     for what in reversed(MEMORIES):
-        columns += [[figure(run, what) for run in runs] for figure in (peak, integral)]
+        columns += [[figure(run, what) for run in runs] for figure in (peak, official_area)]
     return [_average(column) for column in columns]
 
 

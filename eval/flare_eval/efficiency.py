@@ -16,6 +16,7 @@ from flare_eval.results import Efficiency, RunCost
 from flare_runtime.cases import Case, find_cases
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.nifti import read_nifti
+from flare_runtime.output import strip_suffix
 
 Memory = Literal["device_mib", "host_mib"]
 MEMORIES: tuple[Memory, ...] = ("device_mib", "host_mib")
@@ -41,6 +42,11 @@ class Method:
     name: str
     command: tuple[str, ...]
     whole_machine: bool = False
+
+    @property
+    def takes_one_file(self) -> bool:
+        """Whether the command cannot be given a folder."""
+        return not any(_FOLDERS[0] in argument for argument in self.command)
 
     @classmethod
     def parse(cls, text: str) -> "Method":
@@ -74,13 +80,15 @@ class Method:
         name = image.split("/")[-1].split(":")[0]
         limits = ("--gpus", f"device={gpu}", "-m", "28G", "--shm-size=28gb", "--name", name, "--rm")
         volumes = ("-v", "{input}/:/workspace/inputs/", "-v", "{output}/:/workspace/outputs/")
+        if shutil.which("docker") is None:
+            raise UsageError("there is no program 'docker'")
         command = ("docker", "container", "run", *limits, *volumes, image, "/bin/bash", "-c", "sh predict.sh")
         return cls(name, command, whole_machine=True)
 
     def arguments(self, source: Path, target: Path) -> list[str]:
         """Return the command for the image or images in folder `source`, the masks going to folder `target`."""
         images = sorted(source.iterdir())
-        mask = target / images[0].name.replace("_0000.nii", ".nii")
+        mask = target / f"{strip_suffix(images[0].name).removesuffix('_0000')}.nii.gz"
         paths = {"{input}": source, "{output}": target, "{input_file}": images[0], "{output_file}": mask}
         filled = []
         for argument in self.command:
@@ -105,7 +113,7 @@ def measure_methods(
         methods: what to run.
         images: a folder of <case>_0000.nii.gz.
         output: gets <method>/masks/<case>.nii.gz.
-        warm: afterwards also run each method once over all cases.
+        warm: afterwards also run each method once over all cases; not those that take one file.
         gpu: the GPU to watch.
         progress: wraps the cases, for a progress bar.
 
@@ -121,7 +129,7 @@ def measure_methods(
         for method in methods:
             results[method.name].runs.append(_run(method, [case], output / method.name / "masks", gpu))
     if warm:
-        for method in methods:
+        for method in (method for method in methods if not method.takes_one_file):
             results[method.name].warm = _run(method, cases, output / method.name / "masks", gpu)
     return list(results.values())
 
@@ -133,6 +141,7 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
         source.mkdir()
         target.mkdir()
         for case in cases:
+            (masks / f"{case.name}.nii.gz").unlink(missing_ok=True)  # an older run's must not pass for this one's
             for path in case.channel_files():
                 # Copies, since a container sees this folder and nothing else; made before the clock starts.
                 shutil.copyfile(path, source / path.name)

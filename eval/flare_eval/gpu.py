@@ -30,6 +30,13 @@ class GpuMeter:
         name = self._nvml.nvmlDeviceGetName(self._handle)
         return name.decode() if isinstance(name, bytes) else str(name)
 
+    def read(self, processes: Sequence[int]) -> tuple[float | None, float | None]:
+        """Return what the whole device and what these processes use, MiB; None where the driver does not answer."""
+        try:
+            return self.used_mib(), self.used_by_mib(processes)
+        except self._nvml.NVMLError:
+            return None, None
+
     def used_mib(self) -> float:
         """Return the memory in use on the whole device, whoever uses it."""
         return round(float(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used) / _MIB, 2)

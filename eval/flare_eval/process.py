@@ -98,19 +98,19 @@ def measure(
 class _Scope(Protocol):
     """Whose memory (MiB) and processor time (s) are sampled."""
 
-    def read(self, root: int, tree: Sequence[int]) -> tuple[float, float]: ...
+    def read(self, tree: Sequence[int]) -> tuple[float, float]: ...
 
 
 class _Tree:
-    def read(self, root: int, tree: Sequence[int]) -> tuple[float, float]:
-        return _memory_mib(tree), _cpu_seconds(root, tree)
+    def read(self, tree: Sequence[int]) -> tuple[float, float]:
+        return _memory_mib(tree), _cpu_seconds(tree)
 
 
 class _Machine:
     def __init__(self) -> None:
         self._idle_mib, self._idle_s = _machine_memory_mib(), _machine_cpu_seconds()
 
-    def read(self, root: int, tree: Sequence[int]) -> tuple[float, float]:
+    def read(self, tree: Sequence[int]) -> tuple[float, float]:
         return max(_machine_memory_mib() - self._idle_mib, 0.01), _machine_cpu_seconds() - self._idle_s
 
 
@@ -122,9 +122,9 @@ def _sample(
     while not ended.is_set():
         now = time.perf_counter()
         tree = _tree(root)
-        memory, cpu = scope.read(root, tree)
+        memory, cpu = scope.read(tree)
         share = max(cpu - cpu_before, 0.0) / max(now - at_before, 1e-6)
-        device, own = (gpu.used_mib(), gpu.used_by_mib(tree)) if gpu else (None, None)
+        device, own = gpu.read(tree) if gpu else (None, None)
         if memory:
             samples.append(Sample(round(now - started, 4), memory, round(share, 3), device, own))
         cpu_before, at_before = cpu, now
@@ -162,7 +162,7 @@ def _memory_mib(tree: Sequence[int]) -> float:
     return round((private + mapped + shared) / 1024, 2)
 
 
-def _cpu_seconds(root: int, tree: Sequence[int]) -> float:
+def _cpu_seconds(tree: Sequence[int]) -> float:
     """Return the processor time of the processes so far, and of the children they waited for."""
     total = 0
     for pid in tree:
@@ -170,8 +170,7 @@ def _cpu_seconds(root: int, tree: Sequence[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue
-        # utime, stime, and those of ended children, of which the root has inherited the others'.
-        total += sum(map(int, fields[11:15] if pid == root else fields[11:13]))
+        total += sum(map(int, fields[11:15]))  # utime, stime, and both of ended children, which are in no tree any more
     return total / _TICKS
 
 

@@ -80,7 +80,7 @@ class Sample(msgspec.Struct, array_like=True):
 
     Attributes:
         seconds: since the process started.
-        host_mib: proportional set size of the whole process tree.
+        host_mib: resident memory of the whole process tree, file pages counted once.
         cpu_share: cores in use since the sample before.
         device_mib: memory in use on the whole GPU; None without one.
         own_device_mib: of that, the process tree's.

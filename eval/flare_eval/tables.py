@@ -20,12 +20,12 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def mean_and_deviation(values: Sequence[float], scale: float = 100.0) -> str:
-    """Return "mean ± standard deviation" with two decimals, in percent unless another scale is given."""
-    if not values:
+def mean_and_deviation(shares: Sequence[float]) -> str:
+    """Return "mean ± standard deviation" of shares of 1, in percent with two decimals."""
+    if not shares:
         return "-"
-    deviation = stdev(values) if len(values) > 1 else 0.0
-    return f"{scale * fmean(values):.2f} ± {scale * deviation:.2f}"
+    deviation = stdev(shares) if len(shares) > 1 else 0.0
+    return f"{100 * fmean(shares):.2f} ± {100 * deviation:.2f}"
 
 
 def accuracy_table(results: Sequence[Accuracy]) -> Content:

@@ -54,7 +54,7 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
         cases = [_single(source, target, channels)]
         check_folder(cases[0].mask.parent)
     else:
-        cases = _folder(source, target)
+        cases = _folder(source, target, channels)
         check_folder(target)
     for case in cases:
         for file in (case.mask, case.record):
@@ -77,7 +77,7 @@ def _single(source: Path, target: Path, channels: int) -> Case:
     return Case(name, images, target)
 
 
-def _folder(source: Path, target: Path) -> list[Case]:
+def _folder(source: Path, target: Path, channels: int) -> list[Case]:
     if target.is_file() or target.name.endswith(SUFFIXES):
         raise UsageError(f"{target}: the output for a folder is a folder")
     files = sorted(path for path in source.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
@@ -88,11 +88,27 @@ def _folder(source: Path, target: Path) -> list[Case]:
     for path in files:
         name, channel = _split(path)
         if channel in found[name]:
-            raise UsageError(
-                f"{found[name][channel].name} and {path.name} would both be written to {name}.nii.gz; move one"
-            )
+            raise _same_mask(found[name][channel], path, name)
         found[name][channel] = path
+    if channels == 1:
+        found = _without_numbers(found)
     return [Case(name, images, target / f"{name}.nii.gz") for name, images in found.items()]
+
+
+def _without_numbers(found: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
+    """Take numbers for part of the name where no file of theirs is channel 0: x_0001, x_0002 are cases of their own."""
+    cases: dict[str, dict[int, Path]] = {}
+    for name, images in found.items():
+        numbered = {name: images} if 0 in images else {strip_suffix(p.name): {0: p} for p in images.values()}
+        for own, files in numbered.items():
+            if own in cases:
+                raise _same_mask(cases[own][0], files[0], own)
+            cases[own] = files
+    return cases
+
+
+def _same_mask(first: Path, second: Path, name: str) -> UsageError:
+    return UsageError(f"{first.name} and {second.name} would both be written to {name}.nii.gz; move one")
 
 
 def _split(path: Path) -> tuple[str, int]:

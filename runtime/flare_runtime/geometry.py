@@ -17,6 +17,9 @@ MAX_SPACING_DISAGREEMENT = 0.01
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial units: metre and micrometre; unknown counts as mm
 
+# Two grids are the same where no corner of the volume is farther apart than this share of a voxel.
+MAX_CORNER_SHIFT = 0.05
+
 
 def grid_shape(header: Any) -> Shape3:
     """Return the voxel counts (z, y, x) of a NIfTI header.
@@ -90,3 +93,10 @@ def _quaternion_is_valid(header: Any) -> bool:
 
 def _mm(sizes: npt.NDArray[np.float64]) -> str:
     return " x ".join(f"{s:g}" for s in sizes) + " mm (x, y, z)"
+
+
+def corner_shift(first: Any, second: Any, shape: Shape3) -> float:
+    """Return how far the corners of two grids of one shape (z, y, x) are apart at most, in mm."""
+    difference = np.asarray(first.get_best_affine()) - np.asarray(second.get_best_affine())
+    corners = np.stack(np.meshgrid(*((0, n - 1) for n in shape[::-1]), (1,)), axis=-1).reshape(-1, 4)
+    return float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())

@@ -3,6 +3,7 @@
 import re
 
 PSEUDO_LABELLED = "DeepLesion"
+VALIDATION = "FLARE23 validation"
 OTHER = "other"
 
 # Region names that some releases put before a case's name.
@@ -24,7 +25,7 @@ _PATTERNS = tuple(
         ("NIH lymph nodes", r"NIH-LYMPH-(?:MED|ABD)-\d{3}"),
         ("ACC-Ki67", r"Adrenal_Ki67_Seg_\d{3}"),
         ("COVID", r"coronacases_\d{3}|volume-covid|radiopaedia"),
-        ("FLARE23 validation", r"FLARE23Ts_\d{4}"),
+        (VALIDATION, r"FLARE23Ts_\d{4}"),
         ("STS", r"STS_\d{3}"),
     )
 )

@@ -84,6 +84,21 @@ def test_single_files_told_apart_by_their_number_keep_it(tmp_path, folder):
     assert len(masks) == 2
 
 
+def test_a_folder_of_numbered_cases_is_no_case_of_many_channels(tmp_path, folder):
+    source = folder("liver_0001.nii.gz", "liver_0002.nii.gz", "lung_0000.nii.gz")
+    cases = {case.name: case.images for case in find_cases(source, tmp_path / "out", 1)}
+    assert cases == {
+        "liver_0001": {0: source / "liver_0001.nii.gz"},
+        "liver_0002": {0: source / "liver_0002.nii.gz"},
+        "lung": {0: source / "lung_0000.nii.gz"},
+    }
+
+
+def test_a_numbered_case_and_one_of_the_same_name_are_refused(tmp_path, folder):
+    with pytest.raises(UsageError, match=r"would both be written to x_0001\.nii\.gz"):
+        find_cases(folder("x_0001.nii.gz", "x_0001_0000.nii.gz"), tmp_path / "out", 1)
+
+
 @pytest.mark.parametrize("target", ["out", "out.txt", "out.json"])
 def test_one_file_needs_an_image_name_or_a_folder_that_exists(tmp_path, folder, target):
     source = folder("a.nii")

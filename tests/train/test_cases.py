@@ -57,6 +57,20 @@ def test_images_and_labels_meet_in_every_layout(tmp_path, image, label):
     assert (case.stem, case.source, case.image, case.label) == ("STS_005", "STS", tmp_path / image, tmp_path / label)
 
 
+def test_stems_may_end_in_a_number_like_a_channel(tmp_path):
+    touch(tmp_path, "imagesTr/FLARE23Ts_0000_0000.nii.gz", "labelsTr/FLARE23Ts_0000.nii.gz")
+    touch(
+        tmp_path,
+        "imagesTr/FLARE23Ts_0001_0000.nii.gz",
+        "imagesTr/FLARE23Ts_0001_0001.nii.gz",
+        "labelsTr/FLARE23Ts_0001.nii.gz",
+    )
+    cases = find_cases(tmp_path)
+    assert [(case.stem, case.label) for case in cases] == [
+        (stem, tmp_path / "labelsTr" / f"{stem}.nii.gz") for stem in ("FLARE23Ts_0000", "FLARE23Ts_0001")
+    ]
+
+
 def test_what_has_no_partner_is_still_a_case(tmp_path):
     first, second = find_cases(touch(tmp_path, "images/a_0000.nii.gz", "labels/b.nii.gz", "images/.hidden_0000.nii.gz"))
     assert (first.stem, first.label) == ("a", None)

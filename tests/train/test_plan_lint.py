@@ -71,6 +71,23 @@ def test_a_checkpoint_of_another_network(plans):
     assert texts(plans, weights) == ["error: 3d_fullres: the plan says 6 stages, the checkpoint has 4"]
 
 
+def test_plans_that_are_broken_are_findings_and_no_crash(plans):
+    plans["configurations"]["a"] = {"inherits_from": "b"}
+    plans["configurations"]["b"] = {"inherits_from": "a"}
+    del plans["configurations"]["3d_fullres"]["patch_size"]
+    found = texts(plans)
+    assert "error: 3d_fullres: is not complete: KeyError 'patch_size'" in found
+    assert "error: a: inherits from itself in the end" in found
+    assert texts({}) == ["error: plans: have no `configurations`; is this an nnU-Net plans file?"]
+
+
+def test_another_resampling_under_the_parents_data_identifier(plans):
+    rule = {**plans["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"], "order": 1}
+    plans["configurations"]["linear"] = {"inherits_from": "3d_fullres", "resampling_fn_data_kwargs": rule}
+    (text,) = texts(plans)
+    assert "changes resampling_fn_data_kwargs" in text
+
+
 def test_a_parent_that_does_not_exist_and_no_network_at_all(plans):
     plans["configurations"]["orphan"] = {"inherits_from": "nobody"}
     plans["configurations"]["bare"] = {"spacing": [1, 1, 1], "patch_size": [8, 8, 8], "data_identifier": "bare"}

@@ -27,6 +27,7 @@ CASES = [
     facts("bare", problems=["empty_label"]),
     facts("both", problems=["empty_label", "geometry"]),
     facts("held_out"),
+    facts("FLARE23Ts_0001", "FLARE23 validation"),
 ]
 
 
@@ -43,6 +44,7 @@ def test_every_case_has_its_reason():
         "bare": "empty_label",
         "both": "empty_label, geometry",
         "held_out": "excluded by name",
+        "FLARE23Ts_0001": "validation set",
     }
     assert [choice.stem for choice in choices if choice.kept] == ["good"]
 
@@ -101,4 +103,4 @@ def test_the_manifest_has_a_line_a_case(tmp_path):
     write_manifest(select(CASES), tmp_path / "selection.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "selection.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["stem"] for line in lines] == [case.stem for case in CASES]
-    assert [line["kept"] for line in lines] == [True, False, False, False, False, True]
+    assert [line["kept"] for line in lines] == [True, False, False, False, False, True, False]

@@ -12,8 +12,8 @@ from flare_runtime.errors import UsageError
 from flare_runtime.sources import PSEUDO_LABELLED, source_of
 
 SUFFIX = ".nii.gz"
-_IMAGE = re.compile(r"^(?P<stem>.+)_0000\.nii\.gz$")
-_CHANNEL = re.compile(r"_\d{4}\.nii\.gz$")
+_FIRST_CHANNEL = "_0000"
+_CHANNEL = re.compile(r"_\d{4}$")
 # Folders whose labels a model drew.
 _PSEUDO_FOLDER = re.compile(r"DeepLesion5K", re.IGNORECASE)
 
@@ -37,21 +37,27 @@ class TrainingCase:
 def find_cases(root: Path) -> list[TrainingCase]:
     """Return every case under `root`, in order of stems.
 
-    Images are `<stem>_0000.nii.gz`, labels `<stem>.nii.gz` in any other folder. Of several labels with one stem the
-    one whose folder is nearest to the image's counts.
+    Images are `<stem>_0000.nii.gz`, labels `<stem>.nii.gz`; a stem may itself end in a number. Of several labels with
+    one stem the one whose folder is nearest to the image's counts.
 
     Raises:
         UsageError: where there is no image.
     """
     images: dict[str, Path] = {}
     labels: dict[str, list[Path]] = {}
+    names: dict[str, list[Path]] = {}
     for path in _files(root):
-        if match := _IMAGE.match(path.name):
-            if match["stem"] in images:
-                raise UsageError(f"{path} and {images[match['stem']]} are of one case; move one away")
-            images[match["stem"]] = path
-        elif not _CHANNEL.search(path.name):
-            labels.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
+        names.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
+    for name, paths in names.items():
+        case = _CHANNEL.sub("", name)
+        if f"{name}{_FIRST_CHANNEL}" in names:
+            labels[name] = paths
+        elif name.endswith(_FIRST_CHANNEL):
+            if len(paths) > 1:
+                raise UsageError(f"{paths[0]} and {paths[1]} are of one case; move one away")
+            images[case] = paths[0]
+        elif case == name or f"{case}{_FIRST_CHANNEL}" not in names:  # else a further channel of `case`
+            labels[name] = paths
     if not images:
         raise UsageError(
             f"{root}: holds no <case>_0000.nii.gz, however deep; give the folder of a FLARE-style data set"

@@ -53,9 +53,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all)"
+        "--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all)"
     )
 
 
@@ -124,6 +131,7 @@ def run_select(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace) -> int:
     """Fingerprint the data set with nnU-Net, write the plans, and print the network's size."""
+    from flare_runtime.output import replacing
     from flare_train.fingerprint import fingerprint
     from flare_train.network_size import network_size
     from flare_train.plan import CONFIGURATION, make_plans
@@ -137,7 +145,8 @@ def run_plan(args: argparse.Namespace) -> int:
         found.content, found.dataset_name, name, preset.features, spacing_mm=args.spacing, patch=args.patch
     )
     target = found.preprocessed / f"{name}.json"
-    target.write_text(json.dumps(plans, indent=2) + "\n", encoding="utf-8")
+    with replacing(target) as file:
+        file.write(json.dumps(plans, indent=2).encode() + b"\n")
     print(target)
     for line in network_size(plans["configurations"][CONFIGURATION]).lines:
         print(f"  {line}")

@@ -47,7 +47,7 @@ def fingerprint(dataset: str, workers: int) -> Fingerprint:
     raw, preprocessed = (Path(os.environ[name]) for name in _FOLDERS)
     try:
         name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(f"{dataset}: {str(error).splitlines()[0]}") from error
     if not (raw / name / "dataset.json").is_file():
         raise UsageError(f"{raw / name}: holds no dataset.json; make the data set with `flare-train select`")

@@ -12,6 +12,7 @@ import numpy as np
 from flare_runtime.arrays import AnyArray
 from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError
+from flare_runtime.geometry import MAX_CORNER_SHIFT, corner_shift
 from flare_runtime.lesions import find_lesions
 from flare_runtime.nifti import read_nifti
 from flare_runtime.volume import Volume
@@ -70,7 +71,12 @@ def inspect_cases(
 
 def inspect_case(case: TrainingCase) -> CaseFacts:
     """Read a case and return what is known of it; what is wrong with its files is in the result."""
-    facts = CaseFacts(stem=case.stem, source=case.source, image=str(case.image or ""), label=str(case.label or ""))
+    facts = CaseFacts(
+        stem=case.stem,
+        source=case.source,
+        image=str(case.image.resolve()) if case.image else "",
+        label=str(case.label.resolve()) if case.label else "",
+    )
     image, label = (_read(facts, kind, path) for kind, path in (("image", case.image), ("label", case.label)))
     if image is not None:
         facts.shape, facts.spacing_mm = image.shape, image.spacing_mm
@@ -116,9 +122,9 @@ def _compare_grids(facts: CaseFacts, image: Volume, label: Volume) -> None:
     if image.shape != label.shape:
         facts.add("geometry", f"{facts.stem}: the image measures {image.shape} voxels, the label {label.shape}")
         return
-    first, second = (np.asarray(volume.header.get_best_affine()) for volume in (image, label))
-    if not np.allclose(first, second, atol=0.05 * min(image.spacing_mm)):
-        facts.add("geometry", f"{facts.stem}: the headers of image and label put them in different places")
+    shift = corner_shift(image.header, label.header, image.shape)
+    if shift > MAX_CORNER_SHIFT * min(image.spacing_mm):
+        facts.add("geometry", f"{facts.stem}: image and label lie up to {shift:.3g} mm apart")
 
 
 def _add_intensities(facts: CaseFacts, image: Volume, mask: AnyArray) -> None:

@@ -11,7 +11,16 @@ import numpy as np
 from flare_export.plans import OLD_STYLE_KEYS
 
 # What decides the preprocessed data: two configurations that differ here must not share a data identifier.
-_PREPROCESSING_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name")
+_PREPROCESSING_KEYS = (
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "preprocessor_name",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,9 @@ def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None 
         plans: the content of an nnU-Net plans file.
         checkpoint_weights: of a checkpoint trained with them, to compare stage counts with.
     """
-    configurations = plans["configurations"]
+    configurations = plans.get("configurations")
+    if not isinstance(configurations, Mapping):
+        return [Finding("error", "plans", "have no `configurations`; is this an nnU-Net plans file?")]
     findings: list[Finding] = []
     for name, own in configurations.items():
         try:
@@ -41,7 +52,13 @@ def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None 
         except KeyError as error:
             findings.append(Finding("error", name, f"inherits from {error.args[0]!r}, which does not exist"))
             continue
-        findings += [Finding("error", name, text) for text in _network_traps(whole, checkpoint_weights)]
+        except RecursionError:
+            findings.append(Finding("error", name, "inherits from itself in the end"))
+            continue
+        try:
+            findings += [Finding("error", name, text) for text in _network_traps(whole, checkpoint_weights)]
+        except (KeyError, TypeError, ValueError) as error:
+            findings.append(Finding("error", name, f"is not complete: {type(error).__name__} {error}"))
         findings += [Finding("error", name, text) for text in _data_traps(configurations, own, whole)]
     findings += [
         Finding("warning", f"{first} and {second}", "share a data identifier but not their preprocessing")
@@ -110,7 +127,7 @@ def _sharing(configurations: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name in configurations:
         try:
             resolved[name] = _inherited(configurations, name)
-        except KeyError:
+        except (KeyError, RecursionError):
             continue
     names = list(resolved)
     return [
@@ -119,5 +136,6 @@ def _sharing(configurations: Mapping[str, Any]) -> list[tuple[str, str]]:
         for second in names[index + 1 :]
         if resolved[first].get("data_identifier") == resolved[second].get("data_identifier")
         and resolved[second].get("inherits_from") != first
+        and resolved[first].get("inherits_from") != second
         and any(resolved[first].get(key) != resolved[second].get(key) for key in _PREPROCESSING_KEYS)
     ]

@@ -12,7 +12,7 @@ import msgspec
 
 from flare_runtime.errors import OutputError
 from flare_runtime.output import replacing
-from flare_runtime.sources import PSEUDO_LABELLED
+from flare_runtime.sources import PSEUDO_LABELLED, VALIDATION
 from flare_train.inspection import CaseFacts
 
 
@@ -53,6 +53,8 @@ def select(
             reason = "excluded by name"
         elif case.source == PSEUDO_LABELLED and not pseudo_labels:
             reason = "pseudo label"
+        elif case.source == VALIDATION:
+            reason = "validation set"
         else:
             reason = ", ".join(problems)
         choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason))
@@ -126,6 +128,8 @@ def _link(folder: Path, links: Mapping[str, str]) -> None:
                 path.unlink()
         for name, target in links.items():
             path = folder / name
+            if not Path(target).is_file():
+                raise OutputError(f"{target}: is not there any more; inspect the data set again")
             if not path.is_symlink():
                 path.symlink_to(Path(target).resolve())
     except OSError as error:
