@@ -254,6 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FlareError as error:
         print(f"flare-eval: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        print(f"flare-eval: {error.name} is not installed; pip install 'flare-lite[eval]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("flare-eval: interrupted", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import pytest
 
@@ -85,3 +86,10 @@ def test_a_tolerance_has_to_be_a_distance(folders, tolerance):
 def test_an_output_that_is_a_file_is_code_6(folders):
     (folders / "out").write_text("in the way")
     assert run(folders, "--prediction", folders / "good", "-o", folders / "out") == 6
+
+
+def test_a_missing_package_is_named_with_what_installs_it(folders, capsys, monkeypatch):
+    run(folders, "--prediction", folders / "good", "-o", folders / "out")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["report", str(folders / "out"), "-o", str(folders / "report")]) == 2
+    assert "jinja2 is not installed; pip install 'flare-lite[eval]'" in capsys.readouterr().err

@@ -179,6 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FlareError as error:
         print(f"flare-train: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        print(f"flare-train: {error.name} is not installed; pip install 'flare-lite[train]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("flare-train: interrupted", file=sys.stderr)
         return 130
