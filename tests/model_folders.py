@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from flare_train.plan import architecture
+
 CONFIGURATION = "3d_fullres"
 CT_STATISTICS = {
     "mean": 40.0,
@@ -30,21 +32,13 @@ def write_model_folder(
     channels: Sequence[str] = ("CT",),
     labels: Mapping[str, int | Sequence[int]] | None = None,
     regions_class_order: Sequence[int] | None = None,
-    residual: bool = False,
-    features: Sequence[int] = (4, 8),
-    convs: int = 1,
-    patch: Sequence[int] = (16, 16, 16),
-    spacing_mm: Sequence[float] = (2.5, 1.5, 1.5),
-    transpose_forward: Sequence[int] = (0, 1, 2),
     mirror_axes: Sequence[int] | None = (0, 1, 2),
-    normalisation: str | Sequence[str] = "CTNormalization",
-    masked: bool | Sequence[bool] = False,
-    force_separate_z: bool | None = None,
     folds: Sequence[str] = ("0",),
     checkpoint: str = "checkpoint_final.pth",
     trainer: str = "nnUNetTrainer",
     seed: int = 0,
     background_bias: float = 0.0,
+    **of_plans: Any,
 ) -> Path:
     """Write plans.json, dataset.json and one checkpoint a fold, as nnU-Net 2.8 does, and return `path`.
 
@@ -55,33 +49,16 @@ def write_model_folder(
         channels: the names in dataset.json.
         labels: with background; by default {"background": 0, "lesion": 1}. Sequences make it region-based.
         regions_class_order: the label each region writes, for region-based models.
-        residual: ResidualEncoderUNet in place of PlainConvUNet.
-        convs: convolutions (residual blocks) a stage, and convolutions a decoder stage.
-        features: per stage; stages beyond the first halve the resolution.
-        patch, spacing_mm: in the network's own axis order.
-        transpose_forward: from (z, y, x) of the file to the network's axes.
         mirror_axes: what the checkpoint allows for test-time mirroring.
-        normalisation, masked: one for all channels, or one each.
-        force_separate_z: of both resampling rules.
         folds: their names, "0" to "4" or "all"; each has weights of its own.
         checkpoint: the file name in every fold.
         trainer: the class name in the checkpoint.
         seed: of the first fold; the others count up.
         background_bias: added to the first logit; 10 leaves a lesion-like share of the voxels to the others.
+        of_plans: passed on to `make_plans`.
     """
     labels = {"background": 0, "lesion": 1} if labels is None else labels
-    plans = make_plans(
-        channels=len(channels),
-        residual=residual,
-        features=features,
-        convs=convs,
-        patch=patch,
-        spacing_mm=spacing_mm,
-        transpose_forward=transpose_forward,
-        normalisation=normalisation,
-        masked=masked,
-        force_separate_z=force_separate_z,
-    )
+    plans = make_plans(channels=len(channels), **of_plans)
     dataset = make_dataset(channels=channels, labels=labels, regions_class_order=regions_class_order)
     outputs = len([name for name in labels if name not in ("background", "ignore")]) + (regions_class_order is None)
 
@@ -90,7 +67,10 @@ def write_model_folder(
     (path / "dataset.json").write_text(json.dumps(dataset, indent=4))
     for index, fold in enumerate(folds):
         content = _checkpoint(plans, dataset, fold, len(channels), outputs, mirror_axes, trainer, seed + index)
-        content["network_weights"]["decoder.seg_layers." + str(len(features) - 2) + ".bias"][0] += background_bias
+        head = max(
+            key for key in content["network_weights"] if key.startswith("decoder.seg_layers.") and key.endswith("bias")
+        )
+        content["network_weights"][head][0] += background_bias
         (path / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(content, path / f"fold_{fold}" / checkpoint)
     return path
@@ -125,7 +105,18 @@ def make_plans(
     masked: bool | Sequence[bool] = False,
     force_separate_z: bool | None = None,
 ) -> dict[str, Any]:
-    """Return plans.json; see `write_model_folder`."""
+    """Return plans.json.
+
+    Args:
+        channels: how many.
+        residual: ResidualEncoderUNet in place of PlainConvUNet.
+        convs: convolutions (residual blocks) a stage, and convolutions a decoder stage.
+        features: per stage; stages beyond the first halve the resolution.
+        patch, spacing_mm: in the network's own axis order.
+        transpose_forward: from (z, y, x) of the file to the network's axes.
+        normalisation, masked: one for all channels, or one each.
+        force_separate_z: of both resampling rules.
+    """
 
     def resampling(order: int, *, is_seg: bool = False) -> dict[str, Any]:
         return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": force_separate_z}
@@ -169,28 +160,14 @@ def _each(value: Any, channels: int) -> list[Any]:
 
 
 def _architecture(residual: bool, features: Sequence[int], convs: int) -> dict[str, Any]:
-    stages = len(features)
-    name = "ResidualEncoderUNet" if residual else "PlainConvUNet"
-    return {
-        "network_class_name": f"dynamic_network_architectures.architectures.unet.{name}",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": list(features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * stages,
-            "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-            "n_blocks_per_stage" if residual else "n_conv_per_stage": [convs] * stages,
-            "n_conv_per_stage_decoder": [convs] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    block = architecture(features)
+    arguments = block["arch_kwargs"]
+    arguments["n_conv_per_stage"] = [convs] * len(features)
+    arguments["n_conv_per_stage_decoder"] = [convs] * (len(features) - 1)
+    if residual:
+        block["network_class_name"] = block["network_class_name"].replace("PlainConvUNet", "ResidualEncoderUNet")
+        arguments["n_blocks_per_stage"] = arguments.pop("n_conv_per_stage")
+    return block
 
 
 def _checkpoint(

@@ -15,7 +15,7 @@ from flare_eval.surface import surface_distances
 from flare_runtime.arrays import MaskArray
 from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError, UsageError
-from flare_runtime.geometry import MAX_CORNER_SHIFT, corner_shift
+from flare_runtime.geometry import grid_difference
 from flare_runtime.nifti import SUFFIXES, read_nifti
 from flare_runtime.output import strip_suffix
 from flare_runtime.sources import source_of
@@ -124,7 +124,8 @@ def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> 
     else:
         try:
             volume, prediction = _read_mask(pair.prediction)
-            _check_grids(reference, volume)
+            if difference := grid_difference(reference, volume):
+                raise CaseError("geometry", f"against the reference, the prediction {difference}")
         except CaseError as error:
             prediction = np.zeros_like(truth)
             result.status, result.message = "bad_prediction", f"{error}; it counts as 0, 0"
@@ -180,13 +181,3 @@ def _read_mask(path: Path) -> tuple[Volume, MaskArray]:
     if not np.array_equal(labels, values):
         raise CaseError("not_labels", f"{path.name}: holds values that are not whole numbers from 0 to 255")
     return volume, labels
-
-
-def _check_grids(reference: Volume, prediction: Volume) -> None:
-    if reference.shape != prediction.shape:
-        raise CaseError(
-            "geometry", f"the prediction measures {prediction.shape} voxels (z, y, x), the reference {reference.shape}"
-        )
-    shift = corner_shift(reference.header, prediction.header, reference.shape)
-    if shift > MAX_CORNER_SHIFT * min(reference.spacing_mm):
-        raise CaseError("geometry", f"the prediction lies up to {shift:.3g} mm beside the reference")

@@ -7,10 +7,10 @@ from html import escape
 
 import numpy as np
 
+from flare_eval.cost_tables import GPU_LIMIT_MIB
 from flare_eval.efficiency import peak
 from flare_eval.results import RunCost, Sample
 
-GPU_LIMIT_MB = 4096
 # A page may set the variables, for instance for a dark background; alone, a chart is dark on white.
 STYLE = """
 .chart text { font: 12px system-ui, sans-serif; fill: var(--muted, #56606e); }
@@ -119,7 +119,7 @@ def memory_charts(runs: Sequence[RunCost]) -> list[Chart]:
     """Draw memory over time, one chart a run, all on the same axes so that they compare."""
     levels = [level for run in runs for level in (peak(run, "host_mib"), peak(run, "device_mib")) if level is not None]
     device = any(peak(run, "device_mib") is not None for run in runs)
-    most = max([*levels, GPU_LIMIT_MB if device else 1])
+    most = max([*levels, GPU_LIMIT_MIB if device else 1])
     return [_memory_chart(run, max([run.wall_s for run in runs] + [0.1]), most) for run in runs]
 
 
@@ -140,7 +140,7 @@ def _memory_chart(run: RunCost, seconds: float, most: float) -> Chart:
         parts.append(_text(place(at, 0)[0], bottom + 16, f"{at:g} s"))
     samples = _thinned(run.samples)
     if device is not None:
-        y = place(0, GPU_LIMIT_MB)[1]
+        y = place(0, GPU_LIMIT_MIB)[1]
         parts.append(_line(left, y, right, y, "limit"))
         parts.append(_curve([place(sample.seconds, sample.device_mib or 0) for sample in samples], "s0"))
     if host is not None:

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flare_eval.accuracy import Pair, Progress
-from flare_eval.results import CaseAccuracy
-from flare_runtime.errors import DeviceError, FlareError, UsageError
+from flare_eval.accuracy import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
+from flare_eval.results import CaseAccuracy, save
+from flare_runtime.command_line import exit_code_of, positive
+from flare_runtime.errors import DeviceError, UsageError
+from flare_runtime.output import check_folder
 
 EXIT_CODES = """\
 exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 5 no such GPU;
@@ -50,12 +52,12 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=_tolerance,
         nargs="+",
-        default=[2.0],
+        default=[TOLERANCE_MM],
         metavar="MM",
         help="of the surface Dice; the first one goes into the CSV (default: the challenge's 2)",
     )
     add("--official", action="store_true", help="leave out missing predictions, as the challenge's script does")
-    add("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
+    add("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
     parser.set_defaults(run=run_accuracy)
 
 
@@ -88,13 +90,6 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_report)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
-
-
 def _tolerance(text: str) -> float:
     value = float(text)
     if not 0 < value <= 100:
@@ -104,17 +99,13 @@ def _tolerance(text: str) -> float:
 
 def run_accuracy(args: argparse.Namespace) -> int:
     """Score the predictions of every method, write the results and print the table."""
-    from flare_eval.accuracy import find_pairs
-
     methods = named_paths(args.prediction)
     pairs = {name: find_pairs(args.reference, path, official=args.official) for name, path in methods.items()}
     return _score(pairs, args.output, args.tolerance, args.official, args.workers)
 
 
 def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], official: bool, workers: int) -> int:
-    from flare_eval.accuracy import evaluate
     from flare_eval.official_csv import accuracy_csv
-    from flare_eval.results import save
     from flare_eval.tables import accuracy_table, markdown
 
     results = []
@@ -142,12 +133,10 @@ def run_efficiency(args: argparse.Namespace) -> int:
     """Measure every method on every case, write the results and print the tables."""
     from tqdm import tqdm
 
-    from flare_eval.accuracy import TOLERANCE_MM, pairs_of
     from flare_eval.cost_tables import Cost, ratio_table, table_4
     from flare_eval.efficiency import Method, measure_methods
     from flare_eval.gpu import GpuMeter
     from flare_eval.official_csv import efficiency_csv
-    from flare_eval.results import save
     from flare_eval.tables import markdown
 
     methods = [Method.parse(text) for text in args.methods]
@@ -229,8 +218,6 @@ def make_folder(folder: Path) -> Path:
     Raises:
         OutputError: where it cannot be written to.
     """
-    from flare_runtime.output import check_folder
-
     check_folder(folder)
     return folder
 
@@ -249,18 +236,7 @@ def _progress_bar(name: str) -> Progress:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = parse_args(argv)
-    try:
-        code: int = args.run(args)
-    except FlareError as error:
-        print(f"flare-eval: {error}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        print(f"flare-eval: {error.name} is not installed; pip install 'flare-lite[eval]'", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("flare-eval: interrupted", file=sys.stderr)
-        return 130
-    return code
+    return exit_code_of("flare-eval", lambda: int(args.run(args)), "eval")
 
 
 if __name__ == "__main__":

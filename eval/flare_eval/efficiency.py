@@ -53,23 +53,14 @@ class Method:
         """Read NAME=COMMAND LINE.
 
         Raises:
-            UsageError: where the name or the placeholders are missing.
+            UsageError: where the name or the placeholders are missing, or there is no such program.
         """
         name, separator, line = text.partition("=")
         if not separator or not name or not set(name).isdisjoint("/ {|"):
             raise UsageError(f"{text!r}: give NAME=COMMAND, the name without spaces and slashes")
-        return cls.of(name, shlex.split(line))
-
-    @classmethod
-    def of(cls, name: str, command: Sequence[str]) -> "Method":
-        """Return a method of a command line.
-
-        Raises:
-            UsageError: where it does not say where input and output go, or there is no such program.
-        """
-        line = " ".join(command)
         if not any(given in line and made in line for given, made in (_FOLDERS, _ONE_FILE)):
             raise UsageError(f"{name}: the command must hold {{input}} and {{output}}, or {' and '.join(_ONE_FILE)}")
+        command = shlex.split(line)
         if shutil.which(command[0]) is None:
             raise UsageError(f"{name}: there is no program {command[0]!r}")
         return cls(name, tuple(command))

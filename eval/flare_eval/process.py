@@ -57,7 +57,7 @@ def measure(
         command: the program and its arguments.
         environment: set on top of this process's own.
         gpu: read at every sample, where there is one.
-        whole_machine: sample the memory that the whole machine uses beyond what it used before, and all processors,
+        whole_machine: sample the memory of all processes beyond what they had before, and all processors,
             for a command whose work is done by a daemon.
 
     Raises:
@@ -175,11 +175,8 @@ def _cpu_seconds(tree: Sequence[int]) -> float:
 
 
 def _machine_memory_mib() -> float:
-    sizes = {
-        line.split(":")[0]: int(line.split()[1])
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    }
-    return (sizes["MemTotal"] - sizes["MemAvailable"]) / 1024
+    # Not what /proc/meminfo calls available: in a virtual machine its balloon takes and gives that as it likes.
+    return _memory_mib([int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()])
 
 
 def _machine_cpu_seconds() -> float:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flare_runtime.errors import FlareError
+from flare_runtime.command_line import exit_code_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,12 +57,13 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    try:
-        run(parse_args(argv))
-    except FlareError as error:
-        print(f"flare-export: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    args = parse_args(argv)
+
+    def work() -> int:
+        run(args)
+        return 0
+
+    return exit_code_of("flare-export", work, "export")
 
 
 if __name__ == "__main__":

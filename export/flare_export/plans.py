@@ -57,7 +57,7 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
     Raises:
         ModelError: for that trap, a missing or circular parent, and what is not supported, each by name.
     """
-    configuration = _inherit(plans["configurations"], name, ())
+    configuration = inherited(plans["configurations"], name)
     stale = [key for key in OLD_STYLE_KEYS if key in configuration]
     if "architecture" in configuration and stale:
         raise ModelError(
@@ -74,14 +74,19 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
     return configuration
 
 
-def _inherit(configurations: Mapping[str, Any], name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def inherited(configurations: Mapping[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return one configuration with what it inherits, merged as nnU-Net merges: key by key, not deeply.
+
+    Raises:
+        ModelError: for a missing or circular parent.
+    """
     if name in seen:
         raise ModelError(f"the configurations {' -> '.join((*seen, name))} inherit from each other")
     if name not in configurations:
         raise ModelError(f"plans.json has no configuration {name!r}; it has {', '.join(configurations)}")
     own = deepcopy(configurations[name])
     parent = own.get("inherits_from")
-    return {**_inherit(configurations, parent, (*seen, name)), **own} if parent else own
+    return {**inherited(configurations, parent, (*seen, name)), **own} if parent else own
 
 
 def _architecture_from_old_keys(old: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flare_runtime import __version__
+from flare_runtime.command_line import positive
 from flare_runtime.errors import FlareError
 
 if TYPE_CHECKING:
@@ -56,21 +57,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="average over mirrored tiles, as nnU-Net does by default; up to 8 times the work",
     )
-    add("--threads", type=_positive, metavar="N", help="for the network (default: all cores)")
-    add("--max-voxels", type=_positive, default=None, metavar="N", help="refuse larger inputs (default: 2e9)")
+    add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
+    add("--max-voxels", type=positive, default=None, metavar="N", help="refuse larger inputs (default: 2e9)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report of the whole run")
     verbosity = parser.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="say nothing unless a case fails")
     verbosity.add_argument("--verbose", action="store_true", help="also print the time of every stage and every lesion")
     add("--version", action="version", version=f"flare-infer {__version__}")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from flare_runtime.arrays import Shape3, Vector3
 from flare_runtime.errors import CaseError
-from flare_runtime.volume import Remark
+from flare_runtime.volume import Remark, Volume
 
 SPACING_RANGE_MM = (0.1, 20.0)
 MAX_EXTENT_MM = 3000.0
@@ -95,8 +95,11 @@ def _mm(sizes: npt.NDArray[np.float64]) -> str:
     return " x ".join(f"{s:g}" for s in sizes) + " mm (x, y, z)"
 
 
-def corner_shift(first: Any, second: Any, shape: Shape3) -> float:
-    """Return how far the corners of two grids of one shape (z, y, x) are apart at most, in mm."""
-    difference = np.asarray(first.get_best_affine()) - np.asarray(second.get_best_affine())
-    corners = np.stack(np.meshgrid(*((0, n - 1) for n in shape[::-1]), (1,)), axis=-1).reshape(-1, 4)
-    return float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())
+def grid_difference(first: Volume, second: Volume) -> str | None:
+    """Return in what the grids of two volumes with headers differ, or None where they are one."""
+    if first.shape != second.shape:
+        return f"measures {second.shape} voxels (z, y, x), not {first.shape}"
+    difference = np.asarray(first.header.get_best_affine()) - np.asarray(second.header.get_best_affine())
+    corners = np.stack(np.meshgrid(*((0, n - 1) for n in first.shape[::-1]), (1,)), axis=-1).reshape(-1, 4)
+    shift = float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())
+    return f"lies up to {shift:.3g} mm off" if shift > MAX_CORNER_SHIFT * min(first.spacing_mm) else None

@@ -98,7 +98,7 @@ def test_a_missing_prediction_counts_as_0(score):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"spacing": (2.0, 1.0, 0.6)}, "beside the reference"), ({"origin": (5.0, 0.0, 0.0)}, "5 mm beside")],
+    [({"spacing": (2.0, 1.0, 0.6)}, "mm off"), ({"origin": (5.0, 0.0, 0.0)}, "5 mm off")],
 )
 def test_another_grid_is_named_and_counts_as_0(score, options, message):
     result = score(REFERENCE, REFERENCE, **options)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.command_line import exit_code_of, positive
+from flare_runtime.errors import UsageError
 from flare_train.plan import PATCH, PRESETS, SPACING_MM
 
 EXIT_CODES = "exit codes: 0 done; 1 internal error; 2 usage; 4 the plan has errors; 6 output"
@@ -35,7 +36,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--keep-pseudo-labels", action="store_true", help="keep DeepLesion's; the paper leaves them out"
     )
     select.add_argument("--keep-empty", action="store_true", help="keep cases without a lesion")
-    select.add_argument("--cap", type=int, metavar="N", help="at most N cases of a source (default: the paper's, none)")
+    select.add_argument(
+        "--cap", type=positive, metavar="N", help="at most N cases of a source (default: the paper's, none)"
+    )
     select.add_argument("--exclude", nargs="+", default=[], metavar="STEM", help="leave these cases out")
     select.set_defaults(run=run_select)
     plan = commands.add_parser("plan", help="write nnU-Net plans for a raw data set; say what the network amounts to")
@@ -53,16 +56,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
-
-
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all)"
+        "--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all)"
     )
 
 
@@ -174,18 +170,7 @@ def _tell_findings(plans: dict[str, Any], weights: Any = None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     args = parse_args(argv)
-    try:
-        code: int = args.run(args)
-    except FlareError as error:
-        print(f"flare-train: {error}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        print(f"flare-train: {error.name} is not installed; pip install 'flare-lite[train]'", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("flare-train: interrupted", file=sys.stderr)
-        return 130
-    return code
+    return exit_code_of("flare-train", lambda: int(args.run(args)), "train")
 
 
 if __name__ == "__main__":

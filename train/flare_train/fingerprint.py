@@ -42,7 +42,7 @@ def fingerprint(dataset: str, workers: int) -> Fingerprint:
     if missing:
         raise UsageError(f"set {' and '.join(missing)}: nnU-Net finds its data by these environment variables")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
 
     raw, preprocessed = (Path(os.environ[name]) for name in _FOLDERS)
     try:
@@ -51,6 +51,6 @@ def fingerprint(dataset: str, workers: int) -> Fingerprint:
         raise UsageError(f"{dataset}: {str(error).splitlines()[0]}") from error
     if not (raw / name / "dataset.json").is_file():
         raise UsageError(f"{raw / name}: holds no dataset.json; make the data set with `flare-train select`")
-    content = extract_fingerprint_dataset(int(name[7:10]), num_processes=workers, verbose=False)
+    content = extract_fingerprint_dataset(convert_dataset_name_to_id(name), num_processes=workers, verbose=False)
     shutil.copyfile(raw / name / "dataset.json", preprocessed / name / "dataset.json")
     return Fingerprint(content, name, preprocessed / name)

@@ -12,7 +12,7 @@ import numpy as np
 from flare_runtime.arrays import AnyArray
 from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError
-from flare_runtime.geometry import MAX_CORNER_SHIFT, corner_shift
+from flare_runtime.geometry import grid_difference
 from flare_runtime.lesions import find_lesions
 from flare_runtime.nifti import read_nifti
 from flare_runtime.volume import Volume
@@ -83,12 +83,14 @@ def inspect_case(case: TrainingCase) -> CaseFacts:
     if label is not None:
         scaled = (label.slope, label.intercept) != (1.0, 0.0)
         values = label.intensities(label.voxels) if scaled else label.voxels
-        _check_values(facts, values)
-        _add_lesions(facts, values == 1, label)
+        mask = values == 1
+        _check_values(facts, values, mask)
+        _add_lesions(facts, mask, label)
         if image is not None:
-            _compare_grids(facts, image, label)
-            if "geometry" not in facts.problems:
-                _add_intensities(facts, image, values == 1)
+            if difference := grid_difference(image, label):
+                facts.add("geometry", f"{facts.stem}: against the image, the label {difference}")
+            else:
+                _add_intensities(facts, image, mask)
     return facts
 
 
@@ -103,12 +105,12 @@ def _read(facts: CaseFacts, kind: str, path: object) -> Volume | None:
         return None
 
 
-def _check_values(facts: CaseFacts, values: AnyArray) -> None:
-    odd = values[(values != 0) & (values != 1)]
+def _check_values(facts: CaseFacts, values: AnyArray, mask: AnyArray) -> None:
+    odd = values[(values != 0) & ~mask]
     if len(odd):
         shown = ", ".join(f"{value:g}" for value in np.unique(odd)[:5].tolist())
         facts.add("not_binary", f"{facts.stem}: the label holds {shown}; only 0 and 1 are allowed")
-    if not (values == 1).any():
+    if not mask.any():
         facts.add("empty_label", f"{facts.stem}: no voxel is labelled")
 
 
@@ -116,15 +118,6 @@ def _add_lesions(facts: CaseFacts, mask: AnyArray, label: Volume) -> None:
     voxel_mm3 = float(np.prod(label.spacing_mm))
     found = find_lesions(mask.astype(np.uint8), label.spacing_mm)
     facts.lesions_mm3 = [round(lesion.voxels * voxel_mm3, 3) for lesion in found]
-
-
-def _compare_grids(facts: CaseFacts, image: Volume, label: Volume) -> None:
-    if image.shape != label.shape:
-        facts.add("geometry", f"{facts.stem}: the image measures {image.shape} voxels, the label {label.shape}")
-        return
-    shift = corner_shift(image.header, label.header, image.shape)
-    if shift > MAX_CORNER_SHIFT * min(image.spacing_mm):
-        facts.add("geometry", f"{facts.stem}: image and label lie up to {shift:.3g} mm apart")
 
 
 def _add_intensities(facts: CaseFacts, image: Volume, mask: AnyArray) -> None:

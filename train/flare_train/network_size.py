@@ -12,6 +12,7 @@ from torch import nn
 from flare_export.architecture import build_network, count_macs
 
 _GIB = 2**30
+_INPUTS, _OUTPUTS = 1, 2
 # Of a convolution's output, mixed precision keeps for the backward pass the output itself and the normalised one
 # (two bytes each); the nonlinearity works in place.
 _KEPT_BYTES = 4
@@ -52,17 +53,17 @@ class NetworkSize:
         ]
 
 
-def network_size(configuration: Mapping[str, Any], *, inputs: int = 1, outputs: int = 2) -> NetworkSize:
-    """Measure the network of a configuration of nnU-Net plans, without computing anything.
+def network_size(configuration: Mapping[str, Any]) -> NetworkSize:
+    """Measure the network of a configuration of plans, one image in and two classes out, without computing anything.
 
     Raises:
         ModelError: where the `architecture` block is none that can be built.
     """
-    network = build_network(configuration["architecture"], inputs, outputs).to("meta")
+    network = build_network(configuration["architecture"], _INPUTS, _OUTPUTS).to("meta")
     patch = tuple(int(side) for side in configuration["patch_size"])
     batch = int(configuration["batch_size"])
-    kept, surplus = _outputs(network, (inputs, *patch))
-    macs = count_macs(network, (inputs, *patch))
+    kept, surplus = _outputs(network, (_INPUTS, *patch))
+    macs = count_macs(network, (_INPUTS, *patch))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     encoder = sum(tensor.numel() for name, tensor in network.named_parameters() if name.startswith("encoder."))
     z, y, x = (side * spacing for side, spacing in zip(patch, configuration["spacing"], strict=True))

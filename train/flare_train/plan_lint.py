@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flare_export.plans import OLD_STYLE_KEYS
+from flare_export.errors import ModelError
+from flare_export.plans import OLD_STYLE_KEYS, inherited
 
 # What decides the preprocessed data: two configurations that differ here must not share a data identifier.
 _PREPROCESSING_KEYS = (
@@ -48,12 +49,9 @@ def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None 
     findings: list[Finding] = []
     for name, own in configurations.items():
         try:
-            whole = _inherited(configurations, name)
-        except KeyError as error:
-            findings.append(Finding("error", name, f"inherits from {error.args[0]!r}, which does not exist"))
-            continue
-        except RecursionError:
-            findings.append(Finding("error", name, "inherits from itself in the end"))
+            whole = inherited(configurations, name)
+        except ModelError as error:
+            findings.append(Finding("error", name, str(error)))
             continue
         try:
             findings += [Finding("error", name, text) for text in _network_traps(whole, checkpoint_weights)]
@@ -65,13 +63,6 @@ def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None 
         for first, second in _sharing(configurations)
     ]
     return findings
-
-
-def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    own = configurations[name]
-    parent = own.get("inherits_from")
-    # nnU-Net's merge is shallow: a nested block replaces its parent's whole.
-    return {**_inherited(configurations, parent), **own} if parent else dict(own)
 
 
 def _network_traps(whole: Mapping[str, Any], weights: Mapping[str, Any] | None) -> list[str]:
@@ -111,7 +102,7 @@ def _data_traps(configurations: Mapping[str, Any], own: Mapping[str, Any], whole
     parent_name = own.get("inherits_from")
     if not parent_name or "data_identifier" in own:
         return []
-    parent = _inherited(configurations, parent_name)
+    parent = inherited(configurations, parent_name)
     changed = [key for key in _PREPROCESSING_KEYS if whole.get(key) != parent.get(key)]
     if not changed:
         return []
@@ -126,8 +117,8 @@ def _sharing(configurations: Mapping[str, Any]) -> list[tuple[str, str]]:
     resolved = {}
     for name in configurations:
         try:
-            resolved[name] = _inherited(configurations, name)
-        except (KeyError, RecursionError):
+            resolved[name] = inherited(configurations, name)
+        except ModelError:
             continue
     names = list(resolved)
     return [

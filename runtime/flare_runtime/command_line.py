@@ -1,0 +1,36 @@
+"""What the programs of this project share: an argument's type, and errors as one line and an exit code."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from flare_runtime.errors import FlareError, UsageError
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def exit_code_of(program: str, run: Callable[[], int], extra: str) -> int:
+    """Run a program and return its exit code; what is wrong becomes one line on standard error.
+
+    Args:
+        program: its name.
+        run: does the work and returns the exit code.
+        extra: of the packages that the program needs and a plain installation lacks.
+    """
+    try:
+        return run()
+    except FlareError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        print(f"{program}: {error.name} is not installed; pip install 'flare-lite[{extra}]'", file=sys.stderr)
+        return UsageError.exit_code
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
