@@ -34,8 +34,8 @@ class TrainingCase:
     label: Path | None
 
 
-def find_cases(root: Path) -> list[TrainingCase]:
-    """Return every case under `root`, in order of stems.
+def find_cases(*roots: Path) -> list[TrainingCase]:
+    """Return every case under the folders `roots`, in order of stems.
 
     Images are `<stem>_0000.nii.gz`, labels `<stem>.nii.gz`; a stem may itself end in a number. Of several labels with
     one stem the one whose folder is nearest to the image's counts.
@@ -46,7 +46,7 @@ def find_cases(root: Path) -> list[TrainingCase]:
     images: dict[str, Path] = {}
     labels: dict[str, list[Path]] = {}
     names: dict[str, list[Path]] = {}
-    for path in _files(root):
+    for path in (path for root in roots for path in _files(root)):
         names.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
     for name, paths in names.items():
         case = _CHANNEL.sub("", name)
@@ -59,8 +59,9 @@ def find_cases(root: Path) -> list[TrainingCase]:
         elif case == name or f"{case}{_FIRST_CHANNEL}" not in names:  # else a further channel of `case`
             labels[name] = paths
     if not images:
+        given = ", ".join(map(str, roots))
         raise UsageError(
-            f"{root}: holds no <case>_0000.nii.gz, however deep; give the folder of a FLARE-style data set"
+            f"{given}: no <case>_0000.nii.gz there, however deep; give the folder of a FLARE-style data set"
         )
     return [_case(stem, images.get(stem), labels.get(stem, [])) for stem in sorted({*images, *labels})]
 

@@ -1,4 +1,4 @@
-"""`flare-train`: look at a training set, choose from it, and plan the network."""
+"""`flare-train`: look at a training set, choose from it, plan the network, train it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flare-train", description=__doc__, epilog=EXIT_CODES)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="statistics by source, and what is wrong with which file")
-    inspect.add_argument("dataset", type=Path, help="folder of a FLARE-style data set")
+    inspect.add_argument("dataset", type=Path, nargs="+", help="folder of a FLARE-style data set")
     inspect.add_argument("-o", "--output", type=Path, required=True, help="gets facts.jsonl, summary.json, sources.png")
     _add_workers(inspect)
     inspect.set_defaults(run=run_inspect)
@@ -39,21 +39,57 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     select.add_argument(
         "--cap", type=positive, metavar="N", help="at most N cases of a source (default: the paper's, none)"
     )
-    select.add_argument("--exclude", nargs="+", default=[], metavar="STEM", help="leave these cases out")
+    select.add_argument(
+        "--exclude", nargs="+", default=[], metavar="STEM", help="leave these cases out; patterns are allowed"
+    )
+    select.add_argument(
+        "--validation", nargs="+", default=[], metavar="STEM", help="hold these out of fold 0; patterns are allowed"
+    )
     select.set_defaults(run=run_select)
     plan = commands.add_parser("plan", help="write nnU-Net plans for a raw data set; say what the network amounts to")
     plan.add_argument("dataset", help="number or name of an nnU-Net raw data set")
     plan.add_argument("--preset", choices=PRESETS, default="s4", help="the network (default: %(default)s)")
+    plan.add_argument(
+        "--features", type=positive, nargs="+", metavar="N", help="per stage, in place of the preset's; so many stages"
+    )
     plan.add_argument("--spacing", type=float, nargs=3, default=SPACING_MM, metavar=("Z", "Y", "X"), help="mm")
     plan.add_argument("--patch", type=int, nargs=3, default=PATCH, metavar=("Z", "Y", "X"), help="voxels")
     plan.add_argument("--name", help="of the plans (default: flare_PRESET)")
     _add_workers(plan)
     plan.set_defaults(run=run_plan)
+    _add_run(commands)
     lint = commands.add_parser("lint", help="find the traps in any nnU-Net plans file")
     lint.add_argument("plans", type=Path)
     lint.add_argument("--checkpoint", type=Path, help="compare its stage count with the plans'")
     lint.set_defaults(run=run_lint)
     return parser.parse_args(argv)
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="train, in stretches with a validation after each; again to resume")
+    run.add_argument("dataset", help="number or name of an nnU-Net raw data set that was planned")
+    run.add_argument("--plans", default="flare_s4", help="name of the plans (default: %(default)s)")
+    run.add_argument("--fold", choices=("all", *"01234"), default="all", help="to train (default: %(default)s)")
+    run.add_argument("--validation", type=Path, metavar="DATASET", help="validate on these, not the fold's own")
+    run.add_argument("--epochs", type=positive, default=2000, help="of the first stretch (default: %(default)s)")
+    run.add_argument("--extension", type=positive, default=500, help="epochs added at a time (default: %(default)s)")
+    run.add_argument("--last", type=positive, help="epochs at most (default: 5000, or --epochs if that is more)")
+    run.add_argument(
+        "--patience", type=positive, default=1, metavar="N", help="validations without a better DSC (default: 1)"
+    )
+    run.add_argument("--iterations", type=positive, default=250, help="batches an epoch (default: %(default)s)")
+    run.add_argument("--val-iterations", type=positive, default=50, help="for the pseudo Dice (default: %(default)s)")
+    run.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: %(default)s)")
+    run.add_argument("--learning-rate", type=float, default=1e-3, help="of the first epoch (default: %(default)s)")
+    run.add_argument("--weight-decay", type=float, default=3e-5, help="(default: %(default)s)")
+    run.add_argument("--initial-weights", type=Path, metavar="CHECKPOINT", help="begin with these weights")
+    run.add_argument("--small-lesions", action="store_true", help="draw small lesions as often as large ones")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--gpus", type=int, metavar="N", help="how many; 0 for the CPU (default: 1 where there is one)")
+    run.add_argument("--augmenters", type=int, metavar="N", help="augmentation processes; 0 for reproducible runs")
+    run.add_argument("--country", help="three-letter code; measures energy and CO2 with codecarbon")
+    _add_workers(run)
+    run.set_defaults(run=run_training)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +110,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     from flare_train.cases import find_cases
     from flare_train.inspection import CaseFacts, inspect_cases
 
-    cases = find_cases(args.dataset)
+    cases = find_cases(*args.dataset)
     check_folder(args.output)
 
     def bar(facts: Iterable[CaseFacts], count: int) -> Iterable[CaseFacts]:
@@ -116,10 +152,13 @@ def run_select(args: argparse.Namespace) -> int:
         empty_labels=args.keep_empty,
         cap=args.cap,
         exclude=args.exclude,
+        validation=args.validation,
     )
     kept = write_raw_dataset(choices, args.output)
     write_manifest(choices, args.output / "selection.jsonl")
     print(f"{kept} of {len(choices)} cases kept")
+    if held_out := sum(choice.validation for choice in choices):
+        print(f"  {held_out} of them to validate on (fold 0)")
     for reason, count in Counter(choice.reason for choice in choices if not choice.kept).most_common():
         print(f"  {count} dropped: {reason}")
     return 0
@@ -130,23 +169,64 @@ def run_plan(args: argparse.Namespace) -> int:
     from flare_runtime.output import replacing
     from flare_train.fingerprint import fingerprint
     from flare_train.network_size import network_size
-    from flare_train.plan import CONFIGURATION, make_plans
+    from flare_train.nnunet_folders import find_dataset
+    from flare_train.plan import CONFIGURATION, Preset, make_plans
 
-    preset = PRESETS[args.preset]
+    preset = Preset(args.preset, tuple(args.features or PRESETS[args.preset].features))
     if any(side % preset.reduction for side in args.patch):
         raise UsageError(f"the patch {tuple(args.patch)} has to be a multiple of {preset.reduction} along every axis")
-    found = fingerprint(args.dataset, args.workers)
+    dataset = find_dataset(args.dataset)
+    content = fingerprint(dataset, args.workers)
     name = args.name or f"flare_{preset.name}"
-    plans = make_plans(
-        found.content, found.dataset_name, name, preset.features, spacing_mm=args.spacing, patch=args.patch
-    )
-    target = found.preprocessed / f"{name}.json"
+    plans = make_plans(content, dataset.name, name, preset.features, spacing_mm=args.spacing, patch=args.patch)
+    target = dataset.preprocessed / f"{name}.json"
     with replacing(target) as file:
         file.write(json.dumps(plans, indent=2).encode() + b"\n")
     print(target)
     for line in network_size(plans["configurations"][CONFIGURATION]).lines:
         print(f"  {line}")
     return _tell_findings(plans)
+
+
+def run_training(args: argparse.Namespace) -> int:
+    """Preprocess if need be, train to the end of the schedule, and print where the best network is."""
+    if args.augmenters is not None:  # before nnU-Net is imported
+        os.environ.update(nnUNet_n_proc_DA=str(args.augmenters))
+    import torch
+
+    from flare_train.nnunet_folders import RESULTS, find_dataset
+    from flare_train.preprocessing import preprocess
+    from flare_train.recipe import Recipe
+    from flare_train.run import Run
+    from flare_train.schedule import Schedule
+    from flare_train.training import train
+
+    run = Run(
+        dataset=find_dataset(args.dataset, RESULTS),
+        plans=args.plans,
+        fold=args.fold,
+        recipe=Recipe(
+            learning_rate=args.learning_rate,
+            optimizer=args.optimizer,
+            weight_decay=args.weight_decay,
+            iterations=args.iterations,
+            val_iterations=args.val_iterations,
+            small_lesions=args.small_lesions,
+            seed=args.seed,
+        ),
+        schedule=Schedule(args.epochs, args.extension, args.last or max(5000, args.epochs), args.patience),
+        gpus=int(torch.cuda.is_available()) if args.gpus is None else args.gpus,
+        initial_weights=args.initial_weights,
+        validation=args.validation,
+        country=args.country,
+    )
+    if args.initial_weights and not args.initial_weights.is_file():
+        raise UsageError(f"{args.initial_weights}: there is no such checkpoint")
+    preprocess(run.dataset, run.plans, args.workers)
+    record = train(run)
+    kept = f"checkpoint_epoch_{record.best.epochs}.pth" if record.best else "checkpoint_final.pth"
+    print(f"flare-export {run.model_folder} --fold {run.fold} --checkpoint {kept} -o BUNDLE")
+    return 0
 
 
 def run_lint(args: argparse.Namespace) -> int:

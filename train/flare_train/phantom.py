@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,9 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
 from flare_train.anatomy import SITE_TISSUE, Anatomy, Axes, FloatArray, Lesion, Tissue, draw_anatomy, draw_lesions
+from flare_train.thigh import THIGH_HU, draw_thigh
+
+Kind: TypeAlias = Literal["trunk", "thigh"]
 
 # Mean HU of each tissue and how far a seed may move it.
 _HU: dict[Tissue, tuple[float, float]] = {
@@ -38,6 +42,7 @@ _HU: dict[Tissue, tuple[float, float]] = {
     Tissue.LIVER_VESSEL: (150, 10),
 }
 _BLUR_MM = 0.7  # in-plane resolution of the scanner, as a Gaussian sigma
+_MARGIN_MM = 50.0  # what a thigh's scan shows around the mass
 _SLAB_VOXELS = 4_000_000  # what is sampled at once, so that floats never exist for the whole volume
 
 
@@ -55,28 +60,44 @@ def make_phantom(
     seed: int,
     shape: tuple[int, int, int] = (96, 256, 256),
     spacing_mm: tuple[float, float, float] = (2.5, 1.5, 1.5),
+    kind: Kind = "trunk",
 ) -> Phantom:
-    """Sample the trunk of `seed` on a grid; shape and spacing (z, y, x) choose the voxels, not the anatomy.
+    """Sample the trunk or thigh of `seed` on a grid; shape and spacing (z, y, x) choose the voxels, not the anatomy.
 
     The trunk's centre is the scan's centre. Lesions lie within 80 mm of it along z, so that a scan of 160 mm or more
-    has them all. The image is int16 HU, the mask uint8 with 1 in every lesion.
+    has them all. A thigh's scan is centred on its one mass. The image is int16 HU, the mask uint8 with 1 in every
+    lesion.
     """
     if min(shape) < 1 or min(spacing_mm) <= 0:
         raise ValueError(f"shape must be at least 1 and spacing positive along (z, y, x); got {shape} and {spacing_mm}")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind}")
     rng = np.random.default_rng(seed)
-    anatomy = draw_anatomy(rng)
-    lesions = draw_lesions(rng, anatomy)
-    hu = np.array([mean + rng.uniform(-spread, spread) for mean, spread in (_HU[t] for t in Tissue)], np.float32)
+    if kind == "thigh":
+        thigh = draw_thigh(rng)
+        lesions, paint, means = thigh.lesions, thigh.paint, _HU | THIGH_HU
+    else:
+        anatomy = draw_anatomy(rng)
+        lesions = draw_lesions(rng, anatomy)
+        paint, means = partial(_paint, anatomy, lesions), _HU
+    hu = np.array([mean + rng.uniform(-spread, spread) for mean, spread in (means[t] for t in Tissue)], np.float32)
     noise_hu = float(rng.uniform(10.0, 20.0))
     z, y, x = (_coordinates(n, step) for n, step in zip(shape, spacing_mm, strict=True))
     image, mask = np.empty(shape, np.int16), np.zeros(shape, np.uint8)
     step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         part = slice(start, start + step)
-        field = _paint(anatomy, lesions, hu, (z[part], y, x), mask[part])
+        field = paint(hu, (z[part], y, x), mask[part])
         _scan(field, rng, noise_hu, spacing_mm)
         image[part] = np.clip(np.rint(field), -1024, 3071)
     return Phantom(image, mask, spacing_mm, lesions)
+
+
+def thigh_case(seed: int, spacing_mm: tuple[float, float, float] = (3.27, 0.98, 0.98)) -> Phantom:
+    """Sample the thigh of `seed` in the box of its mass and 50 mm on each side."""
+    extent_mm = draw_thigh(np.random.default_rng(seed)).extent_mm
+    nz, ny, nx = (round((e + 2 * _MARGIN_MM) / s) for e, s in zip(extent_mm, spacing_mm, strict=True))
+    return make_phantom(seed, (nz, ny, nx), spacing_mm, "thigh")
 
 
 def write_case(phantom: Phantom, image_path: Path, label_path: Path) -> None:
@@ -147,16 +168,35 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder that gets imagesTr and labelsTr")
     parser.add_argument("--cases", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case; each next case adds one")
-    parser.add_argument("--shape", type=int, nargs=3, default=(96, 256, 256), metavar=("Z", "Y", "X"))
-    parser.add_argument("--spacing", type=float, nargs=3, default=(2.5, 1.5, 1.5), metavar=("Z", "Y", "X"), help="mm")
+    parser.add_argument("--kind", choices=get_args(Kind), default="trunk")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="voxels; without it 96 256 256 for a trunk, and for a thigh its mass and 50 mm around",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="mm; without it 2.5 1.5 1.5 for a trunk and 3.27 0.98 0.98 for a thigh",
+    )
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> list[str]:
     """Write the phantoms asked for and return their stems."""
-    shape, spacing = tuple(args.shape), tuple(args.spacing)
+    spacing = tuple(args.spacing or ((2.5, 1.5, 1.5) if args.kind == "trunk" else (3.27, 0.98, 0.98)))
+
+    def case(seed: int) -> Phantom:
+        if args.kind == "thigh" and args.shape is None:
+            return thigh_case(seed, spacing)
+        return make_phantom(seed, tuple(args.shape or (96, 256, 256)), spacing, args.kind)
+
     seeds = range(args.seed, args.seed + args.cases)
-    return write_dataset(args.output, ((f"phantom_{seed:04d}", make_phantom(seed, shape, spacing)) for seed in seeds))
+    return write_dataset(args.output, ((f"phantom_{seed:04d}", case(seed)) for seed in seeds))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from flare_runtime.errors import OutputError
 from flare_runtime.output import replacing
 from flare_runtime.sources import PSEUDO_LABELLED, VALIDATION
+from flare_train.fingerprint import SPLITS
 from flare_train.inspection import CaseFacts
 
 
@@ -25,6 +27,7 @@ class Choice(msgspec.Struct, frozen=True):
     label: str
     kept: bool
     reason: str
+    validation: bool = False
 
 
 def select(
@@ -34,6 +37,7 @@ def select(
     empty_labels: bool = False,
     cap: int | None = None,
     exclude: Sequence[str] = (),
+    validation: Sequence[str] = (),
 ) -> list[Choice]:
     """Decide on every case, in the order given.
 
@@ -43,13 +47,13 @@ def select(
         empty_labels: keep cases without a lesion.
         cap: at most so many cases of a source; which ones depends on their names alone, so that a larger cap keeps
             what a smaller one kept.
-        exclude: stems to leave out, such as a validation set.
+        exclude: stems to leave out, or patterns of them such as `STS_00*`.
+        validation: stems or patterns of cases to validate on, which then are not trained on in fold 0.
     """
-    excluded = frozenset(exclude)
     choices = []
     for case in facts:
         problems = [p for p in case.problems if not (empty_labels and p == "empty_label")]
-        if case.stem in excluded:
+        if _matches(case.stem, exclude):
             reason = "excluded by name"
         elif case.source == PSEUDO_LABELLED and not pseudo_labels:
             reason = "pseudo label"
@@ -57,12 +61,19 @@ def select(
             reason = "validation set"
         else:
             reason = ", ".join(problems)
-        choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason))
+        held_out = not reason and _matches(case.stem, validation)
+        choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason, held_out))
     return _capped(choices, cap) if cap is not None else choices
 
 
+def _matches(stem: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(stem, pattern) for pattern in patterns)
+
+
 def _capped(choices: list[Choice], cap: int) -> list[Choice]:
-    order = sorted((choice for choice in choices if choice.kept), key=lambda choice: _lot(choice.stem))
+    order = sorted(
+        (choice for choice in choices if choice.kept and not choice.validation), key=lambda choice: _lot(choice.stem)
+    )
     seen: Counter[str] = Counter()
     surplus = set()
     for choice in order:
@@ -95,6 +106,8 @@ def write_manifest(choices: Sequence[Choice], target: Path) -> None:
 def write_raw_dataset(choices: Sequence[Choice], folder: Path) -> int:
     """Make an nnU-Net raw data set of links to the kept cases; return how many.
 
+    Where some were chosen to validate on, splits_final.json tells nnU-Net's fold 0 apart.
+
     A folder that is there is brought up to date: links that no longer belong to it are removed, other files refused.
 
     Raises:
@@ -113,9 +126,21 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path) -> int:
         "numTraining": len(kept),
         "file_ending": ".nii.gz",
     }
-    with replacing(folder / "dataset.json") as file:
-        file.write(json.dumps(dataset, indent=2).encode() + b"\n")
+    _write_json(folder / "dataset.json", dataset)
+    split = {
+        name: [choice.stem for choice in kept if choice.validation == held_out]
+        for name, held_out in (("train", False), ("val", True))
+    }
+    if split["val"]:
+        _write_json(folder / SPLITS, [split])
+    else:
+        (folder / SPLITS).unlink(missing_ok=True)
     return len(kept)
+
+
+def _write_json(target: Path, content: object) -> None:
+    with replacing(target) as file:
+        file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def _link(folder: Path, links: Mapping[str, str]) -> None:

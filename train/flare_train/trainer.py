@@ -1,41 +1,145 @@
-"""nnU-Net's own trainer, made fast enough on a CPU to train the lightweight network there."""
+"""nnU-Net's own trainer with the paper's recipe, checkpoints that a kill cannot tear, and seeded epochs."""
 
 from __future__ import annotations
 
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
+from tqdm import tqdm
+
+from flare_train.cpu_network import compute_in_bfloat16
+from flare_train.recipe import Recipe
+from flare_train.schedule import POLY_EXPONENT, Schedule
+
+LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
+# nnU-Net saves every so many epochs; this class saves after each, when the epoch's books are closed.
+_NEVER = 2**31
+_CUDA = torch.device("cuda")
 
 
 class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
-    """nnU-Net's loss, augmentation, loader and schedule; only the network's precision on a CPU is ours.
+    """nnU-Net's network, loss, augmentation, loader and steps with the paper's optimiser and length.
 
-    The length is nnU-Net's: set `num_epochs`, `num_iterations_per_epoch` and `num_val_iterations_per_epoch` before
-    `run_training()`. nnU-Net loads the checkpoints where `nnUNet_extTrainer` names this module's folder.
+    By itself, as `nnUNetv2_train -tr FlareTrainer` with `nnUNet_extTrainer` naming this module's folder, it trains the
+    first stretch of the schedule; `flare-train run` adds extensions and validation.
+
+    Attributes:
+        recipe: set it before `initialize()`.
+        on_epoch: called with the trainer after every epoch, once its checkpoint is written.
     """
 
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = _CUDA,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.recipe = Recipe()
+        self.on_epoch: Callable[[FlareTrainer], None] | None = None
+        self.num_epochs = Schedule().first
+        self.save_every = _NEVER
+        self._bar: tqdm[Any] | None = None
+
     def initialize(self) -> None:
-        """Build network, optimizer and loss as nnU-Net does, then let a CPU run the network in bfloat16."""
+        """Take over the recipe, then build network, optimizer and loss as nnU-Net does; a CPU computes in bfloat16."""
+        self.initial_lr, self.weight_decay = self.recipe.learning_rate, self.recipe.weight_decay
+        self.num_iterations_per_epoch = self.recipe.iterations
+        self.num_val_iterations_per_epoch = self.recipe.val_iterations
+        torch.manual_seed(self.recipe.seed)
         super().initialize()
         if self.device.type == "cpu":
             compute_in_bfloat16(self.network)
 
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """Return the recipe's optimiser and nnU-Net's poly curve up to `num_epochs`."""
+        if self.recipe.optimizer == "sgd":
+            return super().configure_optimizers()  # type: ignore[no-any-return]
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, POLY_EXPONENT)
 
-def compute_in_bfloat16(network: nn.Module) -> None:
-    """Make a CPU network compute in bfloat16, channels last, and still take and give float32.
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Return nnU-Net's datasets, the first with every lesion as likely as any other if the recipe says so."""
+        training, validation = super().get_tr_and_val_datasets()
+        if self.recipe.small_lesions:
+            from flare_train.lesion_sampling import LesionDataset
 
-    nnU-Net's steps use autocast on CUDA alone. Wrapping the forward pass leaves them, and the loss in float32, as
-    they are; the weights keep their names and their float32 values.
+            training = LesionDataset(training, Path(self.preprocessed_dataset_folder))
+        return training, validation
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, so that one that was interrupted comes out as if it had not been."""
+        seeds = np.random.SeedSequence([self.recipe.seed, self.current_epoch, self.local_rank]).generate_state(3)
+        random.seed(int(seeds[0]))
+        np.random.seed(seeds[1])  # noqa: NPY002  # nnU-Net draws from the global generator
+        torch.manual_seed(int(seeds[2]))
+        super().on_train_epoch_start()
+        if self.local_rank == 0:
+            total, name = self.num_iterations_per_epoch, f"epoch {self.current_epoch + 1} of {self.num_epochs}"
+            self._bar = tqdm(total=total, desc=name, unit="batch", leave=False, disable=None)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on a batch and move the progress bar on."""
+        result: dict[str, Any] = super().train_step(batch)
+        if self._bar is not None:
+            self._bar.update()
+        return result
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Take the progress bar away."""
+        super().on_train_epoch_end(train_outputs)
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_epoch_end(self) -> None:
+        """Let nnU-Net close the epoch, then save all of it.
+
+        nnU-Net saves before it has noted a new best score, which a resumed training would then note again for a
+        worse network.
+        """
+        super().on_epoch_end()
+        self.current_epoch -= 1  # `save_checkpoint` counts the epoch that is running
+        self.save_checkpoint(os.path.join(self.output_folder, LATEST))  # noqa: PTH118  # nnU-Net's paths are strings
+        self.current_epoch += 1
+        if self.local_rank == 0 and self.on_epoch is not None:
+            self.on_epoch(self)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint under another name first, so that `filename` never holds half of one."""
+        target = Path(filename)
+        partial = target.with_name(f".partial-{target.name}")
+        super().save_checkpoint(str(partial))
+        if self.local_rank == 0 and partial.is_file():
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
+        """Keep what nnU-Net says for its log file."""
+        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """Return the checkpoint of a fold with the most epochs and their number; None and 0 where there is none.
+
+    A killed run can leave both: the final one of a stretch beside the latest one of the stretch before or after.
     """
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stub lacks it
-    forward = network.forward
+    found = [(trained_epochs(path), path) for name in (FINAL, LATEST) if (path := folder / name).is_file()]
+    if not found:
+        return None, 0
+    epochs, path = max(found, key=lambda pair: pair[0])
+    return path, epochs
 
-    def forward_in_bfloat16(image: torch.Tensor) -> Any:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = forward(image.contiguous(memory_format=torch.channels_last_3d))
-        # Deep supervision gives one output a scale.
-        return [scale.float() for scale in output] if isinstance(output, list) else output.float()
 
-    network.forward = forward_in_bfloat16
+def trained_epochs(checkpoint: Path) -> int:
+    """Return after how many epochs a checkpoint was written."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["current_epoch"])

@@ -1,0 +1,42 @@
+"""Energy and CO2 of a training session, by codecarbon without a network."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flare_runtime.errors import UsageError
+
+
+class EmissionsMeter:
+    """Measures the machine from its making on: what the processor, memory and GPUs report, estimates elsewhere."""
+
+    def __init__(self, country: str) -> None:
+        """Start measuring.
+
+        Args:
+            country: whose electricity is used, as a three-letter ISO 3166 code such as CHN.
+
+        Raises:
+            UsageError: where codecarbon does not know the country.
+        """
+        from codecarbon import OfflineEmissionsTracker
+
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before it heeds `log_level`
+        self._tracker: Any = OfflineEmissionsTracker(
+            country_iso_code=country, save_to_file=False, log_level="critical", allow_multiple_runs=True
+        )
+        if country not in self._tracker._data_source.get_global_energy_mix_data():
+            raise UsageError(
+                f"{country}: no country that codecarbon knows; give its three-letter ISO code, such as CHN"
+            )
+        self._tracker.start()
+
+    def read(self) -> tuple[float, float]:
+        """Return the kWh used and the kg of CO2 equivalents emitted so far."""
+        co2_kg = self._tracker.flush()
+        return round(float(self._tracker._total_energy.kWh), 6), round(float(co2_kg or 0.0), 6)
+
+    def stop(self) -> None:
+        """End the measurement."""
+        self._tracker.stop()

@@ -1,0 +1,57 @@
+"""nnU-Net's preprocessing of a data set for a plan, done once and done again where anything it depends on changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flare_export.plans import read_json
+from flare_runtime.errors import UsageError
+from flare_runtime.output import replacing
+from flare_train.nnunet_folders import DatasetFolders
+from flare_train.plan import CONFIGURATION
+
+# Of a configuration, what its preprocessed data do not depend on.
+_OF_TRAINING = ("architecture", "batch_size", "batch_dice")
+# Beside the folder of preprocessed data, which nnU-Net lists: a file in it would be taken for a case.
+_STAMP = "{identifier}.done"
+
+
+def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
+    """Preprocess every case of a raw data set, unless that was done and neither plan nor files have changed.
+
+    Args:
+        dataset: its folders.
+        plans_name: of the plans that `flare-train plan` wrote.
+        workers: processes.
+
+    Raises:
+        UsageError: where there are no such plans.
+    """
+    file = dataset.preprocessed / f"{plans_name}.json"
+    if not file.is_file():
+        raise UsageError(f"{file}: there is no such plan; write it with `flare-train plan`")
+    plans = read_json(file)
+    configuration = plans["configurations"][CONFIGURATION]
+    stamp = dataset.preprocessed / _STAMP.format(identifier=configuration["data_identifier"])
+    state = _state(dataset.raw, plans, configuration)
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
+        return
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+
+    stamp.unlink(missing_ok=True)
+    preprocess_dataset(dataset.number, plans_name, (CONFIGURATION,), (workers,))
+    with replacing(stamp) as target:
+        target.write(state.encode())
+
+
+def _state(raw: Path, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
+    files = sorted(path for name in ("imagesTr", "labelsTr") for path in (raw / name).iterdir())
+    facts = {
+        "configuration": {key: value for key, value in configuration.items() if key not in _OF_TRAINING},
+        "intensities": plans["foreground_intensity_properties_per_channel"],
+        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

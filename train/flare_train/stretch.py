@@ -1,0 +1,125 @@
+"""One stretch of epochs: nnU-Net's training loop on a CPU, a GPU or several, from the newest checkpoint to an epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from flare_eval.efficiency import machine
+from flare_eval.gpu import GpuMeter
+from flare_train.emissions import EmissionsMeter
+from flare_train.plan import CONFIGURATION
+from flare_train.run import Run
+from flare_train.run_record import RunRecord, Session
+from flare_train.trainer import FlareTrainer, newest_checkpoint
+from flare_train.validation import quiet
+
+Tell = Callable[[str], None]
+
+
+def train_stretch(run: Run, end: int, tell: Tell) -> None:
+    """Train from where the newest checkpoint stands, or from the start, until `end` epochs are done."""
+    if run.gpus > 1:
+        from nnunetv2.run.run_training import find_free_network_port
+        from torch.multiprocessing.spawn import spawn
+
+        os.environ["MASTER_ADDR"] = "localhost"
+        os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
+        spawn(_on_one_of_several, (run, end, tell), nprocs=run.gpus)  # type: ignore[no-untyped-call]
+    else:
+        _train(run, end, tell)
+
+
+def _on_one_of_several(rank: int, run: Run, end: int, tell: Tell) -> None:
+    torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl", rank=rank, world_size=run.gpus)
+    _train(run, end, tell)
+    torch.distributed.destroy_process_group()
+
+
+def _train(run: Run, end: int, tell: Tell) -> None:
+    if run.gpus:  # as nnU-Net does
+        torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = True
+    with quiet():
+        trainer = _trainer(run)
+        trainer.num_epochs = end
+        trainer.initialize()
+        checkpoint, done = newest_checkpoint(run.folder)
+        if checkpoint is not None:
+            trainer.load_checkpoint(str(checkpoint))
+        elif run.initial_weights is not None:
+            from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+            load_pretrained_weights(trainer.network, str(run.initial_weights))
+    meter = EmissionsMeter(run.country) if run.country and trainer.local_rank == 0 else None
+    trainer.on_epoch = _Clerk(run, done, meter, tell)
+    try:
+        trainer.run_training()
+    finally:
+        if meter:
+            meter.stop()
+
+
+def _trainer(run: Run) -> FlareTrainer:
+    plans, dataset = (
+        json.loads((run.dataset.preprocessed / name).read_text(encoding="utf-8"))
+        for name in (f"{run.plans}.json", "dataset.json")
+    )
+    plans["continue_training"] = False  # a switch for a logging service, which nnU-Net takes out of the plans
+    fold: int | str = int(run.fold) if run.fold.isdigit() else run.fold
+    trainer = FlareTrainer(plans, CONFIGURATION, fold, dataset, run.device)
+    trainer.recipe = run.recipe
+    return trainer
+
+
+class _Clerk:
+    """Notes every epoch in the run's record and tells the user of it."""
+
+    def __init__(self, run: Run, done: int, meter: EmissionsMeter | None, tell: Tell) -> None:
+        self._folder, self._meter, self._tell = run.folder, meter, tell
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._session = Session(started=started, machine=_machine(run), first_epoch=done + 1, last_epoch=done)
+
+    def __call__(self, trainer: FlareTrainer) -> None:
+        self._session.last_epoch = trainer.current_epoch
+        if self._meter:
+            self._session.energy_kwh, self._session.co2_kg = self._meter.read()
+        record = RunRecord.load(self._folder)
+        if record is not None:
+            others = [session for session in record.sessions if session.started != self._session.started]
+            record.sessions = [*others, self._session]
+            record.save(self._folder)
+        self._tell(_line(trainer))
+
+
+def _line(trainer: FlareTrainer) -> str:
+    def last(name: str) -> Any:
+        return trainer.logger.get_value(name, step=-1)
+
+    seconds = last("epoch_end_timestamps") - last("epoch_start_timestamps")
+    left = seconds * (trainer.num_epochs - trainer.current_epoch)
+    return (
+        f"epoch {trainer.current_epoch} of {trainer.num_epochs}: loss {last('train_losses'):.4f}, validation "
+        f"{last('val_losses'):.4f}, pseudo Dice {last('mean_fg_dice'):.3f}, lr {last('lrs'):.2e}, {seconds:.0f} s, "
+        f"{left / 3600:.1f} h left"
+    )
+
+
+def _machine(run: Run) -> dict[str, str]:
+    gpus = run.gpus
+    return {
+        **machine(GpuMeter.find() if gpus else None),
+        "gpus": str(gpus),
+        "cuda": str(torch.version.cuda) if gpus else "none",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "nnunetv2": version("nnunetv2"),
+    }

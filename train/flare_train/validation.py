@@ -1,0 +1,74 @@
+"""Full-volume validation of a checkpoint: nnU-Net predicts the scans, the challenge's rules score the masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tqdm import tqdm
+
+from flare_eval.accuracy import TOLERANCE_MM, Pair, evaluate
+from flare_eval.results import CaseAccuracy, save
+from flare_runtime.errors import UsageError
+from flare_runtime.output import check_folder
+from flare_train.cases import SUFFIX, TrainingCase
+
+
+def check_cases(cases: Sequence[TrainingCase], where: str) -> None:
+    """Refuse cases that cannot be validated on, before any training.
+
+    Raises:
+        UsageError: where one lacks its image or its label.
+    """
+    lacking = [case.stem for case in cases if case.image is None or case.label is None]
+    if lacking:
+        raise UsageError(f"{where}: no image or no label of {', '.join(lacking[:5])}; a validation case needs both")
+
+
+def validate(
+    model_folder: Path, fold: str, checkpoint: str, cases: Sequence[TrainingCase], output: Path, device: torch.device
+) -> list[CaseAccuracy]:
+    """Predict every case as `nnUNetv2_predict --disable_tta` does and score the masks.
+
+    Masks and accuracy.json are written to `output`.
+
+    Args:
+        model_folder: nnU-Net's trained-model folder.
+        fold: of it.
+        checkpoint: the file name in the fold's folder.
+        cases: with image and label.
+        output: gets the masks.
+        device: to predict on.
+    """
+    check_folder(output)
+    with quiet():
+        predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model_folder), (fold,), checkpoint)
+    pairs = []
+    for case in tqdm(cases, desc="validating", unit="case", leave=False, disable=None):
+        with quiet():
+            predictor.predict_from_files_sequential([[str(case.image)]], [str(output / case.stem)])
+        pairs.append(Pair(case.stem, Path(str(case.label)), output / f"{case.stem}{SUFFIX}"))
+    result = evaluate(checkpoint, pairs, workers=min(os.cpu_count() or 1, len(pairs)))
+    save(result, output)
+    return result.cases
+
+
+def means(cases: Sequence[CaseAccuracy]) -> tuple[float, float]:
+    """Return the mean DSC and NSD of the cases that could be scored; 0 where none could."""
+    scored = [(case.dsc, case.nsd[f"{TOLERANCE_MM:g}"]) for case in cases if case.dsc is not None]
+    if not scored:
+        return 0.0, 0.0
+    return round(fmean(dsc for dsc, _ in scored), 4), round(fmean(nsd for _, nsd in scored), 4)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what nnU-Net prints off the terminal."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
