@@ -1,4 +1,4 @@
-"""Small charts as SVG text: distributions, DSC against lesion volume, memory over time; crisp, no library."""
+"""Small charts as SVG text: distributions, DSC against volume, memory over time, curves; crisp, no library."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ STYLE = """
 _WIDTH = 420
 _SERIES = 4
 _MAX_POINTS = 300
+_MAX_DOTS = 30
 # The golden ratio's multiples spread over 0 to 1 evenly without looking regular.
 _GOLDEN = 0.6180339887
 
@@ -163,11 +164,68 @@ def _thinned(samples: Sequence[Sample]) -> list[Sample]:
     return thinned
 
 
+def line_chart(
+    title: str, across: str, lines: Mapping[str, Sequence[tuple[float, float]]], marks: Sequence[float] = ()
+) -> Chart:
+    """Draw curves (x, y) by name on common axes, the horizontal one from 0; values that are not finite are left out.
+
+    Args:
+        title: of the chart.
+        across: what the horizontal axis counts.
+        lines: the points by name, in order; few of them are drawn as dots too.
+        marks: values of x at which there is a dotted line.
+    """
+    left, right, top, bottom = 52, _WIDTH - 14, 44, 210
+    shown = {name: [point for point in line if np.isfinite(point).all()] for name, line in lines.items()}
+    points = [point for line in shown.values() for point in line] or [(1.0, 0.0)]
+    levels = _ticks_around(min(y for _, y in points), max(y for _, y in points))
+    last = max(x for x, _ in points) or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        share = (y - levels[0]) / (levels[-1] - levels[0])
+        return left + x / last * (right - left), bottom - share * (bottom - top)
+
+    parts = [_text(8, 16, title, "start", "name")]
+    for level in levels:
+        y = place(0, level)[1]
+        parts += [_line(left, y, right, y, "grid"), _text(left - 6, y + 4, f"{level:g}", "end")]
+    parts += [_text(place(at, 0)[0], bottom + 16, f"{at:g}") for at in _ticks(last) if at == int(at)]
+    parts.append(_text((left + right) / 2, bottom + 34, across))
+    parts += [_line(place(at, 0)[0], top, place(at, 0)[0], bottom, "limit") for at in marks]
+    for index, (name, line) in enumerate(shown.items()):
+        key = left + index * (right - left) / len(shown)
+        parts += [_curve([(key, 29), (key + 18, 29)], _series(index)), _text(key + 24, 33, _short(name, 48), "start")]
+        parts.append(_line_of([place(*point) for point in line], _series(index)))
+    return Chart(title, _WIDTH, bottom + 42, "".join(parts))
+
+
+def _line_of(spots: Sequence[tuple[float, float]], series: str) -> str:
+    """Return a curve through the spots with its lowest and its highest of every stretch, and dots if they are few."""
+    stretch = math.ceil(2 * len(spots) / _MAX_POINTS)
+    if stretch > 1:
+        parts = [sorted(spots[at : at + stretch], key=lambda spot: spot[1]) for at in range(0, len(spots), stretch)]
+        spots = [spot for part in parts for spot in sorted({part[0], part[-1]})]
+    dots = [_tag("circle", cx=x, cy=y, r=3) for x, y in spots] if len(spots) <= _MAX_DOTS else []
+    return _curve(spots, series) + _tag("g", _tag("g", *dots, class_="dot"), class_=series)
+
+
 def _ticks(most: float) -> list[float]:
     """Return about four round numbers from 0 to `most`."""
-    step = 10.0 ** math.floor(math.log10(most / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if most / (step * factor) <= 5)
+    step = _step(most)
     return [step * n for n in range(int(most / step) + 1)]
+
+
+def _ticks_around(low: float, high: float) -> list[float]:
+    """Return about four round numbers that enclose `low` and `high`."""
+    step = _step(high - low or abs(high) or 1.0)
+    first = math.floor(round(low / step, 9))
+    return [step * n for n in range(first, max(math.ceil(round(high / step, 9)), first + 1) + 1)]
+
+
+def _step(extent: float) -> float:
+    """Return the round number that divides `extent` into about four."""
+    step = 10.0 ** math.floor(math.log10(extent / 4))
+    return step * next(factor for factor in (1, 2, 5, 10) if extent / (step * factor) <= 5)
 
 
 def _series(index: int) -> str:

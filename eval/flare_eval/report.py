@@ -34,7 +34,15 @@ def write_report(folders: Sequence[Path], output: Path, *, images: Path | None =
     methods = load_methods(folders)
     check_folder(output)
     title = f"Lesion segmentation: {', '.join(method.name for method in methods)}"
-    sections = all_sections(methods, images, gallery)
+    return write_sections(title, all_sections(methods, images, gallery), output)
+
+
+def write_sections(title: str, sections: Sequence[Section], output: Path) -> list[Path]:
+    """Write report.md, report.html and the charts and figures of `sections` into `output`; return the files.
+
+    Raises:
+        OutputError: where a file cannot be written.
+    """
     files = {"report.md": to_markdown(title, sections).encode(), "report.html": to_html(title, sections).encode()}
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Charts):

@@ -88,7 +88,7 @@ def test_a_folder_tells_pseudo_labels_whatever_the_name(tmp_path):
 
 
 def test_two_images_of_one_case_and_none_at_all_are_usage_errors(tmp_path):
-    with pytest.raises(UsageError, match="holds no"):
+    with pytest.raises(UsageError, match=r"no <case>_0000\.nii\.gz there"):
         find_cases(tmp_path)
     with pytest.raises(UsageError, match="of one case"):
         find_cases(touch(tmp_path, "a/x_0000.nii.gz", "b/x_0000.nii.gz"))

@@ -12,6 +12,8 @@ from flare_runtime.errors import UsageError
 from flare_runtime.sources import PSEUDO_LABELLED, source_of
 
 SUFFIX = ".nii.gz"
+# Where `flare-train select` keeps the labels it makes; no data set has its cases there.
+MADE_LABELS = "labelsPartial"
 _FIRST_CHANNEL = "_0000"
 _CHANNEL = re.compile(r"_\d{4}$")
 # Folders whose labels a model drew.
@@ -68,7 +70,7 @@ def find_cases(*roots: Path) -> list[TrainingCase]:
 
 def _files(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != MADE_LABELS)
         for name in sorted(names):
             if name.endswith(SUFFIX) and not name.startswith("."):
                 yield Path(folder, name)

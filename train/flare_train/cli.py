@@ -14,7 +14,9 @@ from flare_runtime.command_line import exit_code_of, positive
 from flare_runtime.errors import UsageError
 from flare_train.plan import PATCH, PRESETS, SPACING_MM
 
-EXIT_CODES = "exit codes: 0 done; 1 internal error; 2 usage; 4 the plan has errors; 6 output"
+EXIT_CODES = (
+    "exit codes: 0 done; 1 internal error; 2 usage; 4 the plan has errors, or the loss is no number; 5 device; 6 output"
+)
 _PLAN_IS_WRONG = 4
 
 
@@ -45,6 +47,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     select.add_argument(
         "--validation", nargs="+", default=[], metavar="STEM", help="hold these out of fold 0; patterns are allowed"
     )
+    select.add_argument(
+        "--partial", nargs="+", default=[], metavar="SOURCE", help="of these, only what is near a lesion is trained on"
+    )
+    select.add_argument(
+        "--ignore-beyond", type=float, default=20.0, metavar="MM", help="around --partial's lesions (default: 20)"
+    )
+    _add_workers(select)
     select.set_defaults(run=run_select)
     plan = commands.add_parser("plan", help="write nnU-Net plans for a raw data set; say what the network amounts to")
     plan.add_argument("dataset", help="number or name of an nnU-Net raw data set")
@@ -58,6 +67,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_workers(plan)
     plan.set_defaults(run=run_plan)
     _add_run(commands)
+    report = commands.add_parser("report", help="a training run as Markdown and HTML, with the paper's Tables 1 and 2")
+    report.add_argument("trained", type=Path, metavar="RUN", help="folder of a trained fold, or of a model with one")
+    report.add_argument("-o", "--output", type=Path, required=True, help="gets report.md, report.html, charts/")
+    report.set_defaults(run=run_report)
     lint = commands.add_parser("lint", help="find the traps in any nnU-Net plans file")
     lint.add_argument("plans", type=Path)
     lint.add_argument("--checkpoint", type=Path, help="compare its stage count with the plans'")
@@ -137,7 +150,7 @@ def run_select(args: argparse.Namespace) -> int:
     import msgspec
 
     from flare_train.inspection import CaseFacts
-    from flare_train.selection import select, write_manifest, write_raw_dataset
+    from flare_train.selection import MANIFEST, select, write_manifest, write_raw_dataset
 
     try:
         with args.facts.open("rb") as file:
@@ -153,12 +166,16 @@ def run_select(args: argparse.Namespace) -> int:
         cap=args.cap,
         exclude=args.exclude,
         validation=args.validation,
+        partial=args.partial,
+        ignore_beyond_mm=args.ignore_beyond,
     )
-    kept = write_raw_dataset(choices, args.output)
-    write_manifest(choices, args.output / "selection.jsonl")
+    kept = write_raw_dataset(choices, args.output, args.workers)
+    write_manifest(choices, args.output / MANIFEST)
     print(f"{kept} of {len(choices)} cases kept")
     if held_out := sum(choice.validation for choice in choices):
         print(f"  {held_out} of them to validate on (fold 0)")
+    if partial := sum(choice.partial for choice in choices):
+        print(f"  {partial} of them with labels that leave out what is beyond {args.ignore_beyond:g} mm of a lesion")
     for reason, count in Counter(choice.reason for choice in choices if not choice.kept).most_common():
         print(f"  {count} dropped: {reason}")
     return 0
@@ -226,6 +243,15 @@ def run_training(args: argparse.Namespace) -> int:
     record = train(run)
     kept = f"checkpoint_epoch_{record.best.epochs}.pth" if record.best else "checkpoint_final.pth"
     print(f"flare-export {run.model_folder} --fold {run.fold} --checkpoint {kept} -o BUNDLE")
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Report on a training run and print the files."""
+    from flare_train.run_report import find_fold, write_run_report
+
+    for path in write_run_report(find_fold(args.trained), args.output):
+        print(path)
     return 0
 
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from flare_train.nnunet_folders import DatasetFolders
-
-SPLITS = "splits_final.json"
+from flare_runtime.errors import UsageError
+from flare_train.nnunet_folders import SPLITS, DatasetFolders
+from flare_train.selection import MANIFEST, original_labels
 
 
 def fingerprint(dataset: DatasetFolders, workers: int) -> dict[str, Any]:
     """Measure a raw data set with nnU-Net: spacings, shapes after cropping, foreground intensities.
 
-    Its dataset.json, and the split of `flare-train select` if there is one, are put beside nnU-Net's result.
-    """
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+    nnU-Net takes every label above 0 for foreground, an ignored region as well; the intensities that images are
+    normalised by would be those of whole bodies. So it is given the labels that the data set was made of.
 
-    content: dict[str, Any] = extract_fingerprint_dataset(dataset.number, num_processes=workers, verbose=False)
+    Its dataset.json, and the split of `flare-train select` if there is one, are put beside nnU-Net's result.
+
+    Raises:
+        UsageError: where the data set's manifest lacks a case.
+    """
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    extractor = DatasetFingerprintExtractor(dataset.name, workers)
+    if originals := original_labels(dataset.raw):
+        for stem, files in extractor.dataset.items():
+            if stem not in originals:
+                raise UsageError(f"{dataset.raw / MANIFEST}: lacks {stem}; make the data set with `flare-train select`")
+            files["label"] = str(originals[stem])
+    content: dict[str, Any] = extractor.run(overwrite_existing=True)
     for name in ("dataset.json", SPLITS):
         if (dataset.raw / name).is_file():
             shutil.copyfile(dataset.raw / name, dataset.preprocessed / name)

@@ -9,6 +9,8 @@ from pathlib import Path
 from flare_runtime.errors import UsageError
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+# Which cases of a data set each fold trains and validates on.
+SPLITS = "splits_final.json"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ _PREPROCESSING_KEYS = (
     "resampling_fn_seg",
     "resampling_fn_seg_kwargs",
 )
+_FEWEST_STAGES = 3
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def _network_traps(whole: Mapping[str, Any], weights: Mapping[str, Any] | None) 
         )
     arguments = block["arch_kwargs"]
     stages = int(arguments["n_stages"])
+    if stages < _FEWEST_STAGES:
+        found.append(
+            f"{stages} stages: nnU-Net gives the coarsest scale of its deep supervision no weight, so that with fewer "
+            f"than {_FEWEST_STAGES} the loss is 0 / 0"
+        )
     lengths = {key: len(value) for key, value in arguments.items() if isinstance(value, list)}
     for key, wanted in (("features_per_stage", stages), ("kernel_sizes", stages), ("strides", stages)):
         if key in lengths and lengths[key] != wanted:

@@ -28,11 +28,14 @@ def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
         workers: processes.
 
     Raises:
-        UsageError: where there are no such plans.
+        UsageError: where there are no such plans, or they are of before the data set's labels changed.
     """
     file = dataset.preprocessed / f"{plans_name}.json"
     if not file.is_file():
         raise UsageError(f"{file}: there is no such plan; write it with `flare-train plan`")
+    given, planned = (read_json(folder / "dataset.json")["labels"] for folder in (dataset.raw, dataset.preprocessed))
+    if given != planned:
+        raise UsageError(f"{dataset.raw}: the labels are {given} and were {planned} for {file.name}; plan again")
     plans = read_json(file)
     configuration = plans["configurations"][CONFIGURATION]
     stamp = dataset.preprocessed / _STAMP.format(identifier=configuration["data_identifier"])

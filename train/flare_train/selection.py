@@ -11,15 +11,29 @@ from pathlib import Path
 
 import msgspec
 
-from flare_runtime.errors import OutputError
+from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.output import replacing
 from flare_runtime.sources import PSEUDO_LABELLED, VALIDATION
-from flare_train.fingerprint import SPLITS
+from flare_train.cases import MADE_LABELS
 from flare_train.inspection import CaseFacts
+from flare_train.nnunet_folders import SPLITS
+from flare_train.partial_labels import IGNORE, PartialLabel, remove_partial_labels, write_partial_labels
+
+MANIFEST = "selection.jsonl"
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A case, whether it is trained on, and why not."""
+    """A case, whether it is trained on, and why not.
+
+    Attributes:
+        stem, source: of the case.
+        image, label: the files, as they were found.
+        kept: whether it is trained or validated on.
+        reason: why not.
+        validation: whether it is held out of fold 0.
+        ignore_beyond_mm: for a case of which not every lesion is labelled, how far from the labelled ones the
+            background still counts; nnU-Net then gets a label made of `label`.
+    """
 
     stem: str
     source: str
@@ -28,6 +42,12 @@ class Choice(msgspec.Struct, frozen=True):
     kept: bool
     reason: str
     validation: bool = False
+    ignore_beyond_mm: float | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether nnU-Net gets a label that leaves out what is not known."""
+        return self.ignore_beyond_mm is not None
 
 
 def select(
@@ -38,6 +58,8 @@ def select(
     cap: int | None = None,
     exclude: Sequence[str] = (),
     validation: Sequence[str] = (),
+    partial: Sequence[str] = (),
+    ignore_beyond_mm: float = 20.0,
 ) -> list[Choice]:
     """Decide on every case, in the order given.
 
@@ -49,10 +71,19 @@ def select(
             what a smaller one kept.
         exclude: stems to leave out, or patterns of them such as `STS_00*`.
         validation: stems or patterns of cases to validate on, which then are not trained on in fold 0.
+        partial: sources of which not every lesion is labelled. Their cases, but for those to validate on, are trained
+            on near their labelled lesions alone, and never without one.
+        ignore_beyond_mm: how far from a lesion that is.
+
+    Raises:
+        UsageError: where no case is of a source in `partial`, or the distance is not above 0.
     """
+    facts = list(facts)
+    _check_partial(partial, {case.source for case in facts}, ignore_beyond_mm)
     choices = []
     for case in facts:
-        problems = [p for p in case.problems if not (empty_labels and p == "empty_label")]
+        allowed = {"empty_label"} if empty_labels and case.source not in partial else set()
+        problems = [problem for problem in case.problems if problem not in allowed]
         if _matches(case.stem, exclude):
             reason = "excluded by name"
         elif case.source == PSEUDO_LABELLED and not pseudo_labels:
@@ -62,8 +93,16 @@ def select(
         else:
             reason = ", ".join(problems)
         held_out = not reason and _matches(case.stem, validation)
-        choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason, held_out))
+        beyond_mm = ignore_beyond_mm if not reason and not held_out and case.source in partial else None
+        choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason, held_out, beyond_mm))
     return _capped(choices, cap) if cap is not None else choices
+
+
+def _check_partial(partial: Sequence[str], sources: set[str], beyond_mm: float) -> None:
+    if unknown := sorted(set(partial) - sources):
+        raise UsageError(f"no case is of {', '.join(unknown)}; the sources are {', '.join(sorted(sources))}")
+    if not 0 < beyond_mm < float("inf"):
+        raise UsageError(f"{beyond_mm:g} mm around a lesion leave nothing to train on; give a distance above 0")
 
 
 def _matches(stem: str, patterns: Sequence[str]) -> bool:
@@ -81,7 +120,7 @@ def _capped(choices: list[Choice], cap: int) -> list[Choice]:
         if seen[choice.source] > cap:
             surplus.add(choice.stem)
     return [
-        msgspec.structs.replace(choice, kept=False, reason=f"more than {cap} of {choice.source}")
+        msgspec.structs.replace(choice, kept=False, reason=f"more than {cap} of {choice.source}", ignore_beyond_mm=None)
         if choice.stem in surplus
         else choice
         for choice in choices
@@ -103,26 +142,52 @@ def write_manifest(choices: Sequence[Choice], target: Path) -> None:
             file.write(msgspec.json.encode(choice) + b"\n")
 
 
-def write_raw_dataset(choices: Sequence[Choice], folder: Path) -> int:
+def original_labels(raw: Path) -> dict[str, Path]:
+    """Return the labels, by stem, that a raw data set was made of; none where no selection made it.
+
+    Raises:
+        UsageError: where the manifest cannot be read.
+    """
+    file = raw / MANIFEST
+    if not file.is_file():
+        return {}
+    try:
+        choices = [msgspec.json.decode(line, type=Choice) for line in file.read_bytes().splitlines()]
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{file}: cannot be read ({error}); make it again with `flare-train select`") from error
+    return {choice.stem: Path(choice.label) for choice in choices if choice.kept}
+
+
+def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1) -> int:
     """Make an nnU-Net raw data set of links to the kept cases; return how many.
+
+    Labels that leave out what is not known are made in a folder of their own and linked like the others.
 
     Where some were chosen to validate on, splits_final.json tells nnU-Net's fold 0 apart.
 
     A folder that is there is brought up to date: links that no longer belong to it are removed, other files refused.
 
+    Args:
+        choices: from `select`.
+        folder: of the raw data set.
+        workers: processes that make labels.
+
     Raises:
-        OutputError: where a link cannot be made, or a file that is no link is in the way.
+        OutputError: where a link or label cannot be made, or another file is in the way.
+        UsageError: where a label to be changed cannot be read.
     """
     kept = [choice for choice in choices if choice.kept]
+    made = write_partial_labels(_to_be_made(kept), folder / MADE_LABELS, workers)
     wanted: Mapping[str, dict[str, str]] = {
         "imagesTr": {f"{choice.stem}_0000.nii.gz": choice.image for choice in kept},
-        "labelsTr": {f"{choice.stem}.nii.gz": choice.label for choice in kept},
+        "labelsTr": {f"{choice.stem}.nii.gz": str(made.get(choice.stem, choice.label)) for choice in kept},
     }
     for name, links in wanted.items():
         _link(folder / name, links)
+    remove_partial_labels(folder / MADE_LABELS, made.values())
     dataset = {
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0, "lesion": 1},
+        "labels": {"background": 0, "lesion": 1} | ({"ignore": IGNORE} if made else {}),
         "numTraining": len(kept),
         "file_ending": ".nii.gz",
     }
@@ -136,6 +201,14 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path) -> int:
     else:
         (folder / SPLITS).unlink(missing_ok=True)
     return len(kept)
+
+
+def _to_be_made(kept: Sequence[Choice]) -> list[PartialLabel]:
+    return [
+        PartialLabel(choice.stem, Path(choice.label), choice.ignore_beyond_mm)
+        for choice in kept
+        if choice.ignore_beyond_mm is not None
+    ]
 
 
 def _write_json(target: Path, content: object) -> None:

@@ -60,7 +60,9 @@ def _train(run: Run, end: int, tell: Tell) -> None:
 
             load_pretrained_weights(trainer.network, str(run.initial_weights))
     meter = EmissionsMeter(run.country) if run.country and trainer.local_rank == 0 else None
-    trainer.on_epoch = _Clerk(run, done, meter, tell)
+    record = RunRecord.load(run.folder)
+    if trainer.local_rank == 0 and record is not None:
+        trainer.on_epoch = _Clerk(run, record, done, meter, tell)
     try:
         trainer.run_training()
     finally:
@@ -83,20 +85,21 @@ def _trainer(run: Run) -> FlareTrainer:
 class _Clerk:
     """Notes every epoch in the run's record and tells the user of it."""
 
-    def __init__(self, run: Run, done: int, meter: EmissionsMeter | None, tell: Tell) -> None:
-        self._folder, self._meter, self._tell = run.folder, meter, tell
+    def __init__(self, run: Run, record: RunRecord, done: int, meter: EmissionsMeter | None, tell: Tell) -> None:
+        self._folder, self._record, self._meter, self._tell = run.folder, record, meter, tell
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         self._session = Session(started=started, machine=_machine(run), first_epoch=done + 1, last_epoch=done)
+        if record.sessions:  # killed between an epoch's checkpoint and its record, the one before knows too little
+            record.sessions[-1].last_epoch = done
+        record.sessions = [session for session in record.sessions if session.last_epoch >= session.first_epoch]
+        record.sessions.append(self._session)
+        record.save(self._folder)
 
     def __call__(self, trainer: FlareTrainer) -> None:
         self._session.last_epoch = trainer.current_epoch
         if self._meter:
             self._session.energy_kwh, self._session.co2_kg = self._meter.read()
-        record = RunRecord.load(self._folder)
-        if record is not None:
-            others = [session for session in record.sessions if session.started != self._session.started]
-            record.sessions = [*others, self._session]
-            record.save(self._folder)
+        self._record.save(self._folder)
         self._tell(_line(trainer))
 
 

@@ -14,6 +14,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
+from flare_runtime.errors import FlareError
 from flare_train.cpu_network import compute_in_bfloat16
 from flare_train.recipe import Recipe
 from flare_train.schedule import POLY_EXPONENT, Schedule
@@ -22,6 +23,12 @@ LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 # nnU-Net saves every so many epochs; this class saves after each, when the epoch's books are closed.
 _NEVER = 2**31
 _CUDA = torch.device("cuda")
+
+
+class TrainingError(FlareError):
+    """The training cannot go on."""
+
+    exit_code = 4
 
 
 class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
@@ -73,7 +80,7 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
         if self.recipe.small_lesions:
             from flare_train.lesion_sampling import LesionDataset
 
-            training = LesionDataset(training, Path(self.preprocessed_dataset_folder))
+            training = LesionDataset(training)
         return training, validation
 
     def on_train_epoch_start(self) -> None:
@@ -95,10 +102,19 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
         return result
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Take the progress bar away."""
+        """Take the progress bar away.
+
+        Raises:
+            TrainingError: where the loss is no number; the checkpoint is still the last good epoch's.
+        """
         super().on_train_epoch_end(train_outputs)
         if self._bar is not None:
             self._bar.close()
+        if not np.isfinite(self.logger.get_value("train_losses", step=-1)):
+            raise TrainingError(
+                f"the loss of epoch {self.current_epoch + 1} is no number, and no later one would be; "
+                f"lower the learning rate of {self.recipe.learning_rate:g}, or look at the plan with `flare-train lint`"
+            )
 
     def on_epoch_end(self) -> None:
         """Let nnU-Net close the epoch, then save all of it.
@@ -110,7 +126,7 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
         self.current_epoch -= 1  # `save_checkpoint` counts the epoch that is running
         self.save_checkpoint(os.path.join(self.output_folder, LATEST))  # noqa: PTH118  # nnU-Net's paths are strings
         self.current_epoch += 1
-        if self.local_rank == 0 and self.on_epoch is not None:
+        if self.on_epoch is not None:
             self.on_epoch(self)
 
     def save_checkpoint(self, filename: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -12,11 +13,12 @@ import torch
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.output import replacing
 from flare_train.cases import SUFFIX, TrainingCase, find_cases
-from flare_train.fingerprint import SPLITS
+from flare_train.nnunet_folders import SPLITS
 from flare_train.plan import CONFIGURATION
 from flare_train.run import ALL, Run
 from flare_train.run_record import RunRecord, Validation
 from flare_train.schedule import learning_rate
+from flare_train.selection import original_labels
 from flare_train.stretch import train_stretch
 from flare_train.trainer import FINAL, LATEST, newest_checkpoint, trained_epochs
 from flare_train.validation import check_cases, means, validate
@@ -77,7 +79,9 @@ def validation_cases(run: Run) -> list[TrainingCase]:
     if run.fold == ALL:
         return []
     chosen = _split(run)["val"]
-    cases = [case for case in find_cases(run.dataset.raw) if case.stem in chosen]
+    originals = original_labels(run.dataset.raw)  # what nnU-Net is told to ignore counts in no score
+    found = [case for case in find_cases(run.dataset.raw) if case.stem in chosen]
+    cases = [replace(case, label=originals.get(case.stem, case.label)) for case in found]
     check_cases(cases, str(run.dataset.raw))
     return cases
 

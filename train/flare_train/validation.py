@@ -54,7 +54,8 @@ def validate(
         with quiet():
             predictor.predict_from_files_sequential([[str(case.image)]], [str(output / case.stem)])
         pairs.append(Pair(case.stem, Path(str(case.label)), output / f"{case.stem}{SUFFIX}"))
-    result = evaluate(checkpoint, pairs, workers=min(os.cpu_count() or 1, len(pairs)))
+    # In this process: the workers of a pool would outlive its being killed.
+    result = evaluate(checkpoint, pairs)
     save(result, output)
     return result.cases
 

@@ -1,0 +1,66 @@
+"""Trains a toy in child processes that are killed at random moments: python -m tests.train.interrupted_training KILLS.
+
+nnU-Net's folders come from the environment. Every child is a fork of this process, which has imported everything and
+computed nothing. Prints the seconds at which it killed.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+from flare_train.nnunet_folders import RESULTS, find_dataset
+from flare_train.recipe import Recipe
+from flare_train.run import Run
+from flare_train.schedule import Schedule
+from flare_train.training import train
+
+DATASET = "812"
+PLANS = "toy"
+SCHEDULE = Schedule(first=4, extension=2, last=8, patience=9)
+RECIPE = Recipe(iterations=2, val_iterations=1, learning_rate=1e-2)
+
+
+def train_toy() -> None:
+    """Train to the end of the schedule."""
+    import torch
+
+    torch.set_num_threads(1)
+    LocalLogger.plot_progress_png = lambda *_: None  # a second an epoch
+    train(Run(find_dataset(DATASET, RESULTS), PLANS, fold="0", recipe=RECIPE, schedule=SCHEDULE))
+
+
+def in_child(seconds: float | None) -> int:
+    """Train in a fork, killed after `seconds` if it still runs; return its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            train_toy()
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def main() -> int:
+    """Kill so many times, then let it finish."""
+    chance = random.Random(0)
+    for _ in range(int(sys.argv[1])):
+        seconds = round(chance.uniform(0.3, 4.0), 2)
+        status = in_child(seconds)
+        sys.stdout.write(f"{'killed after' if os.WIFSIGNALED(status) else 'ended before'} {seconds} s\n")
+    Path(os.environ[RESULTS]).mkdir(exist_ok=True)
+    return os.waitstatus_to_exitcode(in_child(None))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
