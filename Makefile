@@ -12,7 +12,7 @@ OUT ?= $(DEMO)/masks
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo infer test test-slow test-wheel lint bench parity default-model export-onnx clean
+.PHONY: help setup demo infer test test-slow test-wheel lint bench parity train default-model export-onnx clean
 
 help:  ## print this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -59,10 +59,15 @@ bench: $(VENV)/.dev  ## benchmarks by stage, each beside its reference
 parity: $(VENV)/.dev  ## compare with nnU-Net on CASES, voxel by voxel: make parity FOLDER=... CASES="a.nii.gz b.nii.gz"
 	$(BIN)/flare-export $(FOLDER) -o $(VENV)/parity-bundle --verify $(CASES)
 
-default-model: $(VENV)/.dev  ## train the default network on phantoms with nnU-Net (about an hour on 2 cores) and export it
-	$(BIN)/python -m flare_train.phantom_model -o build/phantom_model
-	$(BIN)/flare-export build/phantom_model/nnUNet_results/*/* -o models/default --licence Apache-2.0 \
-	  --name "phantom lesions, 4 stages" --model-card docs/default_model.md
+train: $(VENV)/.dev  ## train on the FLARE-style data set DATA by the paper's recipe: make train DATA=folder (again to resume)
+	$(BIN)/flare-train inspect $(DATA) -o $(WORK)/facts
+	$(BIN)/flare-train select $(WORK)/facts/facts.jsonl -o $(nnUNet_raw)/Dataset$(TASK) $(SELECT)
+	$(BIN)/flare-train plan $(TASK) $(PLAN)
+	$(BIN)/flare-train run $(TASK) $(RUN)
+	$(BIN)/flare-train report $(nnUNet_results)/Dataset$(TASK)/FlareTrainer__$(PLANS)__3d_fullres -o $(WORK)/report
+
+default-model: $(VENV)/.dev  ## train the default network on the sarcomas in SARCOMAS (see its card; two hours on 2 cores), export it
+	bash train/default_model.sh $(BIN) $(SARCOMAS)
 
 export-onnx: $(VENV)/.dev  ## export the nnU-Net model folder FOLDER to the bundle BUNDLE
 	$(BIN)/flare-export $(FOLDER) -o $(BUNDLE)

@@ -9,11 +9,12 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from flare_train.nnunet_folders import RESULTS, find_dataset
+from flare_train.preprocessing import preprocess
 from flare_train.recipe import Recipe
 from flare_train.run import Run
 from flare_train.schedule import Schedule
@@ -21,8 +22,8 @@ from flare_train.training import train
 
 DATASET = "812"
 PLANS = "toy"
-SCHEDULE = Schedule(first=4, extension=2, last=8, patience=9)
-RECIPE = Recipe(iterations=2, val_iterations=1, learning_rate=1e-2)
+SCHEDULE = Schedule(first=6, extension=3, last=12, patience=9)
+RECIPE = Recipe(iterations=8, val_iterations=1, learning_rate=1e-2)
 
 
 def train_toy() -> None:
@@ -34,12 +35,17 @@ def train_toy() -> None:
     train(Run(find_dataset(DATASET, RESULTS), PLANS, fold="0", recipe=RECIPE, schedule=SCHEDULE))
 
 
-def in_child(seconds: float | None) -> int:
-    """Train in a fork, killed after `seconds` if it still runs; return its exit status."""
+def prepare() -> None:
+    """Preprocess the data set, if no test before did."""
+    preprocess(find_dataset(DATASET), PLANS, 1)
+
+
+def in_child(work: Callable[[], None], seconds: float | None = None) -> int:
+    """Do something in a fork, killed after `seconds` if it still runs; return its exit status."""
     child = os.fork()
     if child == 0:
         try:
-            train_toy()
+            work()
         except BaseException as error:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             sys.stderr.flush()
@@ -53,13 +59,13 @@ def in_child(seconds: float | None) -> int:
 
 def main() -> int:
     """Kill so many times, then let it finish."""
+    in_child(prepare)
     chance = random.Random(0)
     for _ in range(int(sys.argv[1])):
-        seconds = round(chance.uniform(0.3, 4.0), 2)
-        status = in_child(seconds)
+        seconds = round(chance.uniform(0.3, 1.5), 2)
+        status = in_child(train_toy, seconds)
         sys.stdout.write(f"{'killed after' if os.WIFSIGNALED(status) else 'ended before'} {seconds} s\n")
-    Path(os.environ[RESULTS]).mkdir(exist_ok=True)
-    return os.waitstatus_to_exitcode(in_child(None))
+    return os.waitstatus_to_exitcode(in_child(train_toy))
 
 
 if __name__ == "__main__":

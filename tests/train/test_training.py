@@ -1,5 +1,6 @@
 """`flare-train run`: stretches, validation, resuming after a kill, and checkpoints that nnU-Net and we can use."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from tests.eval.nifti_masks import cube, write  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (20, 24, 24)
 SPACING = (2.4, 1.6, 1.6)
-EPOCHS = 8  # of tests.train.interrupted_training
+EPOCHS = 12  # of tests.train.interrupted_training
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,23 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_netw
     assert not (fold_folder(toy, "nan") / "checkpoint_final.pth").exists()
 
 
+def test_two_processes_do_not_train_one_fold(toy):
+    folder = fold_folder(toy, "locked")
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = flare_train(toy, *SHORT, results="locked", code=2)
+    assert "another process is training there" in done.stderr.splitlines()[-1]
+
+
+def test_plans_with_a_trap_are_not_trained(toy):
+    made = toy / "nnUNet_preprocessed" / "Dataset812_Toy"
+    plans = json.loads((made / "toy.json").read_text(encoding="utf-8"))
+    plans["configurations"]["3d_fullres"]["n_conv_per_stage_encoder"] = [2, 2]
+    (made / "trap.json").write_text(json.dumps(plans), encoding="utf-8")
+    assert "nnU-Net ignores them" in flare_train(toy, "run", 812, "--plans", "trap", code=4).stderr
+
+
 @pytest.fixture(scope="module")
 def interrupted(toy):
     """The folders of the same training, once left alone and once killed ten times."""
@@ -202,7 +220,7 @@ def test_ten_kills_change_nothing(interrupted):
         assert len(second["logging"][name]) == EPOCHS
         np.testing.assert_array_equal(first["logging"][name], second["logging"][name])
     ours, theirs = (RunRecord.load(folder) for folder in (killed, alone))
-    assert [validation.epochs for validation in ours.validations] == [4, 6, 8]
+    assert [validation.epochs for validation in ours.validations] == [6, 9, 12]
     assert [v.dsc for v in ours.validations] == [v.dsc for v in theirs.validations]
     assert ours.sessions[0].first_epoch == 1
     assert ours.sessions[-1].last_epoch == EPOCHS

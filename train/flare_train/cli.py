@@ -212,7 +212,7 @@ def run_training(args: argparse.Namespace) -> int:
     import torch
 
     from flare_train.nnunet_folders import RESULTS, find_dataset
-    from flare_train.preprocessing import preprocess
+    from flare_train.preprocessing import preprocess, read_plans
     from flare_train.recipe import Recipe
     from flare_train.run import Run
     from flare_train.schedule import Schedule
@@ -239,6 +239,8 @@ def run_training(args: argparse.Namespace) -> int:
     )
     if args.initial_weights and not args.initial_weights.is_file():
         raise UsageError(f"{args.initial_weights}: there is no such checkpoint")
+    if code := _tell_findings(read_plans(run.dataset, run.plans)):
+        return code
     preprocess(run.dataset, run.plans, args.workers)
     record = train(run)
     kept = f"checkpoint_epoch_{record.best.epochs}.pth" if record.best else "checkpoint_final.pth"

@@ -27,15 +27,13 @@ class EmissionsMeter:
             country_iso_code=country, save_to_file=False, log_level="critical", allow_multiple_runs=True
         )
         if country not in self._tracker._data_source.get_global_energy_mix_data():
-            raise UsageError(
-                f"{country}: no country that codecarbon knows; give its three-letter ISO code, such as CHN"
-            )
+            raise UsageError(f"{country}: codecarbon knows no such country; give a three-letter ISO code, such as CHN")
         self._tracker.start()
 
     def read(self) -> tuple[float, float]:
         """Return the kWh used and the kg of CO2 equivalents emitted so far."""
         co2_kg = self._tracker.flush()
-        return round(float(self._tracker._total_energy.kWh), 6), round(float(co2_kg or 0.0), 6)
+        return round(float(self._tracker._total_energy.kWh), 9), round(float(co2_kg or 0.0), 9)
 
     def stop(self) -> None:
         """End the measurement."""

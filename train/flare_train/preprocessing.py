@@ -19,6 +19,18 @@ _OF_TRAINING = ("architecture", "batch_size", "batch_dice")
 _STAMP = "{identifier}.done"
 
 
+def read_plans(dataset: DatasetFolders, name: str) -> dict[str, Any]:
+    """Read the plans that `flare-train plan` wrote.
+
+    Raises:
+        UsageError: where there are none of this name.
+    """
+    file = dataset.preprocessed / f"{name}.json"
+    if not file.is_file():
+        raise UsageError(f"{file}: there is no such plan; write it with `flare-train plan`")
+    return read_json(file)
+
+
 def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
     """Preprocess every case of a raw data set, unless that was done and neither plan nor files have changed.
 
@@ -30,13 +42,10 @@ def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
     Raises:
         UsageError: where there are no such plans, or they are of before the data set's labels changed.
     """
-    file = dataset.preprocessed / f"{plans_name}.json"
-    if not file.is_file():
-        raise UsageError(f"{file}: there is no such plan; write it with `flare-train plan`")
+    plans = read_plans(dataset, plans_name)
     given, planned = (read_json(folder / "dataset.json")["labels"] for folder in (dataset.raw, dataset.preprocessed))
     if given != planned:
-        raise UsageError(f"{dataset.raw}: the labels are {given} and were {planned} for {file.name}; plan again")
-    plans = read_json(file)
+        raise UsageError(f"{dataset.raw}: the labels are {given} and were {planned} for {plans_name}; plan again")
     configuration = plans["configurations"][CONFIGURATION]
     stamp = dataset.preprocessed / _STAMP.format(identifier=configuration["data_identifier"])
     state = _state(dataset.raw, plans, configuration)

@@ -117,11 +117,10 @@ def _line(trainer: FlareTrainer) -> str:
 
 
 def _machine(run: Run) -> dict[str, str]:
-    gpus = run.gpus
     return {
-        **machine(GpuMeter.find() if gpus else None),
-        "gpus": str(gpus),
-        "cuda": str(torch.version.cuda) if gpus else "none",
+        **machine(GpuMeter.find() if run.gpus else None),
+        "gpus": str(run.gpus),
+        "cuda": str(torch.version.cuda) if run.gpus else "none",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "nnunetv2": version("nnunetv2"),

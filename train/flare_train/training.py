@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import torch
@@ -40,15 +43,22 @@ def train(run: Run, tell: Callable[[str], None] = print) -> RunRecord:
         tell: takes lines for the user; has to be picklable for several GPUs.
 
     Raises:
-        UsageError: where the run was begun with another recipe, or its cases cannot be validated on.
+        UsageError: where the run was begun with another recipe, another process is at it, or its cases cannot be
+            validated on.
         DeviceError: where there are not as many GPUs.
     """
     if run.gpus > torch.cuda.device_count():
         raise DeviceError(f"{run.gpus} GPUs were asked for and {torch.cuda.device_count()} are there")
     cases = validation_cases(run)
-    record = _record(run)
     if not cases:
         tell("no cases to validate on: the schedule goes to its end (name a data set with --validation)")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(run.folder):
+        return _train(run, cases, tell)
+
+
+def _train(run: Run, cases: Sequence[TrainingCase], tell: Callable[[str], None]) -> RunRecord:
+    record = _record(run)
     while True:
         done = _settled_epochs(run)
         final = run.folder / FINAL
@@ -62,6 +72,17 @@ def train(run: Run, tell: Callable[[str], None] = print) -> RunRecord:
             return record
         train_stretch(run, run.schedule.end_after(done), tell)
         record = RunRecord.load(run.folder) or record
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock on a fold's folder, which goes with the process however it ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{folder}: another process is training there; wait for it, or stop it") from error
+        yield
 
 
 def validation_cases(run: Run) -> list[TrainingCase]:
@@ -125,7 +146,6 @@ def _record(run: Run) -> RunRecord:
             shown = "; ".join(f"{key} was {theirs[key]}, is {ours[key]}" for key in other)
             raise UsageError(f"{run.folder}: was begun otherwise: {shown}; repeat that, or remove the folder")
         fresh.sessions, fresh.validations = begun.sessions, begun.validations
-    run.folder.mkdir(parents=True, exist_ok=True)
     fresh.save(run.folder)
     return fresh
 
