@@ -9,6 +9,15 @@ MODEL ?= models/default
 DEMO ?= demo
 IN ?= $(DEMO)/imagesTr
 OUT ?= $(DEMO)/masks
+# `make train` and `make default-model`: where the data lie and where everything is kept; remove WORK to begin anew.
+DATA ?=
+SARCOMAS ?=
+WORK ?= build/training
+TASK ?= 701
+PRESET ?= s4
+SELECT ?=
+PLAN ?=
+RUN ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -31,7 +40,7 @@ $(VENV)/.dev: pyproject.toml
 setup: $(VENV)/.dev  ## install everything for development into .venv (torch and nnU-Net included)
 
 demo: $(VENV)/.runtime  ## set up, make a phantom CT, segment it, compare, draw it (no torch)
-	$(BIN)/python -m flare_train.phantom -o $(DEMO) --cases 1 --seed 2026
+	$(BIN)/python -m flare_train.phantom --kind thigh -o $(DEMO) --cases 1 --seed 2026
 	$(BIN)/flare-infer -i $(DEMO)/imagesTr -o $(DEMO)/masks --report $(DEMO)/run.json --verbose
 	$(BIN)/python -m flare_eval.show -i $(DEMO)/imagesTr -r $(DEMO)/labelsTr -p $(DEMO)/masks -o $(DEMO)/overlays
 
@@ -59,14 +68,20 @@ bench: $(VENV)/.dev  ## benchmarks by stage, each beside its reference
 parity: $(VENV)/.dev  ## compare with nnU-Net on CASES, voxel by voxel: make parity FOLDER=... CASES="a.nii.gz b.nii.gz"
 	$(BIN)/flare-export $(FOLDER) -o $(VENV)/parity-bundle --verify $(CASES)
 
-train: $(VENV)/.dev  ## train on the FLARE-style data set DATA by the paper's recipe: make train DATA=folder (again to resume)
-	$(BIN)/flare-train inspect $(DATA) -o $(WORK)/facts
-	$(BIN)/flare-train select $(WORK)/facts/facts.jsonl -o $(nnUNet_raw)/Dataset$(TASK) $(SELECT)
-	$(BIN)/flare-train plan $(TASK) $(PLAN)
-	$(BIN)/flare-train run $(TASK) $(RUN)
-	$(BIN)/flare-train report $(nnUNet_results)/Dataset$(TASK)/FlareTrainer__$(PLANS)__3d_fullres -o $(WORK)/report
+train: export nnUNet_raw ?= $(abspath $(WORK))/nnUNet_raw
+train: export nnUNet_preprocessed ?= $(abspath $(WORK))/nnUNet_preprocessed
+train: export nnUNet_results ?= $(abspath $(WORK))/nnUNet_results
+train: $(VENV)/.dev  ## train by the paper's recipe on the data set DATA, again to resume: make train DATA=folder RUN='--gpus 2'
+	test -n "$(DATA)" || { echo "make train DATA=folder of a FLARE-style data set" >&2; exit 2; }
+	test -f $(WORK)/facts/facts.jsonl || $(BIN)/flare-train inspect $(DATA) -o $(WORK)/facts
+	$(BIN)/flare-train select $(WORK)/facts/facts.jsonl -o $(nnUNet_raw)/Dataset$(TASK)_Lesions $(SELECT)
+	test -f $(nnUNet_preprocessed)/Dataset$(TASK)_Lesions/flare_$(PRESET).json || \
+	  $(BIN)/flare-train plan $(TASK) --preset $(PRESET) $(PLAN)
+	$(BIN)/flare-train run $(TASK) --plans flare_$(PRESET) $(RUN)
+	$(BIN)/flare-train report $(nnUNet_results)/Dataset$(TASK)_Lesions/FlareTrainer__flare_$(PRESET)__3d_fullres -o $(WORK)/report
 
-default-model: $(VENV)/.dev  ## train the default network on the sarcomas in SARCOMAS (see its card; two hours on 2 cores), export it
+default-model: $(VENV)/.dev  ## train the default network on the sarcomas in SARCOMAS (see its card; an hour on 2 cores), export it
+	test -n "$(SARCOMAS)" || { echo "make default-model SARCOMAS=folder (see docs/default_model.md)" >&2; exit 2; }
 	bash train/default_model.sh $(BIN) $(SARCOMAS)
 
 export-onnx: $(VENV)/.dev  ## export the nnU-Net model folder FOLDER to the bundle BUNDLE

@@ -163,13 +163,14 @@ def test_fold_all_validates_on_a_data_set_of_its_own_and_begins_with_given_weigh
     [
         (["--plans", "nowhere"], "there is no such plan"),
         (["--fold", "3"], "has 1, counted from 0"),
-        (["--gpus", "7"], "7 GPUs were asked for"),
+        (["--gpus", "7"], "the plan's batch of 2 is too small"),
+        (["--gpus", "2"], "2 GPUs were asked for"),
         (["--epochs", "9", "--last", "4"], "a schedule of 9 epochs"),
         (["--initial-weights", "nowhere.pth"], "there is no such checkpoint"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(toy, arguments, words):
-    code = 5 if "--gpus" in arguments else 2
+    code = 5 if arguments == ["--gpus", "2"] else 2
     done = flare_train(toy, "run", 812, "--plans", "toy", *arguments, code=code)
     assert done.stderr.splitlines()[-1].startswith("flare-train: ")
     assert words in done.stderr.splitlines()[-1]

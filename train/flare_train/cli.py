@@ -8,11 +8,14 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flare_runtime.command_line import exit_code_of, positive
 from flare_runtime.errors import UsageError
-from flare_train.plan import PATCH, PRESETS, SPACING_MM
+from flare_train.plan import BATCH_SIZE, PATCH, PRESETS, SPACING_MM
+
+if TYPE_CHECKING:
+    from flare_train.run import Run
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 internal error; 2 usage; 4 the plan has errors, or the loss is no number; 5 device; 6 output"
@@ -63,6 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     plan.add_argument("--spacing", type=float, nargs=3, default=SPACING_MM, metavar=("Z", "Y", "X"), help="mm")
     plan.add_argument("--patch", type=int, nargs=3, default=PATCH, metavar=("Z", "Y", "X"), help="voxels")
+    plan.add_argument("--batch-size", type=positive, default=BATCH_SIZE, help="patches a step (default: %(default)s)")
     plan.add_argument("--name", help="of the plans (default: flare_PRESET)")
     _add_workers(plan)
     plan.set_defaults(run=run_plan)
@@ -195,7 +199,8 @@ def run_plan(args: argparse.Namespace) -> int:
     dataset = find_dataset(args.dataset)
     content = fingerprint(dataset, args.workers)
     name = args.name or f"flare_{preset.name}"
-    plans = make_plans(content, dataset.name, name, preset.features, spacing_mm=args.spacing, patch=args.patch)
+    options = {"spacing_mm": args.spacing, "patch": args.patch, "batch_size": args.batch_size}
+    plans = make_plans(content, dataset.name, name, preset.features, **options)
     target = dataset.preprocessed / f"{name}.json"
     with replacing(target) as file:
         file.write(json.dumps(plans, indent=2).encode() + b"\n")
@@ -209,43 +214,56 @@ def run_training(args: argparse.Namespace) -> int:
     """Preprocess if need be, train to the end of the schedule, and print where the best network is."""
     if args.augmenters is not None:  # before nnU-Net is imported
         os.environ.update(nnUNet_n_proc_DA=str(args.augmenters))
+    from flare_train.plan import CONFIGURATION
+    from flare_train.preprocessing import preprocess, read_plans
+    from flare_train.training import train
+
+    run = _run_of(args)
+    plans = read_plans(run.dataset, run.plans)
+    if code := _tell_findings(plans):
+        return code
+    batch = plans["configurations"][CONFIGURATION]["batch_size"]
+    if run.gpus > batch:
+        raise UsageError(
+            f"--gpus {run.gpus}: the plan's batch of {batch} is too small; plan with a larger --batch-size"
+        )
+    preprocess(run.dataset, run.plans, args.workers)
+    record = train(run)
+    kept = f"checkpoint_epoch_{record.best.epochs}.pth" if record.best else "checkpoint_final.pth"
+    print(f"flare-export {run.model_folder} --fold {run.fold} --checkpoint {kept} -o BUNDLE")
+    return 0
+
+
+def _run_of(args: argparse.Namespace) -> Run:
     import torch
 
     from flare_train.nnunet_folders import RESULTS, find_dataset
-    from flare_train.preprocessing import preprocess, read_plans
     from flare_train.recipe import Recipe
     from flare_train.run import Run
     from flare_train.schedule import Schedule
-    from flare_train.training import train
 
-    run = Run(
+    if args.initial_weights and not args.initial_weights.is_file():
+        raise UsageError(f"{args.initial_weights}: there is no such checkpoint")
+    recipe = Recipe(
+        learning_rate=args.learning_rate,
+        optimizer=args.optimizer,
+        weight_decay=args.weight_decay,
+        iterations=args.iterations,
+        val_iterations=args.val_iterations,
+        small_lesions=args.small_lesions,
+        seed=args.seed,
+    )
+    return Run(
         dataset=find_dataset(args.dataset, RESULTS),
         plans=args.plans,
         fold=args.fold,
-        recipe=Recipe(
-            learning_rate=args.learning_rate,
-            optimizer=args.optimizer,
-            weight_decay=args.weight_decay,
-            iterations=args.iterations,
-            val_iterations=args.val_iterations,
-            small_lesions=args.small_lesions,
-            seed=args.seed,
-        ),
+        recipe=recipe,
         schedule=Schedule(args.epochs, args.extension, args.last or max(5000, args.epochs), args.patience),
         gpus=int(torch.cuda.is_available()) if args.gpus is None else args.gpus,
         initial_weights=args.initial_weights,
         validation=args.validation,
         country=args.country,
     )
-    if args.initial_weights and not args.initial_weights.is_file():
-        raise UsageError(f"{args.initial_weights}: there is no such checkpoint")
-    if code := _tell_findings(read_plans(run.dataset, run.plans)):
-        return code
-    preprocess(run.dataset, run.plans, args.workers)
-    record = train(run)
-    kept = f"checkpoint_epoch_{record.best.epochs}.pth" if record.best else "checkpoint_final.pth"
-    print(f"flare-export {run.model_folder} --fold {run.fold} --checkpoint {kept} -o BUNDLE")
-    return 0
 
 
 def run_report(args: argparse.Namespace) -> int:

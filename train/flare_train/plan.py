@@ -65,6 +65,7 @@ def make_plans(
     *,
     spacing_mm: Sequence[float] = SPACING_MM,
     patch: Sequence[int] = PATCH,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
     """Return nnU-Net plans for a data set, axes (z, y, x).
 
@@ -75,6 +76,7 @@ def make_plans(
         features: of the network's stages.
         spacing_mm: what everything is resampled to.
         patch: voxels.
+        batch_size: patches a step; several GPUs share them, and each needs one.
     """
     spacings, shapes = np.array(fingerprint["spacings"]), np.array(fingerprint["shapes_after_crop"])
     median_mm, median_shape = np.median(spacings, axis=0), np.median(shapes, axis=0)
@@ -82,7 +84,7 @@ def make_plans(
     configuration = {
         "data_identifier": f"{plans_name}_{CONFIGURATION}",
         "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": BATCH_SIZE,
+        "batch_size": batch_size,
         "patch_size": list(patch),
         "median_image_size_in_voxels": np.median(shapes * spacings / spacing_mm, axis=0).tolist(),
         "spacing": list(spacing_mm),
