@@ -15,6 +15,7 @@ from flare_export import plans as plan_rules
 from flare_export.architecture import describe
 from flare_export.case_parity import CaseParity, measure_case_parity
 from flare_export.errors import DisagreementError, ModelError
+from flare_export.fp16_graph import to_fp16
 from flare_export.model_folder import ModelFolder
 from flare_export.network_parity import measure_network_parity
 from flare_export.onnx_graph import OPSET, fold_biases, to_onnx
@@ -103,9 +104,13 @@ def _write(folder: ModelFolder, networks: Sequence[nn.Module], target: Path, nam
         fold_biases(lean)
         metadata = {"flare-lite": name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
         data = to_onnx(lean, folder.inputs, folder.patch, metadata)
-        file = "network.onnx" if len(networks) == 1 else f"network.fold_{checkpoint.fold}.onnx"
-        entry = _add(target, file, data, "network")
-        files.append(msgspec.structs.replace(entry, precision="fp32", opset=OPSET, fold=checkpoint.fold))
+        end = ".onnx" if len(networks) == 1 else f".fold_{checkpoint.fold}.onnx"
+        for precision, file, content in (
+            ("fp32", f"network{end}", data),
+            ("fp16", f"network.fp16{end}", to_fp16(data)),
+        ):
+            entry = _add(target, file, content, "network")
+            files.append(msgspec.structs.replace(entry, precision=precision, opset=OPSET, fold=checkpoint.fold))
     if naming.model_card is not None:
         files.append(_add(target, MODEL_CARD_NAME, naming.model_card.read_bytes(), "model_card"))
     (target / MANIFEST_NAME).write_bytes(encode_manifest(_manifest(folder, networks[0], name, naming.licence, files)))
@@ -157,7 +162,8 @@ def _verify(
 ) -> list[CaseParity]:
     if not cases:
         return []
-    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), *([("openvino", "bf16")] if cpu_has_bf16() else [])]
+    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
+    engines += [("openvino", "bf16")] if cpu_has_bf16() else []
     segmenters = [Segmenter.load(bundle, backend=backend, precision=precision) for backend, precision in engines]
     results = []
     for result in measure_case_parity(folder, segmenters, cases):

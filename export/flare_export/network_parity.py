@@ -54,6 +54,7 @@ def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> lis
 def _engines(bundle: Bundle) -> Iterator[Network]:
     yield open_network(bundle, backend="openvino", precision="fp32")
     yield open_network(bundle, backend="onnxruntime", precision="fp32")
+    yield open_network(bundle, backend="onnxruntime", precision="fp16")
     if cpu_has_bf16():
         yield open_network(bundle, backend="openvino", precision="bf16")
 

@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision",
         default="auto",
         metavar="TYPE",
-        help="auto, fp32 or bf16 (default: bf16 where it was measured to agree)",
+        help="auto, fp32, bf16 or fp16 (default: bf16 where it was measured to agree)",
     )
     add(
         "--step",

@@ -97,7 +97,7 @@ class Segmenter:
             bundle: folder or zip made by `flare-export`.
             device: `auto` or `cpu`.
             backend: `auto`, `openvino` or `onnxruntime`.
-            precision: `auto`, `fp32` or `bf16`; see `flare_runtime.backends.open_network`.
+            precision: `auto`, `fp32`, `bf16` or `fp16`; see `flare_runtime.backends.open_network`.
             threads: for the network; all cores where None.
             step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
             tta: average over all flips the model was trained for, as nnU-Net does by default.

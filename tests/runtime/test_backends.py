@@ -90,7 +90,7 @@ def test_a_bundle_without_float32_network_is_refused(tmp_path, bundle, tiny_bund
     file = msgspec.structs.replace(bundle.manifest.files[0], precision="fp16")
     manifest = msgspec.structs.replace(bundle.manifest, files=(file,))
     (tmp_path / "model" / "manifest.json").write_bytes(encode_manifest(manifest))
-    with pytest.raises(BundleError, match="no float32 network"):
+    with pytest.raises(BundleError, match="no fp32 network"):
         open_network(Bundle.open(tmp_path / "model"))
 
 

@@ -8,7 +8,7 @@ from flare_runtime.bundle import Bundle
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 
 BACKENDS = ("openvino", "onnxruntime")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 # What a reduced precision must have shown in the bundle's parity record before `auto` takes it.
 MIN_AUTO_DICE = 0.995
 
@@ -63,7 +63,7 @@ def open_network(
         device: `auto` or `cpu`.
         backend: one of `BACKENDS`, or `auto` for OpenVINO.
         precision: one of `PRECISIONS`, or `auto`: bfloat16 where the CPU has it and the bundle's own record shows that
-            it agrees with float32, else float32.
+            it agrees with float32, else float32; `fp16` is the network that GPUs run, slow on a CPU.
         threads: for the network; None leaves it to the backend.
 
     Raises:
@@ -81,19 +81,22 @@ def read_network(
     _check_choice("device", device, ("auto", "cpu"))
     _check_choice("backend", backend, ("auto", *BACKENDS))
     _check_choice("precision", precision, ("auto", *PRECISIONS))
-    files = bundle.networks("fp32")
-    if not files:
-        raise BundleError(f"{bundle.path.name}: no float32 network in the bundle")
-    models = [bundle.read(file) for file in files]
     if backend == "onnxruntime" and precision == "bf16":
         raise DeviceError("the onnxruntime backend has no bf16 on the CPU; use --backend openvino or --precision fp32")
+    if backend != "onnxruntime" and precision == "fp16":
+        raise DeviceError("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
+    stored = "fp16" if precision == "fp16" else "fp32"
+    files = bundle.networks(stored)
+    if not files:
+        raise BundleError(f"{bundle.path.name}: no {stored} network in the bundle; export it anew")
+    models = [bundle.read(file) for file in files]
 
     def compiled() -> Network:
         members: list[Network]
         if backend == "onnxruntime":
             from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
 
-            members = [OnnxRuntimeNetwork(model, threads) for model in models]
+            members = [OnnxRuntimeNetwork(model, stored, threads) for model in models]
         else:
             from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
 

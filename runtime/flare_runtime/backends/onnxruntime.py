@@ -5,7 +5,12 @@ from flare_runtime.errors import BundleError, DeviceError
 
 
 class OnnxRuntimeNetwork:
-    """One ONNX network on ONNX Runtime's CPU provider, in float32.
+    """One ONNX network on ONNX Runtime's CPU provider, which computes float16 ones in float32 and rounds between.
+
+    Args:
+        onnx: the network.
+        precision: what its tensors are.
+        threads: for the network; None leaves it to ONNX Runtime.
 
     Raises:
         DeviceError: where onnxruntime is not installed.
@@ -14,9 +19,8 @@ class OnnxRuntimeNetwork:
 
     backend = "onnxruntime"
     device = "cpu"
-    precision = "fp32"
 
-    def __init__(self, onnx: bytes, threads: int | None = None) -> None:
+    def __init__(self, onnx: bytes, precision: str = "fp32", threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -28,6 +32,7 @@ class OnnxRuntimeNetwork:
             self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+        self.precision = precision
         self._input = self._session.get_inputs()[0].name
 
     def run(self, tiles: FloatArray) -> FloatArray:
