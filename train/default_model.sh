@@ -7,12 +7,15 @@ bin=$1 sarcomas=$2 work=build/default_model
 export nnUNet_raw=$PWD/$work/nnUNet_raw nnUNet_preprocessed=$PWD/$work/nnUNet_preprocessed
 export nnUNet_results=$PWD/$work/nnUNet_results
 
-"$bin/python" -m flare_train.phantom --kind thigh -o $work/phantoms --cases 5 --seed 10000
-"$bin/flare-train" inspect "$sarcomas" $work/phantoms -o $work/facts
+test -d $work/phantoms || "$bin/python" -m flare_train.phantom --kind thigh -o $work/phantoms --cases 5 --seed 10000
+test -f $work/facts/facts.jsonl || "$bin/flare-train" inspect "$sarcomas" $work/phantoms -o $work/facts
 "$bin/flare-train" select $work/facts/facts.jsonl -o "$nnUNet_raw/Dataset702_Sarcoma" --validation 'STS_*[05]'
 
 # plan PLANS Z Y X; train PLANS OPTIONS...; weights PLANS EPOCHS
-plan() { "$bin/flare-train" plan 702 --features 16 32 64 128 --name "$1" --patch "$2" "$3" "$4"; }
+plan() {
+  test -f "$nnUNet_preprocessed/Dataset702_Sarcoma/$1.json" ||
+    "$bin/flare-train" plan 702 --features 16 32 64 128 --name "$1" --patch "$2" "$3" "$4"
+}
 train() {
   "$bin/flare-train" run 702 --plans "$1" --fold 0 --optimizer adamw --weight-decay 1e-2 --augmenters 0 "${@:2}"
 }

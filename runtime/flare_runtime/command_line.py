@@ -1,6 +1,7 @@
-"""What the programs of this project share: an argument's type, and errors as one line and an exit code."""
+"""What the programs of this project share: arguments' types, and errors as one line and an exit code."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,22 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def natural(text: str) -> int:
+    """Read a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """Read a number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return number
 
 

@@ -22,7 +22,7 @@ from flare_train.training import train
 
 DATASET = "812"
 PLANS = "toy"
-SCHEDULE = Schedule(first=6, extension=3, last=12, patience=9)
+SCHEDULE = Schedule(first=20, extension=10, last=40, patience=9)
 RECIPE = Recipe(iterations=8, val_iterations=1, learning_rate=1e-2)
 
 

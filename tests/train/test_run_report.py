@@ -67,6 +67,8 @@ def fold(root, sessions=(), validations=(), name="fold_0", epochs=4, **changes):
         "configuration": "3d_fullres",
         "fold": name.removeprefix("fold_"),
         "training_cases": 29,
+        "validation_cases": [],
+        "plans_sha256": "0" * 64,
         "recipe": Recipe(),
         "schedule": Schedule(first=2, extension=1, last=9),
     }
@@ -99,7 +101,7 @@ def test_the_papers_tables_are_filled_from_the_run(tmp_path):
     sessions = [session(1, 2, 0.25, 1.5), session(3, 4, 0.5, 2.25)]
     found = rows(report(fold(tmp_path, sessions, VALIDATIONS)))
     for name, ours, paper in [
-        ("Trained on it", "epochs 1 to 4, in 2 sessions", "epochs 1 to 5000"),
+        ("Trained on it", "epochs 1 to 4", "epochs 1 to 5000"),
         ("CPU", "Xeon, 8 cores", "2x AMD EPYC 7542 32-Core Processor"),
         ("RAM", "64 GiB", "512GB"),
         ("GPU (number and type)", "2x NVIDIA A100", "8x NVIDIA GeForce RTX 4090"),
@@ -141,7 +143,7 @@ def test_other_machines_and_epochs_without_a_measurement_are_told_apart(tmp_path
     weights = {"initial_weights": "/models/s4/checkpoint_best.pth", "gpus": 2}
     text = report(fold(tmp_path, sessions, **weights))
     found = rows(text)
-    assert found["Trained on it"][:2] == ["epochs 1, 3 to 4, in 3 sessions", "epochs 2, in 1 session"]
+    assert found["Trained on it"][:2] == ["epochs 1, 3 to 4", "epochs 2"]
     assert found["GPU (number and type)"][:2] == ["2x NVIDIA A100", "none"]
     assert found["CO2 eq"][0] == "0.75 kg (epochs 2, 4; the others were not measured)"
     assert found["Energy"][0] == "not measured (flare-train run --country)"

@@ -26,7 +26,7 @@ def test_an_interrupted_stretch_goes_on_to_its_own_end(done, end):
 def test_the_last_stretch_is_cut_short_where_the_last_epoch_is_no_multiple():
     schedule = Schedule(first=10, extension=4, last=16)
     assert [schedule.end_after(done) for done in (0, 10, 14)] == [10, 14, 16]
-    assert [done for done in range(20) if schedule.is_end(done)] == [10, 14, 16, 18]
+    assert [done for done in range(20) if schedule.is_end(done)] == [10, 14, 16, 17, 18, 19]
 
 
 @pytest.mark.parametrize(

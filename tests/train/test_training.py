@@ -1,10 +1,12 @@
 """`flare-train run`: stretches, validation, resuming after a kill, and checkpoints that nnU-Net and we can use."""
 
+import contextlib
 import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from tests.eval.nifti_masks import cube, write  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (20, 24, 24)
 SPACING = (2.4, 1.6, 1.6)
-EPOCHS = 12  # of tests.train.interrupted_training
+EPOCHS = 40  # of tests.train.interrupted_training
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,8 @@ def content(checkpoint):
     return torch.load(checkpoint, map_location="cpu", weights_only=False)
 
 
-SHORT = ["run", 812, "--plans", "toy", "--fold", 0, "--epochs", 2, "--extension", 1, "--last", 3, "--patience", 9]
+LENGTH = ["--epochs", 1, "--last", 1, "--iterations", 1, "--val-iterations", 1, "--workers", 1, "--augmenters", 0]
+SHORT = ["run", 812, "--plans", "toy", "--epochs", 2, "--extension", 1, "--last", 3, "--patience", 9]
 SHORT += ["--iterations", 2, "--val-iterations", 1, "--workers", 1, "--augmenters", 0]
 
 
@@ -145,17 +148,15 @@ def test_another_recipe_is_refused_and_named(toy, trained):
 
 
 def test_fold_all_validates_on_a_data_set_of_its_own_and_begins_with_given_weights(toy, trained):
-    length = ["--epochs", 1, "--last", 1, "--iterations", 1, "--val-iterations", 1, "--workers", 1, "--augmenters", 0]
     weights = ["--initial-weights", trained[1] / "checkpoint_epoch_3.pth", "--learning-rate", 1e-12]
-    which = ["run", 812, "--plans", "toy", "--validation", toy / "data"]
-    output = flare_train(toy, *which, *length, *weights, results="all").stdout
+    which = ["run", 812, "--plans", "toy", "--fold", "all", "--validation", toy / "data"]
+    output = flare_train(toy, *which, *LENGTH, *weights, results="all").stdout
     folder = fold_folder(toy, "all").with_name("fold_all")
     assert "validation after 1 epochs" in output
     assert len(RunRecord.load(folder).validations[0].cases) == 7
     theirs, ours = (content(path)["network_weights"] for path in (weights[1], folder / "checkpoint_final.pth"))
     for name, value in theirs.items():
-        if ".seg_layers." not in name:  # nnU-Net does not take these over
-            torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -163,14 +164,14 @@ def test_fold_all_validates_on_a_data_set_of_its_own_and_begins_with_given_weigh
     [
         (["--plans", "nowhere"], "there is no such plan"),
         (["--fold", "3"], "has 1, counted from 0"),
-        (["--gpus", "7"], "the plan's batch of 2 is too small"),
-        (["--gpus", "2"], "2 GPUs were asked for"),
+        (["--gpus", "7"], "7 GPUs were asked for"),
+        (["--country", "Atlantis"], "codecarbon knows no such country"),
         (["--epochs", "9", "--last", "4"], "a schedule of 9 epochs"),
-        (["--initial-weights", "nowhere.pth"], "there is no such checkpoint"),
+        (["--initial-weights", "nowhere.pth", *LENGTH], "there is no such checkpoint"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(toy, arguments, words):
-    code = 5 if arguments == ["--gpus", "2"] else 2
+    code = 5 if "--gpus" in arguments else 2
     done = flare_train(toy, "run", 812, "--plans", "toy", *arguments, code=code)
     assert done.stderr.splitlines()[-1].startswith("flare-train: ")
     assert words in done.stderr.splitlines()[-1]
@@ -180,7 +181,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_netw
     length = ["--epochs", 3, "--last", 3, "--iterations", 2, "--val-iterations", 1, "--workers", 1, "--augmenters", 0]
     which = ["run", 812, "--plans", "toy", "--fold", 0, "--seed", 3]
     done = flare_train(toy, *which, *length, "--learning-rate", 1e30, results="nan", code=4)
-    assert "is no number" in done.stderr.splitlines()[-1]
+    assert "weights that are no numbers" in done.stderr.splitlines()[-1]
     assert not (fold_folder(toy, "nan") / "checkpoint_final.pth").exists()
 
 
@@ -188,7 +189,7 @@ def test_two_processes_do_not_train_one_fold(toy):
     folder = fold_folder(toy, "locked")
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         done = flare_train(toy, *SHORT, results="locked", code=2)
     assert "another process is training there" in done.stderr.splitlines()[-1]
 
@@ -199,6 +200,56 @@ def test_plans_with_a_trap_are_not_trained(toy):
     plans["configurations"]["3d_fullres"]["n_conv_per_stage_encoder"] = [2, 2]
     (made / "trap.json").write_text(json.dumps(plans), encoding="utf-8")
     assert "nnU-Net ignores them" in flare_train(toy, "run", 812, "--plans", "trap", code=4).stderr
+
+
+def test_weights_of_another_network_are_refused_by_name(toy, trained):
+    flare_train(toy, "plan", 812, "--features", 4, 8, 8, 8, "--patch", 16, 16, 16, "--name", "deep", "--workers", 1)
+    weights = ["--initial-weights", trained[1] / "checkpoint_epoch_3.pth"]
+    done = flare_train(toy, "run", 812, "--plans", "deep", *LENGTH, *weights, results="other", code=2)
+    assert "its network is another: decoder.encoder.stages.3" in done.stderr.splitlines()[-1]
+
+
+def test_a_plan_made_anew_under_the_same_name_is_not_taken_for_the_old_one(toy, trained):
+    made = toy / "nnUNet_preprocessed" / "Dataset812_Toy" / "toy.json"
+    before = made.read_bytes()
+    plans = json.loads(before)
+    plans["configurations"]["3d_fullres"]["batch_size"] = 3
+    made.write_text(json.dumps(plans), encoding="utf-8")
+    try:
+        done = flare_train(toy, *SHORT, results="short", code=2)
+    finally:
+        made.write_bytes(before)
+    assert "was begun otherwise: plans_sha256 was" in done.stderr
+
+
+def test_a_kill_leaves_no_augmentation_process_and_no_lock(toy):
+    """Of a run with augmentation processes, which are forks of the one that is killed."""
+    command = [sys.executable, "-m", "flare_train.cli", *map(str, SHORT), "--epochs", "500", "--last", "500"]
+    environ = {**environment(toy, "orphans"), "nnUNet_n_proc_DA": "2"}
+    command[command.index("--augmenters") + 1] = "2"
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert any(line.startswith("epoch 1 ") for line in process.stdout)
+        children = children_of(process.pid)
+        assert len(children) >= 3, "two processes augment for training and one for validation"
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path("/proc", child).exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [Path("/proc", child, "cmdline").read_text() for child in children if Path("/proc", child).exists()]
+    assert not left
+    resumed = [*SHORT, "--epochs", 1, "--extension", 500, "--last", 1]
+    assert "flare-export" in flare_train(toy, *resumed, results="orphans").stdout
+
+
+def children_of(process):
+    """The processes whose parent it is."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(status.parent.name)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +263,7 @@ def interrupted(toy):
 @pytest.mark.slow
 def test_ten_kills_change_nothing(interrupted):
     alone, killed, output = interrupted
-    assert output.count("killed after") >= 8, output
+    assert output.count("killed after") == 10, output
     first, second = (content(folder / "checkpoint_final.pth") for folder in (alone, killed))
     assert first["current_epoch"] == second["current_epoch"] == EPOCHS
     for name, value in first["network_weights"].items():
@@ -221,7 +272,7 @@ def test_ten_kills_change_nothing(interrupted):
         assert len(second["logging"][name]) == EPOCHS
         np.testing.assert_array_equal(first["logging"][name], second["logging"][name])
     ours, theirs = (RunRecord.load(folder) for folder in (killed, alone))
-    assert [validation.epochs for validation in ours.validations] == [6, 9, 12]
+    assert [validation.epochs for validation in ours.validations] == [20, 30, 40]
     assert [v.dsc for v in ours.validations] == [v.dsc for v in theirs.validations]
     assert ours.sessions[0].first_epoch == 1
     assert ours.sessions[-1].last_epoch == EPOCHS

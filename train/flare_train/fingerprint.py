@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from flare_runtime.errors import UsageError
-from flare_train.nnunet_folders import SPLITS, DatasetFolders
+from flare_train.nnunet_folders import DatasetFolders
 from flare_train.selection import MANIFEST, original_labels
 
 
@@ -16,7 +16,7 @@ def fingerprint(dataset: DatasetFolders, workers: int) -> dict[str, Any]:
     nnU-Net takes every label above 0 for foreground, an ignored region as well; the intensities that images are
     normalised by would be those of whole bodies. So it is given the labels that the data set was made of.
 
-    Its dataset.json, and the split of `flare-train select` if there is one, are put beside nnU-Net's result.
+    Its dataset.json is put beside nnU-Net's result.
 
     Raises:
         UsageError: where the data set's manifest lacks a case.
@@ -30,7 +30,5 @@ def fingerprint(dataset: DatasetFolders, workers: int) -> dict[str, Any]:
                 raise UsageError(f"{dataset.raw / MANIFEST}: lacks {stem}; make the data set with `flare-train select`")
             files["label"] = str(originals[stem])
     content: dict[str, Any] = extractor.run(overwrite_existing=True)
-    for name in ("dataset.json", SPLITS):
-        if (dataset.raw / name).is_file():
-            shutil.copyfile(dataset.raw / name, dataset.preprocessed / name)
+    shutil.copyfile(dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json")
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from flare_runtime.errors import UsageError
 from flare_runtime.output import replacing
 from flare_train.nnunet_folders import DatasetFolders
 from flare_train.plan import CONFIGURATION
+from flare_train.processes import only_process
 
 # Of a configuration, what its preprocessed data do not depend on.
 _OF_TRAINING = ("architecture", "batch_size", "batch_dice")
-# Beside the folder of preprocessed data, which nnU-Net lists: a file in it would be taken for a case.
-_STAMP = "{identifier}.done"
 
 
 def read_plans(dataset: DatasetFolders, name: str) -> dict[str, Any]:
@@ -34,6 +34,8 @@ def read_plans(dataset: DatasetFolders, name: str) -> dict[str, Any]:
 def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
     """Preprocess every case of a raw data set, unless that was done and neither plan nor files have changed.
 
+    Of several processes that need the same data one makes them and the others wait.
+
     Args:
         dataset: its folders.
         plans_name: of the plans that `flare-train plan` wrote.
@@ -47,23 +49,27 @@ def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
     if given != planned:
         raise UsageError(f"{dataset.raw}: the labels are {given} and were {planned} for {plans_name}; plan again")
     configuration = plans["configurations"][CONFIGURATION]
-    stamp = dataset.preprocessed / _STAMP.format(identifier=configuration["data_identifier"])
-    state = _state(dataset.raw, plans, configuration)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
-        return
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+    # Beside the folder of preprocessed data, which nnU-Net lists: a file in it would be taken for a case.
+    stamp, lock = (dataset.preprocessed / f"{configuration['data_identifier']}.{end}" for end in ("done", "lock"))
+    with only_process(lock, "", wait=True):
+        state = _state(dataset.raw, plans, configuration)
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == state:
+            return
+        from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
-    stamp.unlink(missing_ok=True)
-    preprocess_dataset(dataset.number, plans_name, (CONFIGURATION,), (workers,))
-    with replacing(stamp) as target:
-        target.write(state.encode())
+        stamp.unlink(missing_ok=True)
+        preprocess_dataset(dataset.number, plans_name, (CONFIGURATION,), (workers,))
+        with replacing(stamp) as target:
+            target.write(state.encode())
 
 
-def _state(raw: Path, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
+def _state(raw: Path, plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     files = sorted(path for name in ("imagesTr", "labelsTr") for path in (raw / name).iterdir())
-    facts = {
-        "configuration": {key: value for key, value in configuration.items() if key not in _OF_TRAINING},
-        "intensities": plans["foreground_intensity_properties_per_channel"],
-        "files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return digest({key: value for key, value in configuration.items() if key not in _OF_TRAINING}, plans, facts)
+
+
+def digest(configuration: Mapping[str, Any], plans: Mapping[str, Any], *more: Any) -> str:
+    """Return the SHA-256 of a configuration, of the intensities that its plans normalise by, and of `more`."""
+    content = [configuration, plans["foreground_intensity_properties_per_channel"], *more]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

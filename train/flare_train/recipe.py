@@ -17,8 +17,8 @@ class Recipe(msgspec.Struct, frozen=True):
         iterations: batches an epoch.
         val_iterations: batches an epoch for nnU-Net's pseudo Dice.
         small_lesions: draw every lesion of a case as often, whatever its size; nnU-Net draws every voxel as often.
-        seed: of the first weights and of every epoch's batches. With `nnUNet_n_proc_DA=0` a run is then reproducible
-            to the bit on one machine, however often it is interrupted; augmentation processes draw at random.
+        seed: of the first weights and of every epoch's batches. On a CPU with `nnUNet_n_proc_DA=0` a run then comes
+            out the same to the bit, however often it is interrupted; augmentation processes draw at random.
     """
 
     learning_rate: float = 1e-3

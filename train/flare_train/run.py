@@ -55,5 +55,5 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where validation predicts."""
+        """What trains, and predicts in validation."""
         return torch.device("cuda" if self.gpus else "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,7 @@ FILE = "flare_run.json"
 
 
 class Session(msgspec.Struct, kw_only=True):
-    """One process that trained, from its start to its end or its kill.
+    """One stretch of epochs, or the part of it that one process trained.
 
     Attributes:
         started: local time, ISO 8601.
@@ -55,7 +56,9 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
     Attributes:
         dataset, plans, configuration, fold: nnU-Net's names.
+        plans_sha256: of what the plans say of the configuration and of intensities.
         training_cases: how many.
+        validation_cases: their stems.
         recipe, schedule: as given; a resumed run has the same recipe.
         initial_weights: the checkpoint that the first weights were taken from, empty for random ones.
         gpus: how many, 0 for a CPU.
@@ -64,9 +67,11 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
     dataset: str
     plans: str
+    plans_sha256: str
     configuration: str
     fold: str
     training_cases: int
+    validation_cases: list[str]
     recipe: Recipe
     schedule: Schedule
     initial_weights: str = ""
@@ -78,6 +83,17 @@ class RunRecord(msgspec.Struct, kw_only=True):
     def best(self) -> Validation | None:
         """The first of the validations with the highest mean DSC."""
         return max(self.validations, key=lambda validation: validation.dsc, default=None)
+
+    def differences(self, other: RunRecord) -> dict[str, tuple[Any, Any]]:
+        """Return what two runs were told differently, so that one cannot go on as the other: name to both values.
+
+        A longer schedule or more GPUs may go on, and so may a run that is validated from now on.
+        """
+        free = {"schedule", "gpus", "sessions", "validations"}
+        if not self.validations:
+            free.add("validation_cases")
+        mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(other)
+        return {name: (mine[name], theirs[name]) for name in mine if name not in free and mine[name] != theirs[name]}
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord | None:

@@ -22,7 +22,7 @@ from flare_runtime.output import check_folder
 from flare_train.run import ALL
 from flare_train.run_record import FILE, RunRecord
 from flare_train.run_tables import environments, protocol_notes, protocols, stretches
-from flare_train.trainer import FINAL, LATEST, newest_checkpoint
+from flare_train.training_checkpoint import FINAL, LATEST, newest_checkpoint
 
 _TOLERANCE = f"{TOLERANCE_MM:g}"
 _NO_VALIDATION = "No stretch has been validated yet."

@@ -66,7 +66,7 @@ def _environment(sessions: Sequence[Session]) -> dict[str, str]:
         return machine.get(key, _UNKNOWN)
 
     return {
-        "Trained on it": f"epochs {_epochs(sessions)}, in {len(sessions)} session{'s' if len(sessions) > 1 else ''}",
+        "Trained on it": f"epochs {_epochs(sessions)}",
         "System": of("system"),
         "CPU": f"{of('processor')}, {of('cores')} cores",
         "RAM": of("memory"),

@@ -42,7 +42,7 @@ class Schedule(msgspec.Struct, frozen=True):
 
     def is_end(self, done: int) -> bool:
         """Tell whether a stretch ends after `done` epochs."""
-        return done == self.last or (done >= self.first and (done - self.first) % self.extension == 0)
+        return done >= self.last or (done >= self.first and (done - self.first) % self.extension == 0)
 
     def is_over(self, done: int, scores: Sequence[float]) -> bool:
         """Tell whether no extension follows.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from collections.abc import Callable
 from datetime import datetime
@@ -14,37 +12,59 @@ import torch
 
 from flare_eval.efficiency import machine
 from flare_eval.gpu import GpuMeter
+from flare_export.checkpoint import load_checkpoint
+from flare_export.plans import read_json
+from flare_runtime.errors import FlareError
 from flare_train.emissions import EmissionsMeter
 from flare_train.plan import CONFIGURATION
+from flare_train.processes import end_children_with_me
 from flare_train.run import Run
 from flare_train.run_record import RunRecord, Session
-from flare_train.trainer import FlareTrainer, newest_checkpoint
+from flare_train.trainer import FlareTrainer
+from flare_train.training_checkpoint import newest_checkpoint
 from flare_train.validation import quiet
 
 Tell = Callable[[str], None]
 
 
 def train_stretch(run: Run, end: int, tell: Tell) -> None:
-    """Train from where the newest checkpoint stands, or from the start, until `end` epochs are done."""
-    if run.gpus > 1:
-        from nnunetv2.run.run_training import find_free_network_port
-        from torch.multiprocessing.spawn import spawn
+    """Train from where the newest checkpoint stands, or from the start, until `end` epochs are done.
 
-        os.environ["MASTER_ADDR"] = "localhost"
-        os.environ.setdefault("MASTER_PORT", str(find_free_network_port()))
-        spawn(_on_one_of_several, (run, end, tell), nprocs=run.gpus)  # type: ignore[no-untyped-call]
-    else:
+    Raises:
+        UsageError: where the initial weights are of another network.
+        TrainingError: where the network holds no numbers any more.
+        OutputError: where something cannot be written.
+    """
+    if run.gpus < 2:
         _train(run, end, tell)
+        return
+    from nnunetv2.run.run_training import find_free_network_port
+    from torch.multiprocessing.spawn import ProcessException, spawn
+
+    errors: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    arguments = (run, end, tell, find_free_network_port(), errors)
+    try:
+        spawn(_on_one_of_several, arguments, nprocs=run.gpus)  # type: ignore[no-untyped-call]
+    except ProcessException:
+        if errors.empty():
+            raise
+        raise errors.get() from None
 
 
-def _on_one_of_several(rank: int, run: Run, end: int, tell: Tell) -> None:
+def _on_one_of_several(rank: int, run: Run, end: int, tell: Tell, port: int, errors: Any) -> None:
     torch.cuda.set_device(rank)
-    torch.distributed.init_process_group("nccl", rank=rank, world_size=run.gpus)
-    _train(run, end, tell)
+    address = f"tcp://localhost:{port}"
+    torch.distributed.init_process_group("nccl", init_method=address, rank=rank, world_size=run.gpus)
+    try:
+        _train(run, end, tell)
+    except FlareError as error:
+        errors.put(error)
+        raise
     torch.distributed.destroy_process_group()
 
 
 def _train(run: Run, end: int, tell: Tell) -> None:
+    end_children_with_me()
     if run.gpus:  # as nnU-Net does
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = True
@@ -52,13 +72,11 @@ def _train(run: Run, end: int, tell: Tell) -> None:
         trainer = _trainer(run)
         trainer.num_epochs = end
         trainer.initialize()
-        checkpoint, done = newest_checkpoint(run.folder)
-        if checkpoint is not None:
-            trainer.load_checkpoint(str(checkpoint))
-        elif run.initial_weights is not None:
-            from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
-
-            load_pretrained_weights(trainer.network, str(run.initial_weights))
+    checkpoint, done = newest_checkpoint(run.folder)
+    if checkpoint is not None:
+        trainer.load_checkpoint(str(checkpoint))
+    elif run.initial_weights is not None:
+        trainer.begin_with(load_checkpoint(run.initial_weights, run.fold).weights, str(run.initial_weights))
     meter = EmissionsMeter(run.country) if run.country and trainer.local_rank == 0 else None
     record = RunRecord.load(run.folder)
     if trainer.local_rank == 0 and record is not None:
@@ -71,12 +89,10 @@ def _train(run: Run, end: int, tell: Tell) -> None:
 
 
 def _trainer(run: Run) -> FlareTrainer:
-    plans, dataset = (
-        json.loads((run.dataset.preprocessed / name).read_text(encoding="utf-8"))
-        for name in (f"{run.plans}.json", "dataset.json")
-    )
+    plans, dataset = (read_json(run.dataset.preprocessed / name) for name in (f"{run.plans}.json", "dataset.json"))
     plans["continue_training"] = False  # a switch for a logging service, which nnU-Net takes out of the plans
     fold: int | str = int(run.fold) if run.fold.isdigit() else run.fold
+    FlareTrainer.silent = True  # before there is a trainer, which begins to speak when it is made
     trainer = FlareTrainer(plans, CONFIGURATION, fold, dataset, run.device)
     trainer.recipe = run.recipe
     return trainer

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
-from flare_runtime.errors import FlareError
+from flare_runtime.errors import FlareError, OutputError, UsageError
 from flare_train.cpu_network import compute_in_bfloat16
 from flare_train.recipe import Recipe
 from flare_train.schedule import POLY_EXPONENT, Schedule
+from flare_train.training_checkpoint import LATEST
 
-LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 # nnU-Net saves every so many epochs; this class saves after each, when the epoch's books are closed.
 _NEVER = 2**31
 _CUDA = torch.device("cuda")
@@ -39,8 +40,11 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
 
     Attributes:
         recipe: set it before `initialize()`.
+        silent: whether nnU-Net's own lines go to its log file alone.
         on_epoch: called with the trainer after every epoch, once its checkpoint is written.
     """
+
+    silent = False
 
     def __init__(
         self,
@@ -83,6 +87,36 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
             training = LesionDataset(training)
         return training, validation
 
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """Return nnU-Net's augmentation, its blur by one way of computing it.
+
+        nnU-Net times two ways on every start and takes the faster: no training would come out the same twice.
+        """
+        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        for transform in transforms.transforms:
+            inner = getattr(transform, "transform", transform)
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False
+        return transforms
+
+    def begin_with(self, weights: Mapping[str, torch.Tensor], origin: str) -> None:
+        """Take over the weights of another network of the same shape.
+
+        Raises:
+            UsageError: naming what does not fit; `origin` is what the message calls the weights.
+        """
+        network: Any = getattr(self.network, "module", self.network)  # DistributedDataParallel's
+        network = getattr(network, "_orig_mod", network)  # torch.compile's
+        ours = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        theirs = {name: tuple(value.shape) for name, value in weights.items()}
+        if odd := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+            raise UsageError(
+                f"{origin}: its network is another: {odd[0]} is {theirs.get(odd[0], 'not there')}, and the plan's "
+                f"{ours.get(odd[0], 'has none')} ({len(odd)} such)"
+            )
+        network.load_state_dict(weights)
+
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that one that was interrupted comes out as if it had not been."""
         seeds = np.random.SeedSequence([self.recipe.seed, self.current_epoch, self.local_rank]).generate_state(3)
@@ -105,15 +139,15 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
         """Take the progress bar away.
 
         Raises:
-            TrainingError: where the loss is no number; the checkpoint is still the last good epoch's.
+            TrainingError: where a weight is no number; the checkpoint is still the last good epoch's.
         """
         super().on_train_epoch_end(train_outputs)
         if self._bar is not None:
             self._bar.close()
-        if not np.isfinite(self.logger.get_value("train_losses", step=-1)):
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
             raise TrainingError(
-                f"the loss of epoch {self.current_epoch + 1} is no number, and no later one would be; "
-                f"lower the learning rate of {self.recipe.learning_rate:g}, or look at the plan with `flare-train lint`"
+                f"after epoch {self.current_epoch + 1} the network holds weights that are no numbers; lower the "
+                f"learning rate of {self.recipe.learning_rate:g}, or look at the plan with `flare-train lint`"
             )
 
     def on_epoch_end(self) -> None:
@@ -130,32 +164,23 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
             self.on_epoch(self)
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint under another name first, so that `filename` never holds half of one."""
+        """Write a checkpoint under another name first, so that `filename` never holds half of one.
+
+        Raises:
+            OutputError: where it cannot be written.
+        """
         target = Path(filename)
         partial = target.with_name(f".partial-{target.name}")
-        super().save_checkpoint(str(partial))
-        if self.local_rank == 0 and partial.is_file():
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(target)
+        try:
+            super().save_checkpoint(str(partial))
+            if self.local_rank == 0 and partial.is_file():
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                partial.replace(target)
+        except (OSError, RuntimeError) as error:  # RuntimeError is what a full disk is to PyTorch
+            raise OutputError(f"{target}: cannot be written ({str(error).splitlines()[0]})") from error
 
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = False, add_timestamp: bool = True) -> None:
-        """Keep what nnU-Net says for its log file."""
-        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """Return the checkpoint of a fold with the most epochs and their number; None and 0 where there is none.
-
-    A killed run can leave both: the final one of a stretch beside the latest one of the stretch before or after.
-    """
-    found = [(trained_epochs(path), path) for name in (FINAL, LATEST) if (path := folder / name).is_file()]
-    if not found:
-        return None, 0
-    epochs, path = max(found, key=lambda pair: pair[0])
-    return path, epochs
-
-
-def trained_epochs(checkpoint: Path) -> int:
-    """Return after how many epochs a checkpoint was written."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["current_epoch"])
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Log as nnU-Net does; to the log file alone if `silent`."""
+        show = also_print_to_console and not self.silent
+        super().print_to_log_file(*args, also_print_to_console=show, add_timestamp=add_timestamp)

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-import msgspec
 import torch
 
 from flare_runtime.errors import DeviceError, UsageError
-from flare_runtime.output import replacing
-from flare_train.cases import SUFFIX, TrainingCase, find_cases
-from flare_train.nnunet_folders import SPLITS
+from flare_runtime.output import check_folder
+from flare_train.cases import TrainingCase, find_cases
+from flare_train.emissions import check_country
 from flare_train.plan import CONFIGURATION
+from flare_train.preprocessing import digest, preprocess, read_plans
+from flare_train.processes import only_process
 from flare_train.run import ALL, Run
 from flare_train.run_record import RunRecord, Validation
-from flare_train.schedule import learning_rate
 from flare_train.selection import original_labels
+from flare_train.split import read_split, stems_of
 from flare_train.stretch import train_stretch
-from flare_train.trainer import FINAL, LATEST, newest_checkpoint, trained_epochs
+from flare_train.training_checkpoint import FINAL, LATEST, load, newest_checkpoint, save, trained_epochs
 from flare_train.validation import check_cases, means, validate
 
 # nnU-Net's own class: whoever gets the validated checkpoints predicts with them without this package.
 _STOCK_TRAINER = "nnUNetTrainer"
-# What may differ between a run's beginning and its continuation.
-_MAY_CHANGE = {"schedule", "gpus", "sessions", "validations"}
+
+Tell = Callable[[str], None]
+_PRINT: Tell = partial(print, flush=True)  # flushed: a kill would lose what waits for a file
 
 
-def train(run: Run, tell: Callable[[str], None] = print) -> RunRecord:
+def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
     """Train until the schedule is over, from wherever an earlier run of the same kind got to; return the record.
 
     After every stretch the network is validated on whole volumes and kept as `checkpoint_epoch_N.pth`, which any
@@ -40,25 +40,34 @@ def train(run: Run, tell: Callable[[str], None] = print) -> RunRecord:
 
     Args:
         run: what to train.
+        workers: processes for what comes before the training.
         tell: takes lines for the user; has to be picklable for several GPUs.
 
     Raises:
-        UsageError: where the run was begun with another recipe, another process is at it, or its cases cannot be
-            validated on.
+        UsageError: where the run was begun otherwise, another process is at it, or its cases cannot be validated on.
         DeviceError: where there are not as many GPUs.
+        TrainingError: where the network holds no numbers any more.
+        OutputError: where something cannot be written.
     """
     if run.gpus > torch.cuda.device_count():
         raise DeviceError(f"{run.gpus} GPUs were asked for and {torch.cuda.device_count()} are there")
-    cases = validation_cases(run)
+    plans = read_plans(run.dataset, run.plans)
+    batch = plans["configurations"][CONFIGURATION]["batch_size"]
+    if run.gpus > batch:
+        raise UsageError(f"{run.gpus} GPUs share a batch of {batch}; plan with a larger --batch-size")
+    if run.country:
+        check_country(run.country)
+    cases = validation_cases(run, workers)
     if not cases:
         tell("no cases to validate on: the schedule goes to its end (name a data set with --validation)")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(run.folder):
-        return _train(run, cases, tell)
+    check_folder(run.folder)
+    with only_process(run.folder / ".lock", f"{run.folder}: another process is training there; wait, or stop it"):
+        record = _begun(run, plans, cases)
+        preprocess(run.dataset, run.plans, workers)
+        return _train(run, record, cases, tell)
 
 
-def _train(run: Run, cases: Sequence[TrainingCase], tell: Callable[[str], None]) -> RunRecord:
-    record = _record(run)
+def _train(run: Run, record: RunRecord, cases: Sequence[TrainingCase], tell: Tell) -> RunRecord:
     while True:
         done = _settled_epochs(run)
         final = run.folder / FINAL
@@ -74,65 +83,41 @@ def _train(run: Run, cases: Sequence[TrainingCase], tell: Callable[[str], None])
         record = RunRecord.load(run.folder) or record
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock on a fold's folder, which goes with the process however it ends."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{folder}: another process is training there; wait for it, or stop it") from error
-        yield
-
-
-def validation_cases(run: Run) -> list[TrainingCase]:
+def validation_cases(run: Run, workers: int = 1) -> list[TrainingCase]:
     """Return the cases to validate on: those of `run.validation`, else the fold's; none for fold `all`.
 
     Raises:
-        UsageError: where the fold is not in the split, or a case lacks its image or label.
+        UsageError: where the fold is not in the split, or a case cannot be validated on.
     """
     if run.validation is not None:
         cases = [case for case in find_cases(run.validation) if case.label is not None]
-        check_cases(cases, str(run.validation))
         if not cases:
             raise UsageError(f"{run.validation}: holds no label; give a FLARE-style data set of images and labels")
+        check_cases(cases, workers)
         return cases
     if run.fold == ALL:
         return []
-    chosen = _split(run)["val"]
+    chosen = read_split(run.dataset, int(run.fold))["val"]
     originals = original_labels(run.dataset.raw)  # what nnU-Net is told to ignore counts in no score
     found = [case for case in find_cases(run.dataset.raw) if case.stem in chosen]
-    cases = [replace(case, label=originals.get(case.stem, case.label)) for case in found]
-    check_cases(cases, str(run.dataset.raw))
-    return cases
+    return [replace(case, label=originals.get(case.stem, case.label)) for case in found]
 
 
-def _split(run: Run) -> dict[str, list[str]]:
-    """Return the stems of a numbered fold, `train` and `val`; nnU-Net's own split is made if there is none."""
-    file = run.dataset.preprocessed / SPLITS
-    if not file.is_file():
-        from nnunetv2.utilities.crossval_split import generate_crossval_split
+def _begun(run: Run, plans: Mapping[str, Any], cases: Sequence[TrainingCase]) -> RunRecord:
+    """Return the record of the run, a new one where none was begun.
 
-        stems = sorted(path.name.removesuffix(SUFFIX) for path in (run.dataset.raw / "labelsTr").glob(f"*{SUFFIX}"))
-        if len(stems) < 5:
-            raise UsageError(f"{run.dataset.name}: {len(stems)} cases make no five folds; choose --fold all")
-        with replacing(file) as target:
-            target.write(json.dumps(generate_crossval_split(stems), indent=2).encode())
-    splits: list[dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
-    if int(run.fold) >= len(splits):
-        raise UsageError(f"fold {run.fold}: {file} has {len(splits)}, counted from 0")
-    return splits[int(run.fold)]
-
-
-def _record(run: Run) -> RunRecord:
-    """Return the record of the run, a new one where none was begun."""
-    stems = list((run.dataset.raw / "labelsTr").glob(f"*{SUFFIX}")) if run.fold == ALL else _split(run)["train"]
+    Raises:
+        UsageError: where it was begun otherwise.
+    """
+    stems = stems_of(run.dataset) if run.fold == ALL else read_split(run.dataset, int(run.fold))["train"]
     fresh = RunRecord(
         dataset=run.dataset.name,
         plans=run.plans,
+        plans_sha256=digest(plans["configurations"][CONFIGURATION], plans),
         configuration=CONFIGURATION,
         fold=run.fold,
         training_cases=len(stems),
+        validation_cases=[case.stem for case in cases],
         recipe=run.recipe,
         schedule=run.schedule,
         initial_weights=str(run.initial_weights.resolve()) if run.initial_weights else "",
@@ -140,10 +125,8 @@ def _record(run: Run) -> RunRecord:
     )
     begun = RunRecord.load(run.folder)
     if begun is not None:
-        ours, theirs = (msgspec.to_builtins(record) for record in (fresh, begun))
-        other = [key for key in ours if key not in _MAY_CHANGE and ours[key] != theirs[key]]
-        if other:
-            shown = "; ".join(f"{key} was {theirs[key]}, is {ours[key]}" for key in other)
+        if other := begun.differences(fresh):
+            shown = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in other.items())
             raise UsageError(f"{run.folder}: was begun otherwise: {shown}; repeat that, or remove the folder")
         fresh.sessions, fresh.validations = begun.sessions, begun.validations
     fresh.save(run.folder)
@@ -163,10 +146,9 @@ def _release(run: Run, epochs: int) -> str:
     name = f"checkpoint_epoch_{epochs}.pth"
     target = run.folder / name
     if not target.is_file():
-        content = torch.load(run.folder / FINAL, map_location="cpu", weights_only=False)
+        content = load(run.folder / FINAL)
         content |= {"optimizer_state": None, "grad_scaler_state": None, "trainer_name": _STOCK_TRAINER}
-        with replacing(target) as file:
-            torch.save(content, file)
+        save(content, target)
     return name
 
 
@@ -175,7 +157,7 @@ def _validated(run: Run, name: str, epochs: int, cases: Sequence[TrainingCase]) 
     shutil.rmtree(output, ignore_errors=True)
     scores = validate(run.model_folder, run.fold, name, cases, output, run.device)
     dsc, nsd = means(scores)
-    rate = learning_rate(run.recipe.learning_rate, epochs - 1, epochs)
+    rate = float(load(run.folder / name)["logging"]["lrs"][-1])
     return Validation(epochs=epochs, learning_rate=rate, dsc=dsc, nsd=nsd, cases=scores)
 
 

@@ -17,17 +17,31 @@ from flare_eval.results import CaseAccuracy, save
 from flare_runtime.errors import UsageError
 from flare_runtime.output import check_folder
 from flare_train.cases import SUFFIX, TrainingCase
+from flare_train.inspection import inspect_cases
 
 
-def check_cases(cases: Sequence[TrainingCase], where: str) -> None:
-    """Refuse cases that cannot be validated on, before any training.
+def check_cases(cases: Sequence[TrainingCase], workers: int) -> None:
+    """Read the cases and refuse those that cannot be validated on, before any training.
 
     Raises:
-        UsageError: where one lacks its image or its label.
+        UsageError: naming the first few; a label without a lesion is fine.
     """
-    lacking = [case.stem for case in cases if case.image is None or case.label is None]
-    if lacking:
-        raise UsageError(f"{where}: no image or no label of {', '.join(lacking[:5])}; a validation case needs both")
+    facts = tqdm(
+        inspect_cases(cases, min(workers, len(cases))),
+        total=len(cases),
+        desc="reading validation cases",
+        unit="case",
+        leave=False,
+        disable=None,
+    )
+    messages = [
+        message
+        for case in facts
+        for problem, message in zip(case.problems, case.messages, strict=True)
+        if problem != "empty_label"
+    ]
+    if messages:
+        raise UsageError(f"{len(messages)} problems of cases to validate on: {'; '.join(messages[:3])}")
 
 
 def validate(

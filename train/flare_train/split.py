@@ -1,0 +1,55 @@
+"""Which cases of a raw data set the folds train and validate on."""
+
+from __future__ import annotations
+
+import json
+
+from flare_runtime.errors import UsageError
+from flare_runtime.output import replacing
+from flare_train.cases import SUFFIX
+from flare_train.nnunet_folders import SPLITS, DatasetFolders
+
+Split = dict[str, list[str]]
+_FOLDS = 5
+
+
+def stems_of(dataset: DatasetFolders) -> list[str]:
+    """Return the stems of all cases of a raw data set, in order."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in (dataset.raw / "labelsTr").glob(f"*{SUFFIX}"))
+
+
+def read_split(dataset: DatasetFolders, fold: int) -> Split:
+    """Return the stems that a numbered fold trains and validates on, `train` and `val`.
+
+    The split of `flare-train select` comes first and is put where nnU-Net looks for it. Without one nnU-Net's own five
+    folds are used, which are made where there are none.
+
+    Raises:
+        UsageError: where the split has no such fold or is of other cases, or there are too few for nnU-Net's.
+    """
+    ours, theirs = dataset.raw / SPLITS, dataset.preprocessed / SPLITS
+    stems = stems_of(dataset)
+    if ours.is_file():
+        splits: list[Split] = json.loads(ours.read_bytes())
+    elif theirs.is_file():
+        splits = json.loads(theirs.read_bytes())
+        if foreign := {stem for split in splits for stem in split["train"] + split["val"]} - set(stems):
+            raise UsageError(f"{theirs}: names {min(foreign)}, which is not in the data set any more; remove the file")
+    else:
+        splits = _made(dataset, stems)
+    content = json.dumps(splits, indent=2).encode()
+    if not theirs.is_file() or theirs.read_bytes() != content:
+        with replacing(theirs) as file:
+            file.write(content)
+    if fold >= len(splits):
+        raise UsageError(f"fold {fold}: {theirs} has {len(splits)}, counted from 0")
+    return splits[fold]
+
+
+def _made(dataset: DatasetFolders, stems: list[str]) -> list[Split]:
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    if len(stems) < _FOLDS:
+        raise UsageError(f"{dataset.name}: {len(stems)} cases make no {_FOLDS} folds; choose --fold all")
+    made: list[Split] = generate_crossval_split(stems)
+    return made
