@@ -1,6 +1,7 @@
 """nnUNetv2_predict and flare-infer in turn on every case, each in a fresh process: time, memory, masks, scores, report.
 
-usage: python -m benchmarks.side_by_side MODEL_FOLDER IMAGES -o OUT [--reference LABELS] [--fold all] [--precision fp32]
+usage: python -m benchmarks.side_by_side MODEL_FOLDER IMAGES -o OUT [--reference LABELS] [--fold all]
+       [--checkpoint checkpoint_final.pth] [--precision fp32]
 """
 
 import argparse
@@ -21,6 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--reference", type=Path, help="folder of <case>.nii.gz")
     parser.add_argument("--fold", default="all")
+    parser.add_argument("--checkpoint", default="checkpoint_final.pth")
     parser.add_argument("--device", default="cpu", help="nnU-Net's")
     parser.add_argument("--precision", nargs="+", default=["auto"], help="flare-infer's; each is a method of its own")
     return parser.parse_args(argv)
@@ -30,12 +32,14 @@ def run(args: argparse.Namespace) -> int:
     """Export, measure and report; return the exit code."""
     args.output.mkdir(parents=True, exist_ok=True)
     bundle = args.output / "bundle"
-    code = flare_export.cli.main([str(args.folder), "-o", str(bundle)])
+    code = flare_export.cli.main(
+        [str(args.folder), "-o", str(bundle), "--fold", args.fold, "--checkpoint", args.checkpoint]
+    )
     if code:
         return code
     python = shlex.quote(sys.executable)
     programs = Path(sys.executable).parent
-    options = f"-f {args.fold} -device {args.device} --disable_tta -npp 1 -nps 1"
+    options = f"-f {args.fold} -chk {args.checkpoint} -device {args.device} --disable_tta -npp 1 -nps 1"
     methods = [
         f"nnU-Net={programs / 'nnUNetv2_predict_from_modelfolder'} -i {{input}} -o {{output}} "
         f"-m {shlex.quote(str(args.folder))} {options}"

@@ -27,7 +27,9 @@ train flare_small --epochs 20 --last 20 --iterations 120 --val-iterations 10
 train flare_medium --epochs 8 --last 8 --iterations 100 --val-iterations 4 --initial-weights "$(weights flare_small 20)"
 train flare_s4 --epochs 9 --last 9 --iterations 50 --val-iterations 3 --learning-rate 5e-4 \
   --initial-weights "$(weights flare_medium 8)"
-model=$nnUNet_results/Dataset702_Sarcoma/FlareTrainer__flare_s4__3d_fullres
-"$bin/flare-train" report "$model" -o $work/report
+for plans in flare_small flare_medium flare_s4; do
+  model=$nnUNet_results/Dataset702_Sarcoma/FlareTrainer__${plans}__3d_fullres
+  "$bin/flare-train" report "$model" -o $work/report/$plans
+done
 "$bin/flare-export" "$model" --fold 0 --checkpoint checkpoint_epoch_9.pth -o models/default \
   --licence CC-BY-3.0 --name "soft-tissue sarcoma, 4 stages" --model-card docs/default_model.md
