@@ -42,6 +42,8 @@ _HU: dict[Tissue, tuple[float, float]] = {
     Tissue.LIVER_VESSEL: (150, 10),
 }
 _BLUR_MM = 0.7  # in-plane resolution of the scanner, as a Gaussian sigma
+SHAPE = (96, 256, 256)
+SPACING_MM: dict[Kind, tuple[float, float, float]] = {"trunk": (2.5, 1.5, 1.5), "thigh": (3.27, 0.98, 0.98)}
 _MARGIN_MM = 50.0  # what a thigh's scan shows around the mass
 _SLAB_VOXELS = 4_000_000  # what is sampled at once, so that floats never exist for the whole volume
 
@@ -58,8 +60,8 @@ class Phantom:
 
 def make_phantom(
     seed: int,
-    shape: tuple[int, int, int] = (96, 256, 256),
-    spacing_mm: tuple[float, float, float] = (2.5, 1.5, 1.5),
+    shape: tuple[int, int, int] = SHAPE,
+    spacing_mm: tuple[float, float, float] = SPACING_MM["trunk"],
     kind: Kind = "trunk",
 ) -> Phantom:
     """Sample the trunk or thigh of `seed` on a grid; shape and spacing (z, y, x) choose the voxels, not the anatomy.
@@ -93,7 +95,7 @@ def make_phantom(
     return Phantom(image, mask, spacing_mm, lesions)
 
 
-def thigh_case(seed: int, spacing_mm: tuple[float, float, float] = (3.27, 0.98, 0.98)) -> Phantom:
+def thigh_case(seed: int, spacing_mm: tuple[float, float, float] = SPACING_MM["thigh"]) -> Phantom:
     """Sample the thigh of `seed` in the box of its mass and 50 mm on each side."""
     extent_mm = draw_thigh(np.random.default_rng(seed)).extent_mm
     nz, ny, nx = (round((e + 2 * _MARGIN_MM) / s) for e, s in zip(extent_mm, spacing_mm, strict=True))
@@ -169,31 +171,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first case; each next case adds one")
     parser.add_argument("--kind", choices=get_args(Kind), default="trunk")
-    parser.add_argument(
-        "--shape",
-        type=int,
-        nargs=3,
-        metavar=("Z", "Y", "X"),
-        help="voxels; without it 96 256 256 for a trunk, and for a thigh its mass and 50 mm around",
-    )
-    parser.add_argument(
-        "--spacing",
-        type=float,
-        nargs=3,
-        metavar=("Z", "Y", "X"),
-        help="mm; without it 2.5 1.5 1.5 for a trunk and 3.27 0.98 0.98 for a thigh",
-    )
+    axes: Any = {"nargs": 3, "metavar": ("Z", "Y", "X")}
+    parser.add_argument("--shape", type=int, **axes, help=f"voxels (trunk: {SHAPE}; thigh: its mass and 50 mm around)")
+    parser.add_argument("--spacing", type=float, **axes, help=f"mm (default: {SPACING_MM})")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> list[str]:
     """Write the phantoms asked for and return their stems."""
-    spacing = tuple(args.spacing or ((2.5, 1.5, 1.5) if args.kind == "trunk" else (3.27, 0.98, 0.98)))
+    spacing = tuple(args.spacing or SPACING_MM[args.kind])
 
     def case(seed: int) -> Phantom:
         if args.kind == "thigh" and args.shape is None:
             return thigh_case(seed, spacing)
-        return make_phantom(seed, tuple(args.shape or (96, 256, 256)), spacing, args.kind)
+        return make_phantom(seed, tuple(args.shape or SHAPE), spacing, args.kind)
 
     seeds = range(args.seed, args.seed + args.cases)
     return write_dataset(args.output, ((f"phantom_{seed:04d}", case(seed)) for seed in seeds))

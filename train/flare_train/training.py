@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,14 +21,13 @@ from flare_train.run import ALL, Run
 from flare_train.run_record import RunRecord, Validation
 from flare_train.selection import original_labels
 from flare_train.split import read_split, stems_of
-from flare_train.stretch import train_stretch
+from flare_train.stretch import Tell, train_stretch
 from flare_train.training_checkpoint import FINAL, LATEST, load, newest_checkpoint, save, trained_epochs
 from flare_train.validation import check_cases, means, validate
 
 # nnU-Net's own class: whoever gets the validated checkpoints predicts with them without this package.
 _STOCK_TRAINER = "nnUNetTrainer"
 
-Tell = Callable[[str], None]
 _PRINT: Tell = partial(print, flush=True)  # flushed: a kill would lose what waits for a file
 
 
