@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from tests.model_folders import write_model_folder
 
+from flare_eval.gpu import GpuMeter
 from flare_eval.process import Measurement, measure
 from flare_runtime.agreement import compare
 from flare_runtime.nifti import read_nifti
@@ -35,22 +36,9 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     with TemporaryDirectory() as scratch:
         work = Path(scratch)
-        model = write_model_folder(
-            work / "model",
-            features=args.features,
-            convs=2,
-            patch=args.patch,
-            spacing_mm=(2.4, 1.6, 1.6),
-            folds=("all",),
-            background_bias=13,
-        )
-        phantom = make_phantom(5, tuple(args.shape), tuple(args.spacing))
-        (stem,) = write_dataset(work / "data", [("phantom", phantom)])
-        images = work / "data" / "imagesTr"
-        _run("flare_export.cli", str(model), "-o", str(work / "bundle"))
-
-        paths = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        theirs = _run("benchmarks.nnunet_predict", str(model), "all", str(images), str(work / "nnunet"), **paths)
+        images, stem = prepare(args, work)
+        model = work / "model"
+        theirs = run_module("benchmarks.nnunet_predict", str(model), "all", str(images), str(work / "nnunet"))
         found = re.search(r"network_s=([\d.]+) tiles=(\d+)", theirs.output)
         assert found, theirs.output
         print(f"{'x'.join(map(str, args.shape))} voxels, {found[2]} tiles, features {args.features}\n")
@@ -62,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
             report = work / f"{precision}.json"
             target, bundle = str(work / precision), str(work / "bundle")
             options = ("-m", bundle, "--precision", precision, "--report", str(report))
-            ours = _run("flare_runtime.cli", "-i", str(images), "-o", target, *options)
+            ours = run_module("flare_runtime.cli", "-i", str(images), "-o", target, *options)
             timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]
             agreement = compare(reference, read_nifti(work / precision / f"{stem}.nii.gz").voxels)
             ours_inside = timings["network"]
@@ -75,8 +63,32 @@ def run(args: argparse.Namespace) -> None:
             print("  " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items()), flush=True)
 
 
-def _run(module: str, *arguments: str, **environment: str) -> Measurement:
-    run = measure([sys.executable, "-m", module, *arguments], environment)
+def prepare(args: argparse.Namespace, work: Path) -> tuple[Path, str]:
+    """Write a model, its bundle and a phantom into `work`; return the folder of the image and its stem."""
+    model = write_model_folder(
+        work / "model",
+        features=args.features,
+        convs=2,
+        patch=args.patch,
+        spacing_mm=(2.4, 1.6, 1.6),
+        folds=("all",),
+        background_bias=13,
+    )
+    phantom = make_phantom(5, tuple(args.shape), tuple(args.spacing))
+    (stem,) = write_dataset(work / "data", [("phantom", phantom)])
+    run_module("flare_export.cli", str(model), "-o", str(work / "bundle"))
+    return work / "data" / "imagesTr", stem
+
+
+def run_module(module: str, *arguments: str, gpu: GpuMeter | None = None, **environment: str) -> Measurement:
+    """Run a module in a fresh process and measure it.
+
+    Raises:
+        RuntimeError: where it fails, with the end of what it said.
+    """
+    # nnU-Net wants them set, though it only predicts.
+    folders = dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), "/nonexistent")
+    run = measure([sys.executable, "-m", module, *arguments], {**folders, **environment}, gpu=gpu)
     if run.exit_code:
         raise RuntimeError(f"{module} ended with {run.exit_code}:\n{run.error_tail}")
     return run

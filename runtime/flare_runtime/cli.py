@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flare_runtime.cases import Case
     from flare_runtime.inference import Progress
     from flare_runtime.record import CaseRecord
+    from flare_runtime.segmenter import Segmenter
     from flare_runtime.tiling import TileGrid
 
 EXIT_CODES = """\
@@ -38,13 +39,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-i", "--input", type=Path, required=True, metavar="IN", help="a .nii or .nii.gz file, or a folder of them")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="a file for a file, a folder for a folder")
     add("-m", "--model", type=Path, metavar="BUNDLE", help="folder or zip (default: the model that is shipped)")
-    add("--device", default="auto", metavar="DEVICE", help="auto or cpu (default: %(default)s)")
-    add("--backend", default="auto", metavar="NAME", help="auto, openvino or onnxruntime (default: %(default)s)")
+    add(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda:N, or auto: a GPU where one can be used (default: %(default)s)",
+    )
+    add(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="openvino (CPU), onnxruntime, tensorrt (GPU) or auto (default: %(default)s)",
+    )
     add(
         "--precision",
         default="auto",
         metavar="TYPE",
-        help="auto, fp32, bf16 or fp16 (default: bf16 where it was measured to agree)",
+        help="auto, fp32, bf16 (CPU) or fp16 (default: the lower one where it was measured to agree)",
     )
     add(
         "--step",
@@ -53,11 +64,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="distance of tiles as a share of the patch (default: the model's, 0.5)",
     )
     add(
+        "--crop",
+        default="nonzero",
+        metavar="HOW",
+        help="nonzero, as nnU-Net does, or body: leave out the air around the patient (default: %(default)s)",
+    )
+    add(
         "--tta",
         action="store_true",
         help="average over mirrored tiles, as nnU-Net does by default; up to 8 times the work",
     )
     add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
+    add(
+        "--gpu-memory",
+        type=positive,
+        default=None,
+        metavar="MIB",
+        help="take at most so much of a GPU's memory (default: 4096)",
+    )
     add("--max-voxels", type=positive, default=None, metavar="N", help="refuse larger inputs (default: 2e9)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report of the whole run")
     verbosity = parser.add_mutually_exclusive_group()
@@ -69,40 +93,35 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Segment what the arguments name and return the exit code."""
+    from flare_runtime.backends import choose, read_network
+    from flare_runtime.bundle import Bundle, default_bundle
     from flare_runtime.cases import find_cases
-    from flare_runtime.cohort import segment_cases
-    from flare_runtime.nifti import DEFAULT_MAX_VOXELS
-    from flare_runtime.output import check_folder, check_target
+    from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
     from flare_runtime.record import write_report
     from flare_runtime.segmenter import Segmenter
+    from flare_runtime.supervision import supervise
 
-    options = {name: getattr(args, name) for name in ("device", "backend", "precision", "step", "tta", "threads")}
-    segmenter = Segmenter.load(args.model, **options, wait=False)
-    cases = find_cases(args.input, args.output, len(segmenter.bundle.manifest.channels))
+    bundle = Bundle.open(args.model or default_bundle())
+    options = {
+        name: getattr(args, name) for name in ("device", "backend", "precision", "step", "tta", "crop", "threads")
+    }
+    options |= {"gpu_memory_mib": args.gpu_memory or DEFAULT_GPU_MEMORY_MIB, "wait": False}
+    choice = choose(bundle, args.device, args.backend, args.precision)
+    on_gpu = choice.device != "cpu"
+    if on_gpu:
+        read_network(bundle, choice)  # what is wrong with the bundle is said before anything is begun
+    segmenter = None if on_gpu else Segmenter.load(bundle, **options)
+    cases = find_cases(args.input, args.output, len(bundle.manifest.channels))
     if args.report:
-        check_folder(args.report.parent)
-        check_target(args.report, [f for c in cases for f in (*c.images.values(), c.mask, c.record)])
-        if any(args.report.resolve() in (c.mask.resolve(), c.record.resolve()) for c in cases):
-            from flare_runtime.errors import UsageError
+        _check_report(args.report, cases)
 
-            raise UsageError("the report would replace a result")
-
-    @cache
-    def announce() -> None:
-        network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
-        if not args.quiet:
-            _say(f"{segmenter.bundle.manifest.name} on {network.backend} {network.precision}, {len(cases)} case(s)")
+    def work(some: Sequence["Case"]) -> Iterator["CaseRecord"]:
+        # CUDA is first used in the worker: a process that has used it cannot be forked.
+        return _segment(segmenter or Segmenter.load(bundle, **options), some, args, heading=some[0] is cases[0])
 
     records: list[CaseRecord] = []
     try:
-        results = segment_cases(
-            segmenter,
-            cases,
-            max_voxels=args.max_voxels or DEFAULT_MAX_VOXELS,
-            progress=lambda case: _progress_bar(case, announce, hidden=args.quiet),
-        )
-        for record in results:
-            announce()
+        for record in supervise(work, cases) if on_gpu else work(cases):
             records.append(record)
             _tell(record, args)
     finally:
@@ -112,6 +131,41 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         _say(f"{failed} of {len(records)} case(s) not done")
     return _SOME_FAILED if failed else 0
+
+
+def _segment(
+    segmenter: "Segmenter", cases: Sequence["Case"], args: argparse.Namespace, *, heading: bool
+) -> Iterator["CaseRecord"]:
+    """Segment the cases, under a line that says what runs where if `heading`."""
+    from flare_runtime.cohort import segment_cases
+    from flare_runtime.nifti import DEFAULT_MAX_VOXELS
+
+    @cache
+    def announce() -> None:
+        network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
+        if heading and not args.quiet:
+            place = f"{network.device} ({network.backend}, {network.precision})"
+            _say(f"{segmenter.bundle.manifest.name} on {place}, {len(cases)} case(s)")
+
+    results = segment_cases(
+        segmenter,
+        cases,
+        max_voxels=args.max_voxels or DEFAULT_MAX_VOXELS,
+        progress=lambda case: _progress_bar(case, announce, hidden=args.quiet),
+    )
+    for record in results:
+        announce()
+        yield record
+
+
+def _check_report(report: Path, cases: Sequence["Case"]) -> None:
+    from flare_runtime.errors import UsageError
+    from flare_runtime.output import check_folder, check_target
+
+    check_folder(report.parent)
+    check_target(report, [file for case in cases for file in (*case.images.values(), case.mask, case.record)])
+    if any(report.resolve() in (case.mask.resolve(), case.record.resolve()) for case in cases):
+        raise UsageError("the report would replace a result")
 
 
 def _progress_bar(case: "Case", before: Callable[[], None], *, hidden: bool) -> "Progress":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
 from flare_runtime.cases import Case
-from flare_runtime.errors import BundleError, CaseError, DeviceError
+from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
 from flare_runtime.inference import Progress
 from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
 from flare_runtime.output import write_mask
@@ -32,14 +32,26 @@ def segment_cases(
     """
     for case in cases:
         try:
-            yield _segment(segmenter, case, max_voxels, progress(case))
+            yield _segment_in_memory(segmenter, case, max_voxels, progress(case))
         except (DeviceError, BundleError):
             raise
         except Exception as error:  # one bad case must not cost the others
             yield failed_record(case.name, error)
 
 
-def _segment(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progress) -> CaseRecord:
+def _segment_in_memory(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progress) -> CaseRecord:
+    """Segment a case, and once more with as little of the GPU's memory as can be where that ran out."""
+    try:
+        return _segment(segmenter, case, max_voxels, progress)
+    except GpuMemoryError:
+        pass  # until here its traceback holds the arrays
+    segmenter.device.release()
+    return _segment(segmenter, case, max_voxels, progress, smallest=True)
+
+
+def _segment(
+    segmenter: Segmenter, case: Case, max_voxels: int, progress: Progress, *, smallest: bool = False
+) -> CaseRecord:
     started = perf_counter()
     expected = range(len(segmenter.bundle.manifest.channels))
     if sorted(case.images) != list(expected):
@@ -50,7 +62,7 @@ def _segment(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progre
     volumes = [read_nifti(path, max_voxels) for path in case.channel_files()]
     read_at = perf_counter()
     header, spacing_mm = volumes[0].header, volumes[0].spacing_mm
-    prepared = segmenter.prepare(volumes)
+    prepared = segmenter.prepare(volumes, smallest=smallest)
     del volumes  # the scan as read takes no memory while the network runs
     result = segmenter.finish(prepared, progress=progress)
     segmented_at = perf_counter()

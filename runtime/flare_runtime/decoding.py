@@ -14,7 +14,7 @@ from flare_runtime.arrays import FloatArray, MaskArray
 
 @dataclass(frozen=True)
 class Decoder:
-    """Turns logits into scores and scores into labels.
+    """Turns logits into scores and scores into labels, on whichever device they are.
 
     Attributes:
         outputs: the network's number of logit channels.
@@ -37,12 +37,12 @@ class Decoder:
     def labels(self, scores: FloatArray) -> MaskArray:
         """Return the uint8 labels (z, y, x); a tie with background is background, among classes the lower one."""
         if self.regions_class_order:
-            labels = np.zeros(scores.shape[1:], np.uint8)
+            labels = np.zeros_like(scores[0], np.uint8)
             for channel, label in zip(scores, self.regions_class_order, strict=True):
                 labels[channel > 0] = label
             return labels
         if len(scores) == 1:
-            return np.asarray(scores[0] > 0).view(np.uint8)
+            found: MaskArray = (scores[0] > 0).view(np.uint8)
+            return found
         best = scores.argmax(axis=0)
-        found = np.take_along_axis(scores, best[None], axis=0)[0] > 0
-        return np.where(found, best + 1, 0).astype(np.uint8)
+        return np.where(scores.max(axis=0) > 0, best + 1, 0).astype(np.uint8)

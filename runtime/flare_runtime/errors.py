@@ -28,10 +28,21 @@ class CaseError(FlareError):
         self.reason = reason
 
 
+class GpuMemoryError(CaseError):
+    """The GPU's memory did not suffice for a case; it may for less of the case at once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("gpu_memory", f"out of GPU memory ({message}); raise --gpu-memory or use --device cpu")
+
+
 class DeviceError(FlareError):
     """The device, backend or precision that was asked for is not to be had on this machine."""
 
     exit_code = 5
+
+
+class LostDeviceError(DeviceError):
+    """The device failed in the middle of work; in this process it will not work again."""
 
 
 class OutputError(FlareError):

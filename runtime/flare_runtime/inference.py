@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, islice
+from math import isfinite
 from time import perf_counter
-
-import numpy as np
 
 from flare_runtime.arrays import Box, FloatArray, Shape3
 from flare_runtime.backends import Network
 from flare_runtime.decoding import Decoder
+from flare_runtime.device import HOST, Device
 from flare_runtime.errors import CaseError
 from flare_runtime.tiling import Blend, TileGrid
 
@@ -19,9 +19,15 @@ Progress = Callable[[TileGrid], Iterable[Box]]
 
 @dataclass
 class Stopwatch:
-    """Seconds spent inside the backend."""
+    """What was spent inside the backend.
+
+    Attributes:
+        network_s: seconds.
+        rescued: tiles that had to be computed again in float32.
+    """
 
     network_s: float = field(default=0.0)
+    rescued: int = field(default=0)
 
 
 def predict(
@@ -31,49 +37,78 @@ def predict(
     patch: Shape3,
     *,
     step: float,
+    region: Box | None = None,
     mirror_axes: tuple[int, ...] = (),
     progress: Progress = iter,
     watch: Stopwatch | None = None,
+    device: Device = HOST,
+    sums: Device = HOST,
+    rescue: Callable[[], Network] | None = None,
 ) -> FloatArray:
     """Return the blended scores (channels, z, y, x) of `image` (channels, z, y, x), at least as large as `patch`.
 
     Args:
-        image: normalised, on the network's grid.
+        image: normalised, on the network's grid; on `device` or on the host.
         network: takes tiles of `patch`.
         decoder: says what the logits mean.
         patch: (z, y, x).
         step: distance of neighbouring tiles as a share of the patch.
+        region: to lay tiles over, at least as large as `patch`; elsewhere the scores are 0. All where None.
         mirror_axes: every combination of flips along these axes is averaged (0 is z).
         progress: wraps the sequence of tiles.
         watch: is told the seconds spent inside the backend.
+        device: where the network takes its tiles.
+        sums: where they are blended: there, or the host.
+        rescue: opens a float32 network on the host, for tiles in which `network` gives NaN or infinity.
 
     Raises:
         CaseError: `nonfinite_logits` where the network gives NaN or infinity.
     """
     watch = watch or Stopwatch()
     shape = (image.shape[1], image.shape[2], image.shape[3])
-    grid = TileGrid.covering(shape, patch, step)
-    blend = Blend(decoder.channels, shape, grid)
-    for box in progress(grid):
-        tile = np.ascontiguousarray(image[(slice(None), *box)])[None]
+    grid = TileGrid.covering(shape, patch, step, region)
+    blend = Blend(decoder.channels, shape, grid, sums)
+    boxes = iter(progress(grid))
+    while group := list(islice(boxes, network.batch)):
+        tiles = device.xp.stack([device.upload(image[(slice(None), *box)]) for box in group])
         started = perf_counter()
-        logits = _mirrored(network, tile, mirror_axes)
+        logits = _mirrored(network, tiles, mirror_axes, device)
+        device.synchronize()
         watch.network_s += perf_counter() - started
-        scores = decoder.scores(logits[0])
-        # A sum is finite only where every voxel is, and takes no array of its own.
-        if not np.isfinite(scores.sum()):
-            raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}; try fp32")
-        blend.add(box, scores)
+        for index, box in enumerate(group):
+            scores = decoder.scores(logits[index])
+            # A sum is finite only where every voxel is, and takes no array of its own.
+            if isfinite(float(scores.sum())):
+                blend.add(box, scores if sums is device else device.download(scores))
+                continue
+            tile = device.download(tiles[index : index + 1])
+            blend.add(box, sums.upload(_rescued(tile, network, decoder, mirror_axes, rescue)))
+            watch.rescued += 1
     return blend.mean()
 
 
-def _mirrored(network: Network, tile: FloatArray, mirror_axes: tuple[int, ...]) -> FloatArray:
+def _rescued(
+    tile: FloatArray,
+    network: Network,
+    decoder: Decoder,
+    mirror_axes: tuple[int, ...],
+    rescue: Callable[[], Network] | None,
+) -> FloatArray:
+    """Return the scores of a tile (1, channels, z, y, x) in float32, on the host."""
+    scores = decoder.scores(_mirrored(rescue(), tile, mirror_axes, HOST)[0]) if rescue else None
+    if scores is None or not isfinite(float(scores.sum())):
+        raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}")
+    return scores
+
+
+def _mirrored(network: Network, tiles: FloatArray, mirror_axes: tuple[int, ...], device: Device) -> FloatArray:
     if not mirror_axes:
-        return network.run(tile)
-    total = network.run(tile).copy()
+        return network.run(tiles)
+    xp = device.xp
+    total = network.run(tiles).copy()
     flips = list(_flips(mirror_axes))
     for axes in flips:
-        total += np.flip(network.run(np.ascontiguousarray(np.flip(tile, axes))), axes)
+        total += xp.flip(network.run(xp.ascontiguousarray(xp.flip(tiles, axes))), axes)
     total /= len(flips) + 1
     return total
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flare_runtime.arrays import Box, FloatArray
+from flare_runtime.device import HOST, Device
 from flare_runtime.errors import CaseError
 from flare_runtime.manifest import CTScheme, NoScheme, Rescale01Scheme, RGB01Scheme, Scheme, ZScoreScheme
 from flare_runtime.volume import Volume, slabs
@@ -19,13 +20,14 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Normaliser: TypeAlias = Callable[[FloatArray, Box], None]
 
 
-def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None) -> Normaliser:
+def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None, device: Device = HOST) -> Normaliser:
     """Return the normaliser of one channel.
 
     Args:
         scheme: what the manifest says of the channel.
         volume: the cropped channel, (z, y, x).
         inside: True where the image is not outside of the body, needed by z-score schemes with `masked` alone.
+        device: where the pieces to normalise are; `volume` and `inside` are on the host.
 
     Raises:
         CaseError: `not_rgb` where an image for the 0..255 scheme leaves that range.
@@ -37,7 +39,7 @@ def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None) -> Normaliser:
     if isinstance(scheme, ZScoreScheme):
         mean, std = _mean_and_std(volume, inside if scheme.masked else None)
         apply = _affine(mean, max(std, _EPSILON), None)
-        return _masked(apply, inside) if scheme.masked and inside is not None else apply
+        return _masked(apply, inside, device) if scheme.masked and inside is not None else apply
     low, high = _range(volume)
     if isinstance(scheme, Rescale01Scheme):
         return _affine(low, max(high - low, _EPSILON), None)
@@ -51,16 +53,16 @@ def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None) -> Normaliser:
 def _affine(mean: float, std: float, limits: tuple[float, float] | None) -> Normaliser:
     def apply(piece: FloatArray, _where: Box) -> None:
         if limits is not None:
-            np.clip(piece, *limits, out=piece)
+            piece.clip(*limits, out=piece)
         piece -= np.float32(mean)
         piece /= np.float32(std)
 
     return apply
 
 
-def _masked(apply: Normaliser, inside: BoolArray) -> Normaliser:
+def _masked(apply: Normaliser, inside: BoolArray, device: Device) -> Normaliser:
     def apply_inside(piece: FloatArray, where: Box) -> None:
-        outside = ~inside[where]
+        outside = device.upload(~inside[where])
         kept = piece[outside]
         apply(piece, where)
         piece[outside] = kept

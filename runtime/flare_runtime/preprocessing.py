@@ -1,17 +1,21 @@
 """From an image to what the network sees: transpose, crop, normalise, resample, pad."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from flare_runtime import normalisation
 from flare_runtime.arrays import Box, FloatArray, Shape3, Vector3
+from flare_runtime.body import body_box
 from flare_runtime.crop import nonzero_box
+from flare_runtime.decoding import Decoder
+from flare_runtime.device import HOST, Device
 from flare_runtime.errors import CaseError
 from flare_runtime.manifest import CTScheme, Manifest, ZScoreScheme
-from flare_runtime.resampling import new_shape, plan_resizing, resize_image
-from flare_runtime.tiling import inner_box, padded_shape
+from flare_runtime.memory_plan import CaseSize, MemoryPlan
+from flare_runtime.resampling import Resizing, new_shape, plan_resizing, resize_image
+from flare_runtime.tiling import grown_box, inner_box, padded_shape, whole
 from flare_runtime.volume import Remark, Volume
 
 MAX_RESAMPLED_VOXELS = 2_000_000_000
@@ -22,11 +26,13 @@ class Prepared:
     """An image on the network's grid, and the way back.
 
     Attributes:
-        image: float32 (channels, z, y, x), at least as large as the patch.
+        image: float32 (channels, z, y, x), at least as large as the patch; on the device or on the host, by the plan.
         inner: where the image lies in `image`, the rest being padding.
         crop: where the cropped image lies in the transposed input.
         spacing_mm: of the transposed input, (z, y, x).
         remarks: what was found odd on the way.
+        region: of `image` that the network is to see.
+        memory: what is to be on the device; None on the host, where everything is.
     """
 
     image: FloatArray
@@ -34,6 +40,8 @@ class Prepared:
     crop: Box
     spacing_mm: Vector3
     remarks: tuple[Remark, ...]
+    region: Box
+    memory: MemoryPlan | None = None
 
     @property
     def crop_shape(self) -> Shape3:
@@ -48,11 +56,25 @@ class Prepared:
         return z, y, x
 
 
-def prepare(channels: Sequence[Volume], manifest: Manifest) -> Prepared | None:
+def prepare(
+    channels: Sequence[Volume],
+    manifest: Manifest,
+    device: Device = HOST,
+    plan: Callable[[CaseSize], MemoryPlan] | None = None,
+    *,
+    body_only: bool = False,
+) -> Prepared | None:
     """Prepare a case given as one volume per channel, all of one grid; None where every voxel is zero.
 
+    Args:
+        channels: in the model's order, on the host.
+        manifest: the model.
+        device: where the image is computed and the network runs.
+        plan: decides what of the case is on the device; needed unless that is the host.
+        body_only: the network is to see the patient alone, for models whose first channel is a CT.
+
     Raises:
-        CaseError: `wrong_channels`, `channel_mismatch`, `too_large` or `not_rgb`.
+        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_rgb`; GpuMemoryError as `plan` does.
     """
     _check_channels(channels, manifest)
     volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
@@ -80,33 +102,72 @@ def prepare(channels: Sequence[Volume], manifest: Manifest) -> Prepared | None:
     )
     padded = padded_shape(target, manifest.patch)
     inner = inner_box(target, padded)
-    image = np.zeros((len(volumes), *padded), np.float32)
+    memory = None
+    if plan is not None:
+        memory = plan(_size(volumes, resizing, padded, manifest))
+        device = device if memory.image_on_device else HOST
+    image = device.xp.zeros((len(volumes), *padded), np.float32)
     remarks: list[Remark] = []
     for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
         cropped = Volume(volume.voxels[crop], spacing, volume.slope, volume.intercept)
-        normalise = normalisation.fit(channel.normalisation, cropped, inside)
-        reader = _SlabReader(cropped, normalise)
-        resize_image(reader, resizing, image[index][inner])
+        normalise = normalisation.fit(channel.normalisation, cropped, inside, device)
+        reader = _SlabReader(cropped, normalise, device, at_once=memory is not None and memory.raw_on_device)
+        resize_image(reader, resizing, image[index][inner], device)
         if isinstance(channel.normalisation, CTScheme) and reader.lowest >= 0:
             remarks.append(
                 Remark("not_hounsfield", f"no intensity of {channel.name} is below 0; is it in Hounsfield units?")
             )
-    return Prepared(image, inner, crop, spacing, tuple(remarks))
+    region = _body_region(volumes[0], crop, target, manifest.patch, padded) if body_only else whole(padded)
+    return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
+
+
+def _body_region(volume: Volume, crop: Box, target: Shape3, patch: Shape3, padded: Shape3) -> Box:
+    """Return where the body lies in the padded image; all of it where no body is found."""
+    box = body_box(volume)
+    if box is None:
+        return whole(padded)
+    sides = []
+    for side, cropped, new, grown in zip(box, crop, target, padded, strict=True):
+        ratio = new / (cropped.stop - cropped.start)
+        offset = (grown - new) // 2
+        start = offset + int(np.floor(max(side.start - cropped.start, 0) * ratio))
+        stop = offset + int(np.ceil(min(side.stop - cropped.start, cropped.stop - cropped.start) * ratio))
+        sides.append(slice(start, min(stop, offset + new)))
+    return grown_box((sides[0], sides[1], sides[2]), patch, padded)
+
+
+def _size(volumes: Sequence[Volume], resizing: Resizing, padded: Shape3, manifest: Manifest) -> CaseSize:
+    outputs = manifest.network.outputs
+    return CaseSize(
+        channels=len(volumes),
+        raw_itemsize=max(volume.voxels.itemsize for volume in volumes),
+        crop=resizing.old_shape,
+        resampled=resizing.new_shape,
+        padded=padded,
+        axis=resizing.separate or 0,
+        scores=Decoder(outputs, manifest.regions_class_order).channels,
+        outputs=outputs,
+        patch=manifest.patch,
+    )
 
 
 class _SlabReader:
-    """Reads normalised slabs of a volume, and keeps the lowest raw intensity on the way."""
+    """Reads normalised slabs of a volume to a device, and keeps the lowest raw intensity on the way."""
 
-    def __init__(self, volume: Volume, normalise: normalisation.Normaliser) -> None:
+    def __init__(self, volume: Volume, normalise: normalisation.Normaliser, device: Device, *, at_once: bool) -> None:
         self._volume = volume
         self._normalise = normalise
+        self._device = device
+        self._uploaded = device.upload(volume.voxels) if at_once else None
         self.lowest = np.inf
 
     def __call__(self, axis: int, part: slice) -> FloatArray:
         sides = [slice(0, n) for n in self._volume.shape]
         sides[axis] = part
         where: Box = (sides[0], sides[1], sides[2])
-        slab = self._volume.intensities(self._volume.voxels[where])
+        uploaded = self._uploaded
+        raw = self._device.upload(self._volume.voxels[where]) if uploaded is None else uploaded[where]
+        slab = self._volume.intensities(raw)
         self.lowest = min(self.lowest, float(slab.min()))
         self._normalise(slab, where)
         return slab

@@ -11,13 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from flare_runtime.errors import CaseError, FlareError
+from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
 from flare_runtime.lesions import Lesion
 from flare_runtime.output import replacing
 from flare_runtime.segmenter import Segmentation, Segmenter
 from flare_runtime.volume import Remark
 
 _MIB = 1 << 20
+_PACKAGES = ("flare-lite", "numpy", "scipy", "nibabel", "openvino", "onnxruntime", "onnxruntime-gpu", "cupy-cuda13x")
 
 
 class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -80,7 +81,10 @@ def done_record(
 def failed_record(case: str, error: Exception) -> CaseRecord:
     """Return the record of a case that was not segmented."""
     if isinstance(error, CaseError):
-        return CaseRecord(case=case, status="refused", reason=error.reason, message=str(error))
+        status: Literal["failed", "refused"] = "failed" if isinstance(error, GpuMemoryError) else "refused"
+        return CaseRecord(case=case, status=status, reason=error.reason, message=str(error))
+    if isinstance(error, LostDeviceError):
+        return CaseRecord(case=case, status="failed", reason="device_lost", message=str(error))
     reason = "output" if isinstance(error, FlareError) else "memory" if isinstance(error, MemoryError) else "internal"
     return CaseRecord(
         case=case, status="failed", reason=reason, message=f"{type(error).__name__}: {error}".splitlines()[0]
@@ -98,6 +102,7 @@ def model_identity(segmenter: Segmenter) -> dict[str, str]:
         "precision": network.precision,
         "step": f"{segmenter.step:g}",
         "tta": str(segmenter.tta).lower(),
+        "crop": segmenter.crop,
         "flare-lite": _version("flare-lite"),
     }
 
@@ -119,7 +124,7 @@ def write_report(target: Path, cases: Sequence[CaseRecord]) -> None:
 
 def environment() -> dict[str, str]:
     """Return the versions that decide what a run computes."""
-    packages = {name: _version(name) for name in ("flare-lite", "numpy", "scipy", "nibabel", "openvino", "onnxruntime")}
+    packages = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine(), **packages}
 
 

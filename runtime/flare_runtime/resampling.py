@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flare_runtime.arrays import FloatArray, Shape3, Vector3
+from flare_runtime.device import HOST, Device
 from flare_runtime.volume import slabs
 
 FloatArray64: TypeAlias = npt.NDArray[np.float64]
@@ -22,8 +23,9 @@ IntArray: TypeAlias = npt.NDArray[np.intp]
 ANISOTROPY_THRESHOLD = 3.0
 # As many edge voxels SciPy repeats before its prefilter.
 _EDGE = 12
-_SLAB = 8
-_ROWS = 16
+# So many slices are read at a time, and so many rows resampled along the remaining axis.
+SLAB = 8
+ROWS = 16
 
 
 @lru_cache(maxsize=32)
@@ -149,7 +151,9 @@ def plan_resizing(
     return Resizing(old_shape, target_shape, (z, y, x), separate)
 
 
-def resize_image(read_slab: Callable[[int, slice], FloatArray], resizing: Resizing, out: FloatArray) -> None:
+def resize_image(
+    read_slab: Callable[[int, slice], FloatArray], resizing: Resizing, out: FloatArray, device: Device = HOST
+) -> None:
     """Resize an image slab by slab into `out` (z, y, x), clipped as skimage clips.
 
     Args:
@@ -157,25 +161,27 @@ def resize_image(read_slab: Callable[[int, slice], FloatArray], resizing: Resizi
             so no float32 copy of the whole input ever exists.
         resizing: from `plan_resizing`.
         out: float32 of the new shape; may be a view.
+        device: where the slabs and `out` are.
     """
+    xp = device.xp
     axis = resizing.separate or 0
     slices = resizing.old_shape[axis]
     if resizing.is_identity:
-        for part in slabs(slices, _SLAB):
-            np.moveaxis(out, axis, 0)[part] = np.moveaxis(read_slab(axis, part), axis, 0)
+        for part in slabs(slices, SLAB):
+            xp.moveaxis(out, axis, 0)[part] = xp.moveaxis(read_slab(axis, part), axis, 0)
         return
-    along = resizing.matrices[axis]
-    rows, columns = (matrix for i, matrix in enumerate(resizing.matrices) if i != axis)
-    in_plane = np.empty((slices, len(rows), len(columns)), np.float32)
+    along = device.upload(resizing.matrices[axis])
+    rows, columns = (device.upload(matrix) for i, matrix in enumerate(resizing.matrices) if i != axis)
+    in_plane = xp.empty((slices, len(rows), len(columns)), np.float32)
     ranges = []
-    for part in slabs(slices, _SLAB):
-        slab = np.moveaxis(read_slab(axis, part), axis, 0)
-        np.matmul(rows, slab @ columns.T, out=in_plane[part])
+    for part in slabs(slices, SLAB):
+        slab = xp.moveaxis(read_slab(axis, part), axis, 0)
+        xp.matmul(rows, slab @ columns.T, out=in_plane[part])
         if resizing.clips:
             ranges.append(_range(slab, per_slice=resizing.separate is not None))
             if resizing.separate is not None:
-                np.clip(in_plane[part], *ranges[-1], out=in_plane[part])
-    _resize_along(along, in_plane, np.moveaxis(out, axis, 0), None if resizing.separate is not None else ranges)
+                xp.clip(in_plane[part], *ranges[-1], out=in_plane[part])
+    _resize_along(along, in_plane, xp.moveaxis(out, axis, 0), None if resizing.separate is not None else ranges)
 
 
 def _range(slab: FloatArray, *, per_slice: bool) -> tuple[FloatArray, FloatArray]:
@@ -189,10 +195,12 @@ def _resize_along(
     out: FloatArray,
     ranges: Sequence[tuple[FloatArray, FloatArray]] | None,
 ) -> None:
-    limits = (min(low.min() for low, _ in ranges), max(high.max() for _, high in ranges)) if ranges else None
-    for part in slabs(in_plane.shape[1], _ROWS):
+    limits = None
+    if ranges:
+        limits = min(float(low.min()) for low, _ in ranges), max(float(high.max()) for _, high in ranges)
+    for part in slabs(in_plane.shape[1], ROWS):
         block = in_plane[:, part]
         resized = (along @ block.reshape(len(block), -1)).reshape(len(along), *block.shape[1:])
         if limits is not None:
-            np.clip(resized, *limits, out=resized)
+            resized.clip(*limits, out=resized)
         out[:, part] = resized

@@ -1,24 +1,29 @@
 """The model, loaded once, and what it makes of a case."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
-from flare_runtime.backends import Network, read_network
+from flare_runtime.backends import Choice, Network, choose, open_network, read_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
-from flare_runtime.errors import UsageError
+from flare_runtime.device import HOST, Device, open_device
+from flare_runtime.errors import GpuMemoryError, UsageError
 from flare_runtime.inference import Progress, Stopwatch, predict
 from flare_runtime.lesions import Lesion, find_lesions
+from flare_runtime.manifest import CTScheme
+from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, CaseSize, GpuBudget, MemoryPlan, smallest_plan
 from flare_runtime.preprocessing import Prepared, prepare
 from flare_runtime.resampling import plan_resizing
 from flare_runtime.restoring import restore
 from flare_runtime.volume import Remark, Volume
+
+CROPS = ("nonzero", "body")
 
 
 @dataclass(frozen=True)
@@ -66,50 +71,77 @@ class Segmenter:
     """
 
     def __init__(
-        self, bundle: Bundle, network: "Network | Future[Network]", *, step: float | None = None, tta: bool = False
+        self,
+        bundle: Bundle,
+        network: "Network | Future[Network]",
+        *,
+        step: float | None = None,
+        tta: bool = False,
+        crop: str = "nonzero",
+        device: "Device | Future[Device]" = HOST,
+        plan: Callable[[CaseSize], MemoryPlan] | None = None,
     ) -> None:
         self.bundle = bundle
         self._network = network
+        self._device = device
+        self._plan = plan
+        self._rescuer: Network | None = None
         manifest = bundle.manifest
         self.step = manifest.step if step is None else step
         if not 0 < self.step <= 1:
             raise UsageError(f"step is {self.step:g}; it must be above 0 and at most 1")
         self.tta = tta
+        if crop not in CROPS:
+            raise UsageError(f"crop is {crop!r}; choose one of {', '.join(CROPS)}")
+        if crop == "body" and not isinstance(manifest.channels[0].normalisation, CTScheme):
+            raise UsageError(f"--crop body is for CT; this model takes {manifest.channels[0].name}")
+        self.crop = crop
         self._mirror_axes = manifest.mirror_axes if tta else ()
         self._decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
 
     @classmethod
     def load(
         cls,
-        bundle: str | Path | None = None,
+        bundle: str | Path | Bundle | None = None,
         *,
         device: str = "auto",
         backend: str = "auto",
         precision: str = "auto",
         step: float | None = None,
         tta: bool = False,
+        crop: str = "nonzero",
         threads: int | None = None,
+        gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB,
         wait: bool = True,
     ) -> "Segmenter":
         """Open a bundle (the default model where none is named) and compile its network.
 
         Args:
-            bundle: folder or zip made by `flare-export`.
-            device: `auto` or `cpu`.
-            backend: `auto`, `openvino` or `onnxruntime`.
-            precision: `auto`, `fp32`, `bf16` or `fp16`; see `flare_runtime.backends.open_network`.
-            threads: for the network; all cores where None.
+            bundle: folder or zip made by `flare-export`, or one that is open already.
+            device: `auto` (a GPU where one can be used), `cpu` or `cuda:N`.
+            backend: `auto`, `openvino`, `onnxruntime` or `tensorrt`.
+            precision: `auto`, `fp32`, `bf16` or `fp16`; see `flare_runtime.backends.choose`.
+            threads: for the network on the CPU; all cores where None.
+            gpu_memory_mib: the bound of what is taken of a GPU's memory.
             step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
             tta: average over all flips the model was trained for, as nnU-Net does by default.
+            crop: `nonzero` as nnU-Net does, or `body`: the network sees the patient alone, without the air around.
             wait: False compiles in the background, while the first case is read; errors come when it is needed.
 
         Raises:
             BundleError, DeviceError, UsageError: as `Bundle.open` and `open_network` do.
         """
-        opened = Bundle.open(default_bundle() if bundle is None else bundle)
-        compiled = read_network(opened, device=device, backend=backend, precision=precision, threads=threads)
-        network = compiled() if wait else ThreadPoolExecutor(1, "compile").submit(compiled)
-        return cls(opened, network, step=step, tta=tta)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
+        choice = choose(opened, device, backend, precision)
+        compiled = read_network(opened, choice, threads=threads, gpu_memory_mib=gpu_memory_mib)
+        budget = _budget(opened, choice, gpu_memory_mib)
+        worker = ThreadPoolExecutor(1, "compile")
+        place = worker.submit(open_device, choice.device)
+        network = worker.submit(lambda: compiled(place.result()))
+        worker.shutdown(wait=wait)
+        if wait:
+            network.result()
+        return cls(opened, network, step=step, tta=tta, crop=crop, device=place, plan=budget.plan if budget else None)
 
     @property
     def network(self) -> Network:
@@ -119,6 +151,15 @@ class Segmenter:
             BundleError, DeviceError, UsageError: where it cannot be compiled.
         """
         return self._network.result() if isinstance(self._network, Future) else self._network
+
+    @property
+    def device(self) -> Device:
+        """Where the network runs.
+
+        Raises:
+            DeviceError: where it is not to be had.
+        """
+        return self._device.result() if isinstance(self._device, Future) else self._device
 
     def segment(
         self,
@@ -139,15 +180,39 @@ class Segmenter:
             CaseError: where the case does not fit the model.
             UsageError: where the arguments contradict each other.
         """
-        return self.finish(self.prepare(image, spacing_mm), progress=progress)
+        try:
+            return self.finish(self.prepare(image, spacing_mm), progress=progress)
+        except GpuMemoryError:
+            pass  # until here its traceback holds the arrays
+        self.device.release()
+        return self.finish(self.prepare(image, spacing_mm, smallest=True), progress=progress)
 
-    def prepare(self, image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None = None) -> "PreparedCase":
-        """Do the first half of `segment`, after which the images can be let go while the network runs."""
+    def prepare(
+        self,
+        image: Volume | Sequence[Volume] | AnyArray,
+        spacing_mm: Vector3 | None = None,
+        *,
+        smallest: bool = False,
+    ) -> "PreparedCase":
+        """Do the first half of `segment`, after which the images can be let go while the network runs.
+
+        `smallest` takes as little of a GPU's memory as can be.
+        """
         started = perf_counter()
         channels = _channels(image, spacing_mm)
-        prepared = prepare(channels, self.bundle.manifest)
+        device = self.device
+        with device.active():
+            prepared = prepare(
+                channels, self.bundle.manifest, device, self._planner(smallest), body_only=self.crop == "body"
+            )
         remarks = tuple(remark for volume in channels for remark in volume.remarks)
         return PreparedCase(prepared, channels[0].shape, channels[0].spacing_mm, remarks, perf_counter() - started)
+
+    def _planner(self, smallest: bool) -> Callable[[CaseSize], MemoryPlan] | None:
+        if self._plan is None:
+            return None
+        plan = smallest_plan if smallest else self._plan
+        return lambda size: plan(replace(size, batch=self.network.batch))
 
     def finish(self, case: "PreparedCase", *, progress: Progress = iter) -> Segmentation:
         """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
@@ -157,22 +222,29 @@ class Segmenter:
             timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
             empty = Remark("all_zero", "every voxel is 0; the mask is empty")
             return Segmentation(mask, [], timings, (*case.remarks, empty))
-        network = self.network
+        network, device, memory = self.network, self.device, prepared.memory
+        sums = device if memory is None or memory.sums_on_device else HOST
         watch = Stopwatch()
-        started = perf_counter()
-        scores = predict(
-            prepared.image,
-            network,
-            self._decoder,
-            self.bundle.manifest.patch,
-            step=self.step,
-            mirror_axes=self._mirror_axes,
-            progress=progress,
-            watch=watch,
-        )[(slice(None), *prepared.inner)]
-        network.release()
-        predicted_at = perf_counter()
-        self._restore(scores, prepared, mask)
+        with device.active():
+            device.release()
+            started = perf_counter()
+            scores = predict(
+                prepared.image,
+                network,
+                self._decoder,
+                self.bundle.manifest.patch,
+                step=self.step,
+                region=prepared.region,
+                mirror_axes=self._mirror_axes,
+                progress=progress,
+                watch=watch,
+                device=device,
+                sums=sums,
+                rescue=self._float32_network if network.precision != "fp32" else None,
+            )[(slice(None), *prepared.inner)]
+            network.release()
+            predicted_at = perf_counter()
+            self._restore(scores, prepared, mask, sums)
         lesions = find_lesions(mask, case.spacing_mm)
         timings = {
             "preprocess": case.seconds,
@@ -180,9 +252,19 @@ class Segmenter:
             "blend": predicted_at - started - watch.network_s,
             "restore": perf_counter() - predicted_at,
         }
-        return Segmentation(mask, lesions, timings, case.remarks + prepared.remarks)
+        remarks = case.remarks + prepared.remarks
+        if watch.rescued:
+            text = f"{watch.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
+            remarks += (Remark("overflow", text),)
+        return Segmentation(mask, lesions, timings, remarks)
 
-    def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray) -> None:
+    def _float32_network(self) -> Network:
+        """Return the network on the CPU in float32, compiled when it is first needed."""
+        if self._rescuer is None:
+            self._rescuer = open_network(self.bundle, device="cpu", precision="fp32")
+        return self._rescuer
+
+    def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
         manifest = self.bundle.manifest
         rule = manifest.logits_resampling
         resizing = plan_resizing(
@@ -195,7 +277,14 @@ class Segmenter:
             force_separate_z=rule.force_separate_z,
         )
         target = mask.transpose(manifest.transpose_forward)[prepared.crop]
-        restore(scores, resizing, self._decoder, target)
+        restore(scores, resizing, self._decoder, target, device)
+
+
+def _budget(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> GpuBudget | None:
+    if choice.device == "cpu":
+        return None
+    folds = len(bundle.networks(choice.stored))
+    return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds)
 
 
 def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None) -> list[Volume]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flare_runtime.arrays import Box, FloatArray, Shape3
+from flare_runtime.device import HOST, Device
 
 PEAK_WEIGHT = 10.0
 
@@ -37,6 +38,22 @@ def padded_shape(shape: Shape3, patch: Shape3) -> Shape3:
     return z, y, x
 
 
+def whole(shape: Shape3) -> Box:
+    """Return the box of everything."""
+    z, y, x = (slice(0, n) for n in shape)
+    return z, y, x
+
+
+def grown_box(box: Box, patch: Shape3, shape: Shape3) -> Box:
+    """Return `box` grown about its middle to at least `patch` within an image of `shape`, itself at least as large."""
+    sides = []
+    for side, p, n in zip(box, patch, shape, strict=True):
+        length = max(side.stop - side.start, p)
+        start = min(max((side.start + side.stop - length) // 2, 0), n - length)
+        sides.append(slice(start, start + length))
+    return sides[0], sides[1], sides[2]
+
+
 def inner_box(shape: Shape3, padded: Shape3) -> Box:
     """Return where an image of `shape` lies in its padded array; of an odd surplus the upper side takes more."""
     z, y, x = (slice((p - n) // 2, (p - n) // 2 + n) for n, p in zip(shape, padded, strict=True))
@@ -51,9 +68,12 @@ class TileGrid:
     starts: tuple[list[int], list[int], list[int]]
 
     @classmethod
-    def covering(cls, shape: Shape3, patch: Shape3, step: float) -> "TileGrid":
-        """Lay tiles of `patch` over an image of `shape`, at least as large along every axis."""
-        z, y, x = (tile_starts(n, p, step) for n, p in zip(shape, patch, strict=True))
+    def covering(cls, shape: Shape3, patch: Shape3, step: float, region: Box | None = None) -> "TileGrid":
+        """Lay tiles of `patch` over an image of `shape`, or a region of it, at least as large along every axis."""
+        z, y, x = (
+            [side.start + start for start in tile_starts(side.stop - side.start, p, step)]
+            for side, p in zip(region or whole(shape), patch, strict=True)
+        )
         return cls(patch, (z, y, x))
 
     def __len__(self) -> int:
@@ -72,15 +92,17 @@ class Blend:
     take the place of an array as large as the image.
     """
 
-    def __init__(self, channels: int, shape: Shape3, grid: TileGrid) -> None:
-        self._sum = np.zeros((channels, *shape), np.float32)
+    def __init__(self, channels: int, shape: Shape3, grid: TileGrid, device: Device = HOST) -> None:
+        self._device = device
+        self._sum: FloatArray = device.xp.zeros((channels, *shape), np.float32)
         profiles = [gaussian_profile(p) for p in grid.patch]
         z, y, x = profiles
-        self._weight = (PEAK_WEIGHT * z[:, None, None] * y[:, None] * x).astype(np.float32)
+        self._weight = device.upload((PEAK_WEIGHT * z[:, None, None] * y[:, None] * x).astype(np.float32))
         self._totals = [np.zeros(n) for n in shape]
         for total, profile, starts in zip(self._totals, profiles, grid.starts, strict=True):
             for start in starts:
                 total[start : start + len(profile)] += profile
+            total[total == 0] = 1  # where there are no tiles the sums are 0 and stay so
 
     def add(self, box: Box, scores: FloatArray) -> None:
         """Add one tile's `scores` (channels, z, y, x), which are overwritten."""
@@ -90,7 +112,7 @@ class Blend:
     def mean(self) -> FloatArray:
         """Return the weighted mean (channels, z, y, x); the sums are consumed."""
         z, y, x = self._totals
-        in_plane = (y[:, None] * x).astype(np.float32)
+        in_plane = self._device.upload((y[:, None] * x).astype(np.float32))
         for index, total in enumerate(z):
             self._sum[:, index] /= in_plane * np.float32(PEAK_WEIGHT * total)
         return self._sum

@@ -89,7 +89,7 @@ class ArithmeticNetwork:
     The two-class default prefers the lesion where the first channel is positive.
     """
 
-    backend, device, precision = "arithmetic", "cpu", "fp32"
+    backend, device, precision, batch = "arithmetic", "cpu", "fp32", 1
 
     def __init__(self, function=lambda tiles: np.concatenate([-tiles[:, :1], tiles[:, :1]], axis=1)):
         self._function = function

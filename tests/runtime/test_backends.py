@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
-from flare_runtime.backends import Ensemble, open_network
+from flare_runtime.backends import Choice, Ensemble, choose, open_network
 from flare_runtime.backends import openvino as openvino_backend
 from flare_runtime.bundle import Bundle
+from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 from flare_runtime.manifest import Parity, encode_manifest
 from tests.runtime.manifests import ArithmeticNetwork, write_bundle
@@ -126,6 +127,53 @@ def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundl
     assert open_network(measured, threads=1).precision == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cpu", "backend": "tensorrt"}, "needs a GPU"),
+        ({"device": "cuda:0", "backend": "openvino"}, "runs on the CPU"),
+        ({"device": "cuda:0", "precision": "bf16"}, "no bf16 on GPUs"),
+        ({"device": "cuda:0", "backend": "tensorrt", "precision": "fp32"}, "fp16 alone"),
+    ],
+)
+def test_what_does_not_go_together_is_a_device_error(bundle, options, message):
+    with pytest.raises(DeviceError, match=message):
+        choose(bundle, **options)
+
+
+@pytest.mark.parametrize(
+    ("parity", "precision"),
+    [
+        ((), "fp32"),
+        ((record(0.999, precision="fp16", backend="onnxruntime"),), "fp16"),
+        ((record(0.9, precision="fp16", backend="onnxruntime"),), "fp32"),
+    ],
+)
+def test_a_gpu_computes_in_float16_only_where_whole_cases_were_measured_to_agree(bundle, parity, precision):
+    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
+    assert choose(measured, "cuda:1") == Choice("cuda:1", "auto", precision)
+
+
+def test_a_case_goes_on_in_float32_where_half_precision_overflows(bundle):
+    half = open_network(bundle, backend="onnxruntime", precision="fp16")
+    image = (blobs((20, 30, 28)) - 20).astype(np.int16)
+
+    class Overflowing:
+        backend, device, precision, batch, calls = half.backend, half.device, half.precision, half.batch, 0
+
+        def run(self, tiles):
+            self.calls += 1
+            return half.run(tiles) * (np.float32(np.inf) if self.calls == 1 else np.float32(1))
+
+        def release(self):
+            half.release()
+
+    expected, result = (Segmenter(bundle, network).segment(image, (2.5, 1.5, 1.5)) for network in (half, Overflowing()))
+    assert expected.remarks == ()
+    assert [(remark.code, remark.text[:9]) for remark in result.remarks] == [("overflow", "1 tile(s)")]
+    assert np.mean(result.mask == expected.mask) > 0.999
+
+
 def test_an_ensemble_averages_logits():
     members = [ArithmeticNetwork(lambda tiles, k=k: np.concatenate([tiles * k, tiles + k], axis=1)) for k in (1, 2, 6)]
     tiles = np.random.default_rng(0).standard_normal((1, 1, 3, 3, 3)).astype(np.float32)
@@ -162,30 +210,30 @@ def test_both_engines_give_one_mask(tiny_bundle):
 
 def test_compiled_networks_are_kept_in_a_private_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = openvino_backend._cache_folder()
+    folder = cache_folder("openvino")
     assert folder == tmp_path / "flare-lite" / "openvino"
     assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_a_cache_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    openvino_backend._cache_folder().chmod(0o777)
-    assert openvino_backend._cache_folder() is None
+    cache_folder("openvino").chmod(0o777)
+    assert cache_folder("openvino") is None
 
 
 def test_where_no_cache_can_be_had_there_is_none(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert openvino_backend._cache_folder() is None
+    assert cache_folder("openvino") is None
 
 
 NOBODY = """
 import os
-from flare_runtime.backends import openvino
+from flare_runtime.cache_folder import cache_folder
 for name in ("HOME", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)
 os.setuid(54321)
-print(openvino._cache_folder())
+print(cache_folder("openvino"))
 """
 
 

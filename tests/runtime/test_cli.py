@@ -82,7 +82,7 @@ def test_one_file_becomes_a_mask_and_a_record(infer, scan, tmp_path):
     assert mask.spacing_mm == SPACING
     assert set(np.unique(mask.voxels)) == {0, 1}
     heading, line = err.splitlines()
-    assert heading == "tiny on openvino fp32, 1 case(s)"
+    assert heading == "tiny on cpu (openvino, fp32), 1 case(s)"
     assert line.startswith("scan: ")
     record = json.loads((tmp_path / "out" / "mask.json").read_text(encoding="utf-8"))
     assert record["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "mask.nii.gz").read_bytes()).hexdigest()

@@ -131,3 +131,42 @@ def test_the_image_is_left_as_it_was():
     before = image.copy()
     predict(image, ArithmeticNetwork(), Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1, 2))
     np.testing.assert_array_equal(image, before)
+
+
+def overflowing(network, when):
+    """Let a network give infinity in the calls of which `when` is true, as half precision does where it overflows."""
+
+    def function(tiles):
+        logits = network(tiles)
+        overflowing.calls += 1
+        if when(overflowing.calls):
+            logits[0, 1, 2, 3, 1] = np.inf
+        return logits
+
+    overflowing.calls = 0
+    broken = ArithmeticNetwork(function)
+    broken.precision = "fp16"
+    return broken
+
+
+def test_a_tile_that_overflows_is_computed_again_in_float32():
+    def identity(tiles):
+        return np.concatenate([-tiles / 2, tiles / 2], axis=1)
+
+    image, watch = image_of((13, 6, 9)), Stopwatch()
+    expected = predict(image, ArithmeticNetwork(identity), Decoder(2), PATCH, step=0.5)
+    exact = ArithmeticNetwork(identity)
+    broken = overflowing(identity, lambda call: call in (2, 5))
+    scores = predict(image, broken, Decoder(2), PATCH, step=0.5, watch=watch, rescue=lambda: exact)
+    np.testing.assert_array_equal(scores, expected)
+    assert (watch.rescued, exact.calls) == (2, 2)
+
+
+def test_a_tile_that_overflows_in_float32_too_fails_the_case():
+    def nan(tiles):
+        return np.full((1, 2, *PATCH), np.nan, np.float32)
+
+    with pytest.raises(CaseError, match="NaN or infinity in fp16"):
+        predict(
+            image_of(PATCH), overflowing(nan, bool), Decoder(2), PATCH, step=0.5, rescue=lambda: ArithmeticNetwork(nan)
+        )

@@ -1,29 +1,41 @@
 """The engines that can run a network, behind one small protocol."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from flare_runtime.arrays import FloatArray
 from flare_runtime.bundle import Bundle
+from flare_runtime.device import CudaDevice, Device, open_device, resolve
 from flare_runtime.errors import BundleError, DeviceError, UsageError
+from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, GpuBudget
 
-BACKENDS = ("openvino", "onnxruntime")
+BACKENDS = ("openvino", "onnxruntime", "tensorrt")
 PRECISIONS = ("fp32", "bf16", "fp16")
 # What a reduced precision must have shown in the bundle's parity record before `auto` takes it.
 MIN_AUTO_DICE = 0.995
 
 
 class Network(Protocol):
-    """One compiled network."""
+    """One compiled network.
+
+    Attributes:
+        backend: one of `BACKENDS`.
+        device: `cpu` or `cuda:N`, where its tiles and logits are.
+        precision: one of `PRECISIONS`.
+        batch: how many tiles it takes at most at once.
+    """
 
     backend: str
     device: str
     precision: str
+    batch: int
 
     def run(self, tiles: FloatArray) -> FloatArray:
-        """Return the logits (n, outputs, z, y, x) of `tiles` (n, channels, z, y, x).
+        """Return the logits (n, outputs, z, y, x) of `tiles` (n, channels, z, y, x) in float32.
 
-        The result may be overwritten by the next call.
+        The result may be overwritten by the next call. On a GPU it is computed in the order of the device's stream.
         """
         ...
 
@@ -37,7 +49,13 @@ class Ensemble:
 
     def __init__(self, members: list[Network]) -> None:
         self._members = members
-        self.backend, self.device, self.precision = members[0].backend, members[0].device, members[0].precision
+        first = members[0]
+        self.backend, self.device, self.precision, self.batch = (
+            first.backend,
+            first.device,
+            first.precision,
+            first.batch,
+        )
 
     def run(self, tiles: FloatArray) -> FloatArray:
         """Return the mean of the members' logits."""
@@ -53,56 +71,114 @@ class Ensemble:
             member.release()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What is to run a bundle's network.
+
+    Attributes:
+        device: `cpu` or `cuda:N`.
+        backend: one of `BACKENDS`; `auto` on a GPU is TensorRT where an engine was built for it, else ONNX Runtime.
+        precision: one of `PRECISIONS`; `auto` on the CPU is decided when the network is compiled.
+    """
+
+    device: str
+    backend: str
+    precision: str
+
+    @property
+    def stored(self) -> str:
+        """The precision of the bundle's network that is read."""
+        return "fp16" if self.precision == "fp16" else "fp32"
+
+
+def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precision: str = "auto") -> Choice:
+    """Check a person's wishes against each other and the bundle, and decide what they leave open.
+
+    Args:
+        bundle: whose record decides between precisions.
+        device: `auto`, `cpu` or `cuda:N`; see `flare_runtime.device.resolve`.
+        backend: one of `BACKENDS`, or `auto`.
+        precision: one of `PRECISIONS`, or `auto`: on the CPU bfloat16 where that has it, on a GPU float16, each only
+            where the bundle's own record shows that it agrees with float32; else float32.
+
+    Raises:
+        UsageError: for a name that is not known.
+        DeviceError: where what was asked for does not go together.
+    """
+    device = resolve(device)
+    _check_choice("backend", backend, ("auto", *BACKENDS))
+    _check_choice("precision", precision, ("auto", *PRECISIONS))
+    if device == "cpu":
+        return Choice(device, *_on_cpu(backend, precision))
+    if backend == "openvino":
+        raise DeviceError(f"the openvino backend runs on the CPU; use --device cpu, or another backend on {device}")
+    if precision == "bf16":
+        raise DeviceError("there is no bf16 on GPUs; use --precision fp16 or fp32")
+    if precision == "auto":
+        precision = "fp16" if backend == "tensorrt" or agrees(bundle, "onnxruntime", "fp16") else "fp32"
+    if backend == "tensorrt" and precision != "fp16":
+        raise DeviceError("the tensorrt backend runs fp16 alone; use --backend onnxruntime for fp32")
+    return Choice(device, backend, precision)
+
+
+def _on_cpu(backend: str, precision: str) -> tuple[str, str]:
+    backend = "openvino" if backend == "auto" else backend
+    if backend == "tensorrt":
+        raise DeviceError("the tensorrt backend needs a GPU; use --device cuda:0, or --backend openvino")
+    if backend == "onnxruntime" and precision == "bf16":
+        raise DeviceError("the onnxruntime backend has no bf16 on the CPU; use --backend openvino or --precision fp32")
+    if backend == "openvino" and precision == "fp16":
+        raise DeviceError("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
+    if backend == "onnxruntime" and precision == "auto":
+        precision = "fp32"
+    return backend, precision
+
+
 def open_network(
     bundle: Bundle, *, device: str = "auto", backend: str = "auto", precision: str = "auto", threads: int | None = None
 ) -> Network:
-    """Compile a bundle's network for this machine.
+    """Compile a bundle's network for this machine, as `choose` decides.
 
     Args:
         bundle: where the network comes from.
-        device: `auto` or `cpu`.
-        backend: one of `BACKENDS`, or `auto` for OpenVINO.
-        precision: one of `PRECISIONS`, or `auto`: bfloat16 where the CPU has it and the bundle's own record shows that
-            it agrees with float32, else float32; `fp16` is the network that GPUs run, slow on a CPU.
-        threads: for the network; None leaves it to the backend.
+        device: as for `choose`.
+        backend: as for `choose`.
+        precision: as for `choose`.
+        threads: for the network on the CPU; None leaves it to the backend.
 
     Raises:
         UsageError: for a name that is not known.
         DeviceError: where this machine lacks what was asked for.
         BundleError: where the network is missing or was changed.
     """
-    return read_network(bundle, device=device, backend=backend, precision=precision, threads=threads)()
+    choice = choose(bundle, device, backend, precision)
+    return read_network(bundle, choice, threads=threads)(open_device(choice.device))
 
 
 def read_network(
-    bundle: Bundle, *, device: str = "auto", backend: str = "auto", precision: str = "auto", threads: int | None = None
-) -> Callable[[], Network]:
-    """Do the quick part of `open_network`, which checks names and files, and return the slow one, which compiles."""
-    _check_choice("device", device, ("auto", "cpu"))
-    _check_choice("backend", backend, ("auto", *BACKENDS))
-    _check_choice("precision", precision, ("auto", *PRECISIONS))
-    if backend == "onnxruntime" and precision == "bf16":
-        raise DeviceError("the onnxruntime backend has no bf16 on the CPU; use --backend openvino or --precision fp32")
-    if backend != "onnxruntime" and precision == "fp16":
-        raise DeviceError("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
-    stored = "fp16" if precision == "fp16" else "fp32"
-    files = bundle.networks(stored)
+    bundle: Bundle, choice: Choice, *, threads: int | None = None, gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
+) -> Callable[[Device], Network]:
+    """Read and check a network's files, which is quick, and return what compiles it for the opened device."""
+    files = bundle.networks(choice.stored)
     if not files:
-        raise BundleError(f"{bundle.path.name}: no {stored} network in the bundle; export it anew")
+        raise BundleError(f"{bundle.path.name}: no {choice.stored} network in the bundle; export it anew")
     models = [bundle.read(file) for file in files]
 
-    def compiled() -> Network:
+    def compiled(device: Device) -> Network:
         members: list[Network]
-        if backend == "onnxruntime":
+        if isinstance(device, CudaDevice):
+            budget = GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, len(models))
+            members = list(_on_gpu(bundle, choice, models, device, budget))
+        elif choice.backend == "onnxruntime":
             from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
 
-            members = [OnnxRuntimeNetwork(model, stored, threads) for model in models]
+            members = [OnnxRuntimeNetwork(model, choice.stored, threads) for model in models]
         else:
             from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
 
-            wanted = precision
+            wanted = choice.precision
             if wanted == "auto":
-                wanted = "bf16" if _agrees(bundle, "openvino", "bf16") and cpu_has_bf16() else "fp32"
+                wanted = "bf16" if agrees(bundle, "openvino", "bf16") and cpu_has_bf16() else "fp32"
             members = [OpenVINONetwork(model, wanted, threads) for model in models]
         models.clear()  # the engines have copies of their own
         return members[0] if len(members) == 1 else Ensemble(members)
@@ -110,12 +186,55 @@ def read_network(
     return compiled
 
 
+def _on_gpu(
+    bundle: Bundle, choice: Choice, models: list[bytes], device: CudaDevice, budget: GpuBudget
+) -> Sequence[Network]:
+    if choice.backend != "onnxruntime" and choice.precision == "fp16":
+        engines = _engines(bundle, choice, device, budget)
+        if engines:
+            # They take what they need to run from the same pool as the arrays.
+            device.limit_memory(budget.network_bytes + budget.arrays_bytes)
+            return engines
+    from flare_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaNetwork
+
+    device.limit_memory(budget.arrays_bytes)
+    share = budget.network_bytes // len(models)
+    return [OnnxRuntimeCudaNetwork(model, choice.stored, bundle.manifest, device, share) for model in models]
+
+
+def _engines(bundle: Bundle, choice: Choice, device: CudaDevice, budget: GpuBudget) -> Sequence[Network]:
+    """Return the TensorRT engines that were built for this machine; where there are none, `auto` goes on without."""
+    notes: list[str] = []
+    engines: Sequence[Network] = []
+    try:
+        from flare_runtime.backends.tensorrt import find_networks
+    except DeviceError:
+        if choice.backend == "tensorrt":
+            raise
+        return []
+    try:
+        engines = find_networks(bundle, device, memory_bytes=budget.network_bytes, tell=notes.append)
+    except DeviceError as error:
+        notes.append(str(error))
+    if engines:
+        return engines
+    why = "; ".join(notes)
+    if choice.backend == "tensorrt":
+        raise DeviceError(
+            f"no TensorRT engine of {bundle.path.name} for {device.gpu_name} can be used{': ' if why else ''}{why}; "
+            f"build one: flare-export trt {bundle.path}"
+        )
+    if why:
+        logging.getLogger(__name__).warning("TensorRT is left for ONNX Runtime: %s", why)
+    return []
+
+
 def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:
     if given not in allowed:
         raise UsageError(f"{what} {given!r} is not known; choose one of {', '.join(allowed)}")
 
 
-def _agrees(bundle: Bundle, backend: str, precision: str) -> bool:
+def agrees(bundle: Bundle, backend: str, precision: str) -> bool:
     """Whether the bundle's record holds whole cases with something to find, and all of them agree."""
     dices = [
         record.dice

@@ -19,6 +19,7 @@ class OnnxRuntimeNetwork:
 
     backend = "onnxruntime"
     device = "cpu"
+    batch = 1
 
     def __init__(self, onnx: bytes, precision: str = "fp32", threads: int | None = None) -> None:
         try:

@@ -1,12 +1,11 @@
 """OpenVINO on the CPU: the default backend, in float32 or, where the CPU has it, bfloat16."""
 
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from flare_runtime.arrays import FloatArray
 from flare_runtime.backends.openvino_graph import split_concatenations, sum_norms_by_plane
+from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError
 
 _TYPES = {"fp32": "f32", "bf16": "bf16"}
@@ -27,6 +26,7 @@ class OpenVINONetwork:
 
     backend = "openvino"
     device = "cpu"
+    batch = 1
 
     def __init__(self, onnx: bytes, precision: str, threads: int | None = None) -> None:
         if precision == "bf16" and not cpu_has_bf16():
@@ -39,7 +39,7 @@ class OpenVINONetwork:
             # Pinned workers share cores with BLAS and stall both: preprocessing took twelve times as long.
             "ENABLE_CPU_PINNING": False,
         }
-        if cache := _cache_folder():
+        if cache := cache_folder("openvino"):
             config["CACHE_DIR"] = str(cache)
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
@@ -73,15 +73,3 @@ def _core() -> Any:
     from openvino import Core
 
     return Core()
-
-
-def _cache_folder() -> Path | None:
-    """Return a private folder for compiled networks, or None where none can be had: the cache only saves time."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "flare-lite" / "openvino"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owned = folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022
-    except (OSError, RuntimeError):  # no home
-        return None
-    return folder if owned and os.access(folder, os.W_OK) else None

@@ -1,0 +1,135 @@
+"""The whole command on a GPU beside nnU-Net's, cold and warm: seconds, milliseconds a tile, TFLOP/s, memory, agreement.
+
+Each runs in a fresh process on the same phantom with the same seeded random weights. Cold is one case from the start of
+the process to its end; warm is what each further case of a folder adds. usage: python -m benchmarks.gpu_case
+[--device cuda:0] [--shape 300 512 512] [--features 32 64 128 256] [--patch 128 160 160] [--gpu-memory 4096]
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.whole_case import prepare, run_module
+from flare_eval.gpu import GpuMeter
+from flare_eval.process import INTERVAL_S, Measurement
+from flare_runtime.agreement import compare
+from flare_runtime.bundle import Bundle
+from flare_runtime.nifti import read_nifti
+
+_COPIES = 3
+_ENGINES = (("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("tensorrt", "fp16"))
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One method: its cold run, what a warm case takes, the seconds in the network of the cold run, and its mask."""
+
+    name: str
+    cold: Measurement
+    warm_s: float
+    network_s: float
+    mask: Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; the defaults are the paper's network on a chest-sized scan."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--shape", type=int, nargs=3, default=(300, 512, 512), metavar=("Z", "Y", "X"))
+    parser.add_argument("--spacing", type=float, nargs=3, default=(2.0, 0.8, 0.8), metavar=("Z", "Y", "X"))
+    parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
+    parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
+    parser.add_argument("--gpu-memory", type=int, default=4096, metavar="MIB")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every method that runs here and print the table; one that does not is named with the reason."""
+    gpu = GpuMeter.find(int(args.device.removeprefix("cuda:")))
+    if gpu is None:
+        raise SystemExit(f"no GPU {args.device} that NVML knows; this benchmark needs one")
+    with TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        images, stem = prepare(args, work)
+        copies = work / "copies"
+        copies.mkdir()
+        for index in range(_COPIES):
+            (copies / f"{index}_0000.nii.gz").symlink_to(images / f"{stem}_0000.nii.gz")
+        results: list[_Result] = []
+        tiles = 0
+        for name, environment in (("nnU-Net", {}), ("nnU-Net, compiled", {"nnUNet_compile": "1"})):
+            try:
+                result, tiles = _theirs(name, args, work, images, copies, gpu, environment)
+                results.append(result)
+            except RuntimeError as error:
+                print(f"{name}: not measured: {str(error).splitlines()[-1]}", flush=True)
+        for backend, precision in _ENGINES:
+            try:
+                results.append(_ours(backend, precision, args, work, images, copies, gpu))
+            except RuntimeError as error:
+                print(f"flare-infer {backend} {precision}: not measured: {str(error).splitlines()[-1]}", flush=True)
+        gmac = Bundle.open(work / "bundle").manifest.network.gmac
+        print(f"\n{gpu.name}, {'x'.join(map(str, args.shape))} voxels, {tiles} tiles of {gmac:g} GMAC\n")
+        _print_table(results, tiles, gmac, stem)
+
+
+def _theirs(
+    name: str,
+    args: argparse.Namespace,
+    work: Path,
+    images: Path,
+    copies: Path,
+    gpu: GpuMeter,
+    environment: dict[str, str],
+) -> tuple[_Result, int]:
+    target = work / name.replace(", ", "_")
+
+    def predict(source: Path) -> Measurement:
+        command = (str(work / "model"), "all", str(source), str(target), args.device)
+        return run_module("benchmarks.nnunet_predict", *command, gpu=gpu, **environment)
+
+    cold, many = predict(images), predict(copies)
+    found = re.search(r"network_s=([\d.]+) tiles=(\d+)", cold.output)
+    assert found, cold.output
+    warm = (many.wall_s - cold.wall_s) / (_COPIES - 1)
+    return _Result(name, cold, warm, float(found[1]), target), int(found[2])
+
+
+def _ours(
+    backend: str, precision: str, args: argparse.Namespace, work: Path, images: Path, copies: Path, gpu: GpuMeter
+) -> _Result:
+    target, report = work / f"{backend}_{precision}", work / "report.json"
+    options = ["--device", args.device, "--backend", backend, "--precision", precision, "--report", str(report)]
+    options += ["-m", str(work / "bundle"), "--gpu-memory", str(args.gpu_memory), "-o", str(target)]
+    if backend == "tensorrt":
+        run_module("flare_export.cli", "trt", str(work / "bundle"), "--device", args.device)
+    many = run_module("flare_runtime.cli", "-i", str(copies), *options, gpu=gpu)
+    cold = run_module("flare_runtime.cli", "-i", str(images), *options, gpu=gpu)
+    timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]
+    print(f"{backend} {precision}: " + ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in timings.items()))
+    warm = (many.wall_s - cold.wall_s) / (_COPIES - 1)
+    return _Result(f"flare-infer {backend} {precision}", cold, warm, timings["network"], target)
+
+
+def _print_table(results: Sequence[_Result], tiles: int, gmac: float, stem: str) -> None:
+    """Print Markdown; agreement is with float32 on ONNX Runtime."""
+    masks = {result.name: read_nifti(result.mask / f"{stem}.nii.gz").voxels for result in results}
+    reference = masks.get("flare-infer onnxruntime fp32")
+    print("| | cold, s | warm, s | network, ms a tile | TFLOP/s | GPU peak, MiB | GPU area, MiB s | Dice with fp32 |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for result in results:
+        tile_s = result.network_s / max(tiles, 1)
+        idle = result.cold.idle_device_mib or 0.0
+        used = [max((sample.device_mib or 0.0) - idle, 0.0) for sample in result.cold.samples]
+        dice = "" if reference is None else f"{compare(reference, masks[result.name]).dice:.5f}"
+        speed = f"{1000 * tile_s:.1f} | {2e-3 * gmac / max(tile_s, 1e-9):.0f}"
+        memory = f"{max(used, default=0):.0f} | {sum(used) * INTERVAL_S:.0f}"
+        print(f"| {result.name} | {result.cold.wall_s:.2f} | {result.warm_s:.2f} | {speed} | {memory} | {dice} |")
+
+
+if __name__ == "__main__":
+    run(parse_args())

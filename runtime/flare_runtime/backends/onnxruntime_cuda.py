@@ -1,0 +1,106 @@
+"""ONNX Runtime on a GPU: tiles and logits stay in the GPU's memory, all work is on the device's stream."""
+
+from typing import Any
+
+import numpy as np
+
+from flare_runtime.arrays import FloatArray
+from flare_runtime.device import CudaDevice
+from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError
+from flare_runtime.manifest import Manifest
+
+_PROVIDER = "CUDAExecutionProvider"
+
+
+class OnnxRuntimeCudaNetwork:
+    """One ONNX network on ONNX Runtime's CUDA provider.
+
+    Args:
+        onnx: the network, which takes one tile.
+        precision: what its tensors are; tiles and logits are float32 in any case.
+        manifest: of the bundle it comes from.
+        device: where it runs.
+        memory_bytes: bounds the provider's arena.
+
+    Raises:
+        DeviceError: where onnxruntime is not installed, or has no CUDA provider that works.
+        BundleError: where the ONNX cannot be loaded.
+    """
+
+    backend = "onnxruntime"
+    batch = 1
+
+    def __init__(self, onnx: bytes, precision: str, manifest: Manifest, device: CudaDevice, memory_bytes: int) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[gpu]'") from error
+        if _PROVIDER not in onnxruntime.get_available_providers():
+            raise DeviceError(
+                "the installed onnxruntime has no CUDA; pip uninstall onnxruntime, pip install 'flare-lite[gpu]'"
+            )
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+        try:
+            self._session = onnxruntime.InferenceSession(
+                onnx, providers=[(_PROVIDER, _options(device, memory_bytes)), "CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+        # Where CUDA's libraries cannot be loaded it says so in its log and goes on with the CPU alone.
+        if self._session.get_providers()[0] != _PROVIDER:
+            raise DeviceError("ONNX Runtime cannot use CUDA here (its log above says why); use --device cpu")
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self.device, self.precision = device.name, precision
+        self._device = device
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+        self._shape = (1, manifest.network.outputs, *manifest.patch)
+        self._logits: Any = None
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the logits (1, outputs, z, y, x) of `tiles` (1, channels, z, y, x), both on the GPU.
+
+        They are overwritten by the next call.
+
+        Raises:
+            GpuMemoryError: where the provider's arena is too small.
+            LostDeviceError: where CUDA fails otherwise.
+        """
+        if self._logits is None:
+            self._logits = self._device.xp.empty(self._shape, np.float32)
+        binding = self._session.io_binding()
+        place = {"device_type": "cuda", "device_id": self._device.index, "element_type": np.float32}
+        binding.bind_input(self._input, shape=tiles.shape, buffer_ptr=_address(tiles), **place)
+        binding.bind_output(self._output, shape=self._shape, buffer_ptr=_address(self._logits), **place)
+        try:
+            self._session.run_with_iobinding(binding, self._run_options)
+        except Exception as error:
+            message = str(error).splitlines()[0]
+            if "allocate memory" in str(error):
+                raise GpuMemoryError(message) from error
+            raise LostDeviceError(f"ONNX Runtime failed on {self.device}: {message}") from error
+        logits: FloatArray = self._logits
+        return logits
+
+    def release(self) -> None:
+        """Give the logits' memory back; the provider keeps its arena for the next case."""
+        self._logits = None
+
+
+def _options(device: CudaDevice, memory_bytes: int) -> dict[str, str]:
+    return {
+        "device_id": str(device.index),
+        "user_compute_stream": str(device.stream.ptr),
+        "do_copy_in_default_stream": "1",
+        "gpu_mem_limit": str(memory_bytes),
+        "arena_extend_strategy": "kSameAsRequested",
+        # Trying every algorithm takes seconds at the first tile, and memory.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+    }
+
+
+def _address(array: Any) -> int:
+    return int(array.data.ptr)

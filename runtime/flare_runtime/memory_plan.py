@@ -1,0 +1,185 @@
+"""Which arrays of a case fit on the GPU, decided by arithmetic before anything is uploaded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from flare_runtime.arrays import Shape3
+from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.manifest import Manifest
+from flare_runtime.resampling import ROWS, SLAB
+from flare_runtime.restoring import BLOCK
+
+MIB = 1 << 20
+DEFAULT_GPU_MEMORY_MIB = 4096
+# What CUDA, its libraries' code and cuBLAS take before the first array.
+CONTEXT_MIB = 512
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class CaseSize:
+    """What decides the memory of a case.
+
+    Attributes:
+        channels: of the image.
+        raw_itemsize: bytes of a stored voxel.
+        crop: voxels of the cropped scan, (z, y, x).
+        resampled: voxels on the network's grid, (z, y, x).
+        padded: the same, grown to the patch.
+        axis: the one that is resampled last.
+        scores: channels that are blended.
+        outputs: channels of the network's logits.
+        patch: (z, y, x).
+        batch: how many tiles the network takes at once.
+    """
+
+    channels: int
+    raw_itemsize: int
+    crop: Shape3
+    resampled: Shape3
+    padded: Shape3
+    axis: int
+    scores: int
+    outputs: int
+    patch: Shape3
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where the large arrays of a case live.
+
+    Attributes:
+        raw_on_device: the scan is uploaded at once, else slab by slab.
+        image_on_device: it is resampled on the GPU, else on the host and uploaded tile by tile.
+        sums_on_device: tiles are blended on the GPU, else on the host.
+        peak_bytes: of the GPU's memory at most, without the network and CUDA itself.
+    """
+
+    raw_on_device: bool
+    image_on_device: bool
+    sums_on_device: bool
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class GpuBudget:
+    """How a bound of the GPU's memory is shared out.
+
+    Attributes:
+        network_bytes: for the engines of all folds together.
+        arrays_bytes: for the arrays of a case.
+    """
+
+    network_bytes: int
+    arrays_bytes: int
+
+    @classmethod
+    def sharing(cls, gpu_memory_mib: int, manifest: Manifest, precision: str, folds: int) -> "GpuBudget":
+        """Give the network what it is estimated to need, or half of all if that is more.
+
+        Raises:
+            DeviceError: where the network alone needs more.
+        """
+        total = (gpu_memory_mib - CONTEXT_MIB) * MIB
+        needed = folds * network_bytes(manifest, precision)
+        if needed >= total:
+            raise DeviceError(
+                f"--gpu-memory {gpu_memory_mib} is too little: the network in {precision} needs about "
+                f"{CONTEXT_MIB + _mib(needed)} MiB; raise it or use --device cpu"
+            )
+        network = max(needed, total // 2)
+        return cls(network, total - network)
+
+    def plan(self, size: CaseSize) -> MemoryPlan:
+        """Return the fastest plan of a case that keeps to the budget.
+
+        Raises:
+            GpuMemoryError: where even one tile is too much.
+        """
+        options = list(plans(size))
+        for plan in options:
+            if plan.peak_bytes <= self.arrays_bytes:
+                return plan
+        needed, left = _mib(min(plan.peak_bytes for plan in options)), _mib(self.arrays_bytes)
+        raise GpuMemoryError(f"a tile needs {needed} MiB beside the network, {left} MiB are left")
+
+
+def smallest_plan(size: CaseSize) -> MemoryPlan:
+    """Return the plan that takes least of the GPU's memory, to be tried after it ran out."""
+    return min(plans(size), key=lambda plan: plan.peak_bytes)
+
+
+def network_bytes(manifest: Manifest, precision: str) -> int:
+    """Estimate what the network takes of the GPU's memory while it runs.
+
+    The decoder's last stage holds three tensors of its features over the patch, of which a norm has its input and
+    output in float32 as well; half as much again is left for the engine's workspace. Weights come on top.
+    """
+    voxels = prod(manifest.patch) * manifest.network.features[0]
+    width = 2 if precision == "fp16" else _FLOAT
+    weights = manifest.network.parameters * width
+    return round(1.5 * voxels * (3 * width + 2 * _FLOAT)) + 2 * weights
+
+
+def plans(size: CaseSize) -> Iterator[MemoryPlan]:
+    """Yield all plans, the fastest first."""
+    for raw, image, sums in ((1, 1, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
+        yield MemoryPlan(bool(raw), bool(image), bool(sums), _peak(size, bool(raw), bool(image), bool(sums)))
+
+
+def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
+    image_bytes = image * size.channels * prod(size.padded) * _FLOAT
+    sums_bytes = sums * size.scores * prod(size.padded) * _FLOAT
+    preparing = image_bytes + _preparing(size, raw) if image else 0
+    running = image_bytes + sums_bytes + _running(size)
+    restoring = image_bytes + sums_bytes + _restoring(size) if sums else 0
+    return max(preparing, running, restoring)
+
+
+def _preparing(size: CaseSize, raw: bool) -> int:
+    """Beside the image: the scan or a slab of it, what is resampled in plane, and the pieces in work."""
+    depth, height, width = _first(size.axis, size.crop)
+    new_depth, rows, columns = _first(size.axis, size.resampled)
+    raw_bytes = (depth if raw else SLAB) * height * width * size.raw_itemsize
+    in_plane = depth * rows * columns * _FLOAT
+    # A slab as float64 and float32, and resampled along one axis; a block of rows, copied and resampled along another.
+    slab = SLAB * height * (width * 3 * _FLOAT + columns * _FLOAT)
+    block = ROWS * columns * (depth + 2 * new_depth) * _FLOAT
+    return raw_bytes + in_plane + max(slab, block) + _matrices(size)
+
+
+def _running(size: CaseSize) -> int:
+    """A batch of tiles and their mirror images, their logits, a tile's scores and what comes of them, the weights."""
+    # Tiles are gathered and copied, and a last batch filled up.
+    batched = size.batch * (3 * size.channels + 3 * size.outputs)
+    return prod(size.patch) * (batched + 3 * size.scores + 1) * _FLOAT
+
+
+def _restoring(size: CaseSize) -> int:
+    """Which scores are positive, and one block of the output: interpolated along each axis, then labelled."""
+    fine = (*(min(side, most) for side, most in zip(size.crop, BLOCK, strict=False)), size.crop[2])
+    # As many coarse planes and rows as linear interpolation of a block can reach.
+    reached = [
+        min(coarse, round(side * coarse / whole) + 3)
+        for side, coarse, whole in zip(fine, size.resampled, size.crop, strict=True)
+    ]
+    along_z = fine[0] * prod(reached[1:])
+    along_x = fine[0] * reached[1] * fine[2]
+    block = 2 * prod(reached) + along_z + along_x + prod(fine)
+    positive = (size.scores + 1) * prod(size.resampled)
+    # Labels are found among several classes by an index of eight bytes a voxel, and what is made of it.
+    return max(positive, size.scores * block * _FLOAT + _matrices(size) + 40 * prod(fine))
+
+
+def _matrices(size: CaseSize) -> int:
+    return sum(old * new for old, new in zip(size.crop, size.resampled, strict=True)) * _FLOAT
+
+
+def _first(axis: int, shape: Shape3) -> list[int]:
+    return [shape[axis], *(side for i, side in enumerate(shape) if i != axis)]
+
+
+def _mib(size: int) -> int:
+    return -(-size // MIB)

@@ -1,0 +1,87 @@
+"""Work in a process of its own that is started again where it dies: after CUDA has failed, it fails there for good."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import TypeAlias
+
+from flare_runtime.cases import Case
+from flare_runtime.errors import FlareError, LostDeviceError
+from flare_runtime.record import CaseRecord, failed_record
+
+# Segments cases in turn and yields the record of each.
+Work: TypeAlias = Callable[[Sequence[Case]], Iterable[CaseRecord]]
+
+
+def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    """Yield what `work` yields of `cases`, each case in a worker process.
+
+    Where the worker loses its device or is killed, another one begins with the case it was at; a case that costs two
+    workers fails, and a third goes on behind it.
+
+    Args:
+        work: must be able to run in a forked process, so nothing of CUDA may have been used in this one.
+        cases: from `find_cases`.
+
+    Raises:
+        FlareError: what `work` raises, but for a lost device.
+    """
+    remaining = list(cases)
+    suspect: Case | None = None
+    while remaining:
+        reason = yield from _one_worker(work, remaining)
+        if remaining and remaining[0] is suspect:
+            del remaining[0]
+            yield failed_record(suspect.name, LostDeviceError(f"two workers were lost at this case ({reason})"))
+        suspect = remaining[0] if remaining else None
+
+
+def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, str]:
+    """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
+    # A fork has what is imported already, and starts in a millisecond.
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_worker, args=(work, tuple(remaining), theirs))
+    process.start()
+    theirs.close()
+    reason = ""
+    try:
+        while (message := _receive(ours)) is not None:
+            if isinstance(message, CaseRecord):
+                del remaining[0]
+                yield message
+            elif isinstance(message, LostDeviceError):
+                reason = str(message)
+            else:
+                raise message
+        process.join()
+    finally:
+        ours.close()
+        process.terminate()
+        process.join()
+    return reason or f"the worker ended with {process.exitcode}"
+
+
+def _receive(results: Connection) -> CaseRecord | FlareError | None:
+    try:
+        message: CaseRecord | FlareError = results.recv()
+    except EOFError:
+        return None
+    return message
+
+
+def _worker(work: Work, cases: Sequence[Case], results: Connection) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
+    try:
+        for record in work(cases):
+            results.send(record)
+    except FlareError as error:
+        results.send(error)
+    except BrokenPipeError:  # nobody is left to work for
+        pass
+    results.close()
+    # Not the usual way out: CUDA's own clean-up can hang once it has failed.
+    os._exit(0)

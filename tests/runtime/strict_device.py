@@ -1,0 +1,170 @@
+"""A device beside the host for tests on a machine without a GPU: NumPy underneath, as strict as CuPy about mixing.
+
+CuPy refuses what NumPy would do silently: to turn its arrays into NumPy's, and to compute with both kinds at once. So
+does this, and it keeps count of the memory its arrays take, as CuPy's pool does.
+"""
+
+import weakref
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from flare_runtime.errors import GpuMemoryError
+
+
+class Memory:
+    """Bytes in use, the most there were, and how many are allowed."""
+
+    def __init__(self):
+        self.used = self.peak = 0
+        self.limit = None
+
+    def take(self, array):
+        if self.limit is not None and self.used + array.nbytes > self.limit:
+            raise GpuMemoryError(f"{array.nbytes} bytes on top of {self.used}")
+        self.used += array.nbytes
+        self.peak = max(self.peak, self.used)
+        weakref.finalize(array, self._give_back, array.nbytes)
+
+    def _give_back(self, size):
+        self.used -= size
+
+
+class StrictArray(NDArrayOperatorsMixin):
+    """An array of a `StrictDevice`; reductions give arrays without axes, as CuPy's do."""
+
+    def __init__(self, array, memory):
+        array = np.asanyarray(array)
+        if array.base is None:
+            memory.take(array)
+        self._array, self._memory = array, memory
+
+    def __array__(self, *_args, **_kwargs):
+        raise TypeError("implicit conversion to a NumPy array is not allowed")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        if method != "__call__":
+            raise TypeError(f"{ufunc.__name__}.{method} is not supported")
+        return self._call(ufunc, inputs, kwargs)
+
+    def __array_function__(self, function, _types, args, kwargs):
+        return self._call(function, args, kwargs)
+
+    def __getattr__(self, name):
+        value = getattr(self._array, name)
+        if callable(value):
+            return lambda *args, **kwargs: self._call(value, args, kwargs)
+        return self._wrap(value)
+
+    def __getitem__(self, index):
+        return self._wrap(self._array[_unwrap(index)])
+
+    def __setitem__(self, index, value):
+        self._array[_unwrap(index)] = _unwrap(value)
+
+    def __len__(self):
+        return len(self._array)
+
+    def __iter__(self):
+        return (self._wrap(part) for part in self._array)
+
+    def __float__(self):
+        return float(self._array)
+
+    def __bool__(self):
+        return bool(self._array)
+
+    def _call(self, function, args, kwargs):
+        return self._wrap(function(*map(_unwrap, args), **{name: _unwrap(value) for name, value in kwargs.items()}))
+
+    def _wrap(self, value):
+        if value is self._array:
+            return self
+        return StrictArray(value, self._memory) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _unwrap(value):
+    if isinstance(value, StrictArray):
+        return value._array
+    if isinstance(value, tuple | list):
+        return type(value)(map(_unwrap, value))
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError("arrays of the host and of the device are mixed")
+    return value
+
+
+class _Module:
+    """What stands in for `cupy`."""
+
+    def __init__(self, memory):
+        self._memory = memory
+
+    def __getattr__(self, name):
+        function = getattr(np, name)
+
+        def call(*args, **kwargs):
+            result = function(*map(_unwrap, args), **{key: _unwrap(value) for key, value in kwargs.items()})
+            for given in (*args, *kwargs.values()):
+                if isinstance(given, StrictArray) and given._array is result:
+                    return given
+            return StrictArray(result, self._memory)
+
+        return call
+
+
+class StrictDevice:
+    """A `flare_runtime.device.Device` whose arrays are apart from the host's.
+
+    Attributes:
+        memory: what its arrays take.
+        uploads, downloads: bytes that were moved.
+    """
+
+    name = "strict:0"
+
+    def __init__(self):
+        self.memory = Memory()
+        self.xp = _Module(self.memory)
+        self.uploads = self.downloads = 0
+
+    def upload(self, array):
+        if isinstance(array, StrictArray):
+            return array
+        assert isinstance(array, np.ndarray)
+        self.uploads += array.nbytes
+        return StrictArray(np.array(array, order="C"), self.memory)
+
+    def download(self, array):
+        assert isinstance(array, StrictArray), "an array of the host needs no download"
+        self.downloads += array.nbytes
+        return array._array.copy()
+
+    @contextmanager
+    def active(self):
+        yield
+
+    def synchronize(self):
+        pass
+
+    def release(self):
+        pass
+
+
+class StrictNetwork:
+    """A network of the host that takes and gives arrays of a `StrictDevice`."""
+
+    def __init__(self, network, device, batch=1):
+        self._network, self._device = network, device
+        self.backend, self.device, self.precision, self.batch = network.backend, device.name, network.precision, batch
+        self.batches = []
+
+    def run(self, tiles):
+        assert isinstance(tiles, StrictArray)
+        assert tiles.flags.c_contiguous
+        self.batches.append(len(tiles))
+        logits = [self._network.run(np.ascontiguousarray(tile[None])).copy() for tile in tiles._array]
+        return StrictArray(np.concatenate(logits), self._device.memory)
+
+    def release(self):
+        self._network.release()

@@ -1,0 +1,40 @@
+"""Which device a name means, and what is said where it is not to be had."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from flare_runtime.device import HOST, open_device, resolve
+from flare_runtime.errors import DeviceError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:12", "cuda:12")]
+)
+def test_names_of_devices(name, device):
+    assert resolve(name) == device
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:", "cuda:-1", "cuda:x", "CPU", "cuda:0 "])
+def test_other_names_are_usage_errors(name):
+    with pytest.raises(UsageError, match=r"choose one of auto, cpu, cuda:0, cuda:1, \.\.\."):
+        resolve(name)
+
+
+def test_auto_is_the_cpu_where_cupy_or_the_driver_is_missing(monkeypatch):
+    monkeypatch.setattr("flare_runtime.device.find_spec", lambda _name: None)
+    assert resolve("auto") == "cpu"
+
+
+def test_the_host_moves_nothing():
+    array = np.arange(3)
+    assert open_device("cpu") is HOST
+    assert HOST.upload(array) is array
+    assert HOST.download(array) is array
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="cupy is installed")
+def test_without_cupy_a_gpu_is_a_device_error_that_says_what_to_install():
+    with pytest.raises(DeviceError, match=r"pip install 'flare-lite\[gpu\]', or use --device cpu"):
+        open_device("cuda:0")

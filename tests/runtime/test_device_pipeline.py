@@ -1,0 +1,155 @@
+"""The whole pipeline on a device beside the host, which refuses what CuPy refuses and counts its memory."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from flare_runtime import Segmenter, Volume
+from flare_runtime.cases import find_cases
+from flare_runtime.cohort import segment_cases
+from flare_runtime.errors import GpuMemoryError
+from flare_runtime.memory_plan import plans
+from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
+from tests.runtime.nifti_files import blobs, write_nifti
+from tests.runtime.strict_device import StrictDevice, StrictNetwork
+
+CT = {"name": "CT", "normalisation": {"scheme": "ct", "lower": -90.0, "upper": 80.0, "mean": 3.0, "std": 40.0}}
+MASKED = {"name": "MR", "normalisation": {"scheme": "zscore", "masked": True}}
+RESCALED = {"name": "MR", "normalisation": {"scheme": "rescale01"}}
+THREE = {"architecture": "x", "stages": 2, "features": [4, 8], "parameters": 9, "gmac": 1.0, "outputs": 3}
+
+
+def three_classes(tiles):
+    return np.concatenate([np.zeros_like(tiles[:, :1]), tiles[:, :1], -tiles[:, :1] - 0.5], axis=1)
+
+
+def lopsided(tiles):
+    """Logits that depend on the place in the tile, so that mirroring and blending matter."""
+    ramp = np.linspace(-0.2, 0.2, tiles[0, 0].size, dtype=np.float32).reshape(tiles.shape[2:])
+    return np.concatenate([-tiles[:, :1], tiles[:, :1] + ramp], axis=1)
+
+
+MODELS = {
+    "two classes": ({}, lopsided),
+    "three classes": ({"network": THREE}, three_classes),
+    "regions": ({"network": THREE, "regions_class_order": [1, 2, 3]}, lambda tiles: three_classes(tiles) - 0.1),
+    "transposed": ({"transpose_forward": [2, 0, 1]}, lopsided),
+    "masked z-score": ({"channels": [MASKED]}, lopsided),
+    "two channels": ({"channels": [CT, RESCALED]}, lambda tiles: lopsided(tiles) + lopsided(tiles[:, 1:])),
+    "its own grid": ({"spacing_mm": [3.0, 1.5, 1.25]}, lopsided),
+    "slices apart": ({"spacing_mm": [3.0, 0.7, 0.7]}, lopsided),
+}
+
+
+def scan(channels=1, slope=1.0):
+    image = (blobs((11, 34, 40)) - 20).astype(np.int16)
+    image[:, :3] = 0
+    volume = Volume(image, (3.0, 1.5, 1.25), slope=slope, intercept=2.0 if slope != 1 else 0.0)
+    return [volume] * channels
+
+
+def segmenters(model, *, index=0, tta=False, batch=1):
+    """Return the same model on the host, and on a device by the plan of that index."""
+    changes, function = MODELS[model]
+    bundle = memory_bundle(**{"channels": [CT], "spacing_mm": [3.0, 1.0, 1.0], "patch": [6, 16, 12], **changes})
+    device = StrictDevice()
+    network = StrictNetwork(ArithmeticNetwork(function), device, batch)
+    chosen = []
+
+    def plan(size):
+        chosen.append(list(plans(size))[index])
+        return chosen[-1]
+
+    on_device = Segmenter(bundle, network, tta=tta, device=device, plan=plan)
+    return Segmenter(bundle, ArithmeticNetwork(function), tta=tta), on_device, device, chosen
+
+
+@pytest.mark.parametrize(("model", "index"), product(MODELS, range(5)))
+def test_the_mask_is_the_hosts_and_the_memory_within_the_plan(model, index):
+    host, on_device, device, chosen = segmenters(model, index=index)
+    image = scan(len(host.bundle.manifest.channels))
+    expected, result = host.segment(image), on_device.segment(image)
+    assert len(np.unique(expected.mask)) > 1
+    np.testing.assert_array_equal(result.mask, expected.mask)
+    assert result.lesions == expected.lesions
+    assert result.remarks == expected.remarks
+    assert 0 < device.memory.peak <= chosen[0].peak_bytes
+    assert type(result.mask) is np.ndarray
+
+
+def test_nothing_is_left_on_the_device():
+    _, on_device, device, _ = segmenters("two classes")
+    on_device.segment(scan())
+    assert device.memory.used == 0
+
+
+@pytest.mark.parametrize("model", ["two classes", "three classes"])
+def test_mirroring_does_the_same(model):
+    host, on_device, device, chosen = segmenters(model, tta=True)
+    np.testing.assert_array_equal(on_device.segment(scan()).mask, host.segment(scan()).mask)
+    assert device.memory.peak <= chosen[0].peak_bytes
+
+
+def test_stored_numbers_are_scaled_on_the_device():
+    host, on_device, device, chosen = segmenters("two classes")
+    np.testing.assert_array_equal(on_device.segment(scan(slope=0.5)).mask, host.segment(scan(slope=0.5)).mask)
+    assert device.memory.peak <= chosen[0].peak_bytes
+
+
+def test_the_scan_goes_up_once_as_stored_and_only_labels_come_down():
+    _, on_device, device, _ = segmenters("two classes")
+    (volume,) = scan()
+    result = on_device.segment(volume)
+    image = on_device.prepare(volume).prepared
+    matrices = sum(4 * old * new for old, new in zip(image.crop_shape, image.resampled_shape, strict=True))
+    weights = 4 * (6 * 16 * 12 + image.image.shape[2] * image.image.shape[3])
+    raw = 2 * np.prod(image.crop_shape)
+    # Twice the scan: this test prepares it once more. Every block of the output takes its rows of the matrices.
+    assert device.uploads <= 2 * (raw + matrices) + weights + 4 * matrices
+    assert device.downloads <= np.prod(image.resampled_shape) + result.mask.size
+
+
+@pytest.mark.parametrize("batch", [2, 3, 100])
+def test_tiles_go_in_batches(batch):
+    host, on_device, device, chosen = segmenters("two classes", batch=batch)
+    np.testing.assert_array_equal(on_device.segment(scan()).mask, host.segment(scan()).mask)
+    assert device.memory.peak <= chosen[0].peak_bytes
+    batches = on_device.network.batches
+    assert all(count == batch for count in batches[:-1])
+    assert 0 < batches[-1] <= batch
+
+
+def test_out_of_memory_is_tried_once_more_with_as_little_as_can_be():
+    host, on_device, device, chosen = segmenters("two classes")
+    on_device.segment(scan())
+    largest = chosen[0].peak_bytes
+    device.memory.limit = device.memory.peak - 1
+    device.memory.peak = 0
+    result = on_device.segment(scan())
+    np.testing.assert_array_equal(result.mask, host.segment(scan()).mask)
+    assert device.memory.peak < largest
+    assert len(chosen) == 2  # the second attempt asks for the smallest plan, not for this one
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.0, "failed"), (0.9, "done"), (1.0, "done")])
+def test_a_case_that_never_fits_fails_and_the_others_go_on(tmp_path, share, status):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        write_nifti(tmp_path / "in" / f"{name}_0000.nii.gz", blobs((24, 24, 24)) - 20, spacing_mm=(3.0, 1.5, 1.25))
+    _, on_device, device, _ = segmenters("its own grid")
+    cases = find_cases(tmp_path / "in", tmp_path / "out", 1)
+    list(segment_cases(on_device, cases[:1]))
+    device.memory.limit = share * device.memory.peak
+    records = list(segment_cases(on_device, cases))
+    assert [record.status for record in records] == [status] * 2
+    if status == "failed":
+        assert records[0].reason == "gpu_memory"
+        assert "raise --gpu-memory or use --device cpu" in records[0].message
+
+
+def test_a_second_shortage_is_the_callers():
+    _, on_device, device, _ = segmenters("two classes")
+    device.memory.limit = 100
+    with pytest.raises(GpuMemoryError, match="out of GPU memory"):
+        on_device.segment(scan())

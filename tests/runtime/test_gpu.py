@@ -1,0 +1,114 @@
+"""The pipeline on a real GPU with CuPy and ONNX Runtime; skipped by name where either is missing."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from flare_runtime import Segmenter
+from flare_runtime.cli import main
+from flare_runtime.device import CudaDevice
+from flare_runtime.errors import DeviceError
+from flare_runtime.memory_plan import MIB, plans
+from tests.runtime.nifti_files import blobs, write_nifti
+
+pytestmark = pytest.mark.gpu
+SPACING = (2.5, 0.8, 0.8)
+
+
+@pytest.fixture(scope="module")
+def device():
+    pytest.importorskip("cupy", reason="cupy is not installed")
+    try:
+        return CudaDevice(0)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def cuda(device):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("the installed onnxruntime has no CUDA")
+    return device
+
+
+@pytest.fixture(scope="module")
+def image():
+    return (blobs((60, 90, 100)) - 20).astype(np.int16)
+
+
+def test_arrays_go_there_and_come_back(device):
+    array = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
+    with device.active():
+        there = device.upload(array)
+        np.testing.assert_array_equal(device.download(there[:, ::2] * 2), array[:, ::2] * 2)
+
+
+def test_an_index_beyond_the_last_gpu_says_how_many_there_are(device):
+    with pytest.raises(DeviceError, match=r"cuda:4000 is not there; this machine has \d+ GPU"):
+        CudaDevice(4000)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9999), ("fp16", 0.99)])
+def test_the_mask_agrees_with_the_cpu(cuda, tiny_bundle, image, precision, least):
+    expected = Segmenter.load(tiny_bundle, device="cpu", precision="fp32").segment(image, SPACING).mask
+    segmenter = Segmenter.load(tiny_bundle, device="cuda:0", backend="onnxruntime", precision=precision)
+    assert (segmenter.network.device, segmenter.network.precision) == ("cuda:0", precision)
+    for _ in range(2):
+        assert np.mean(segmenter.segment(image, SPACING).mask == expected) >= least
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_every_plan_gives_the_same_mask_within_its_memory(cuda, tiny_bundle, image, index):
+    reference = Segmenter.load(tiny_bundle, device="cuda:0", backend="onnxruntime", precision="fp32")
+    chosen = []
+
+    def plan(size):
+        chosen.append(list(plans(size))[index])
+        return chosen[-1]
+
+    planned = Segmenter(reference.bundle, reference.network, device=reference.device, plan=plan)
+    pool = reference.device.xp.get_default_memory_pool()
+    reference.device.release()
+    result = planned.segment(image, SPACING)
+    assert np.mean(result.mask == reference.segment(image, SPACING).mask) > 0.9999
+    assert pool.used_bytes() <= chosen[0].peak_bytes + MIB
+
+
+def test_a_pool_that_is_too_small_is_tried_once_more_and_then_fails_the_case(cuda, tiny_bundle, image, tmp_path):
+    segmenter = Segmenter.load(tiny_bundle, device="cuda:0", backend="onnxruntime", precision="fp32")
+    expected = segmenter.segment(image, SPACING).mask
+    smallest = min(plan.peak_bytes for plan in plans(_size_of(segmenter, image)))
+    segmenter.device.release()
+    segmenter.device.limit_memory(2 * smallest + 4 * MIB)
+    try:
+        assert np.mean(segmenter.segment(image, SPACING).mask == expected) > 0.9999
+    finally:
+        segmenter.device.limit_memory(0)
+
+
+def test_the_command_says_where_it_ran(cuda, tiny_bundle, image, tmp_path, capsys):
+    write_nifti(tmp_path / "scan_0000.nii.gz", image, spacing_mm=SPACING)
+    options = ["-m", str(tiny_bundle), "--device", "cuda:0", "--backend", "onnxruntime"]
+    assert main(["-i", str(tmp_path / "scan_0000.nii.gz"), "-o", str(tmp_path / "mask.nii.gz"), *options]) == 0
+    assert "on cuda:0 (onnxruntime, " in capsys.readouterr().err
+
+
+@pytest.mark.tensorrt
+def test_tensorrt_without_an_engine_says_how_to_build_one(device, tiny_bundle, tmp_path):
+    pytest.importorskip("tensorrt", reason="tensorrt is not installed")
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    with pytest.raises(DeviceError, match="flare-export trt "):
+        Segmenter.load(tmp_path / "bundle", device="cuda:0", backend="tensorrt")
+
+
+def _size_of(segmenter, image):
+    seen = []
+
+    def remember(size):
+        seen.append(size)
+        return next(plans(size))
+
+    Segmenter(segmenter.bundle, segmenter.network, device=segmenter.device, plan=remember).prepare(image, SPACING)
+    return seen[0]

@@ -1,0 +1,122 @@
+"""The planner of GPU memory, which is arithmetic: it keeps to the bound, and does no less than the bound allows."""
+
+from dataclasses import astuple, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.memory_plan import CONTEXT_MIB, MIB, CaseSize, GpuBudget, network_bytes, plans, smallest_plan
+from tests.runtime.manifests import make_manifest
+
+# The four-stage network's patch, a chest of 512 x 512 x 300 voxels.
+CHEST = CaseSize(
+    channels=1,
+    raw_itemsize=2,
+    crop=(300, 512, 512),
+    resampled=(250, 256, 256),
+    padded=(250, 256, 256),
+    axis=0,
+    scores=1,
+    outputs=2,
+    patch=(128, 160, 160),
+)
+
+sides = st.integers(1, 700)
+shapes = st.tuples(sides, sides, sides)
+
+
+@st.composite
+def sizes(draw):
+    patch, resampled = draw(shapes), draw(shapes)
+    outputs = draw(st.integers(2, 6))
+    return CaseSize(
+        channels=draw(st.integers(1, 3)),
+        raw_itemsize=draw(st.sampled_from([1, 2, 4, 8])),
+        crop=draw(shapes),
+        resampled=resampled,
+        padded=tuple(map(max, patch, resampled)),
+        axis=draw(st.integers(0, 2)),
+        scores=draw(st.sampled_from([outputs - 1, outputs])),
+        outputs=outputs,
+        patch=patch,
+    )
+
+
+@given(sizes(), st.integers(0, 1 << 34))
+def test_a_plan_keeps_to_its_budget_and_is_the_fastest_that_does(size, budget):
+    options = list(plans(size))
+    fitting = [plan for plan in options if plan.peak_bytes <= budget]
+    if fitting:
+        assert GpuBudget(0, budget).plan(size) == fitting[0]
+    else:
+        with pytest.raises(GpuMemoryError, match="raise --gpu-memory"):
+            GpuBudget(0, budget).plan(size)
+    assert smallest_plan(size).peak_bytes == min(plan.peak_bytes for plan in options)
+
+
+@given(sizes(), st.integers(0, 3))
+def test_what_is_on_the_device_takes_its_room(size, index):
+    image = 4 * size.channels * size.padded[0] * size.padded[1] * size.padded[2]
+    sums = image // size.channels * size.scores
+    plan = list(plans(size))[index]
+    assert plan.peak_bytes >= plan.image_on_device * image + plan.sums_on_device * sums
+
+
+@given(sizes(), st.integers(0, 2))
+def test_a_larger_scan_never_needs_less(size, axis):
+    def doubled(shape):
+        return tuple(side * (2 if i == axis else 1) for i, side in enumerate(shape))
+
+    shapes = {name: doubled(getattr(size, name)) for name in ("crop", "resampled", "padded")}
+    for small, large in zip(plans(size), plans(replace(size, **shapes)), strict=True):
+        assert large.peak_bytes >= small.peak_bytes
+
+
+def test_the_whole_of_a_chest_is_on_the_device_by_default():
+    manifest = make_manifest(patch=[128, 160, 160], network=four_stages())
+    budget = GpuBudget.sharing(4096, manifest, "fp16", 1)
+    assert astuple(budget.plan(CHEST))[:3] == (True, True, True)
+    # The scan, what is resampled in plane, and the image.
+    assert budget.plan(CHEST).peak_bytes >= 300 * 512 * 512 * 2 + 300 * 256 * 256 * 4 + 250 * 256 * 256 * 4
+
+
+def test_the_largest_scan_of_the_challenge_still_fits():
+    # 689 million voxels in 1,572 slices.
+    giant = replace(CHEST, crop=(1572, 662, 662), resampled=(1310, 331, 331), padded=(1310, 331, 331))
+    manifest = make_manifest(patch=[128, 160, 160], network=four_stages())
+    budget = GpuBudget.sharing(4096, manifest, "fp16", 1)
+    assert astuple(budget.plan(giant))[:3] == (False, True, True)
+    # On a grid of one millimetre the image alone would take 2.7 GB.
+    fine = replace(giant, resampled=giant.crop, padded=giant.crop)
+    assert astuple(budget.plan(fine))[:3] == (False, False, False)
+
+
+def test_the_share_of_the_network_is_taken_off_first():
+    manifest = make_manifest(patch=[128, 160, 160], network=four_stages())
+    for precision in ("fp16", "fp32"):
+        needed = network_bytes(manifest, precision)
+        budget = GpuBudget.sharing(8192, manifest, precision, 1)
+        assert budget.network_bytes >= needed
+        assert budget.network_bytes + budget.arrays_bytes + CONTEXT_MIB * MIB == 8192 * MIB
+    with pytest.raises(DeviceError, match="--gpu-memory 1024 is too little: the network in fp32"):
+        GpuBudget.sharing(1024, manifest, "fp32", 1)
+
+
+def test_two_folds_need_twice_as_much():
+    manifest = make_manifest(patch=[128, 160, 160], network=four_stages())
+    with pytest.raises(DeviceError, match="too little"):
+        GpuBudget.sharing(4096, manifest, "fp16", 2)
+    assert GpuBudget.sharing(6144, manifest, "fp16", 2).network_bytes >= 2 * network_bytes(manifest, "fp16")
+
+
+def four_stages():
+    return {
+        "architecture": "PlainConvUNet",
+        "stages": 4,
+        "features": [32, 64, 128, 256],
+        "parameters": 5_602_950,
+        "gmac": 700.0,
+        "outputs": 2,
+    }
