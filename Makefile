@@ -18,10 +18,12 @@ PRESET ?= s4
 SELECT ?=
 PLAN ?=
 RUN ?=
+# `make export-trt`: options of `flare-export trt`, such as '--batch 1 4 --verify a.nii.gz'.
+TRT ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo infer test test-slow test-wheel lint bench parity train default-model export-onnx clean
+.PHONY: help setup demo infer test test-slow test-gpu test-wheel lint bench bench-gpu parity train default-model export-onnx export-trt clean
 
 help:  ## print this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -36,6 +38,13 @@ $(VENV)/.dev: pyproject.toml
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet $(TORCH) -e '.[dev]'
 	touch $@ $(VENV)/.runtime
+
+# onnxruntime and onnxruntime-gpu overwrite each other; the latter computes on the CPU as well.
+$(VENV)/.gpu: $(VENV)/.dev
+	$(BIN)/pip uninstall --quiet --yes onnxruntime
+	$(BIN)/pip install --quiet --force-reinstall --no-deps onnxruntime-gpu
+	$(BIN)/pip install --quiet -e '.[gpu]'
+	touch $@
 
 setup: $(VENV)/.dev  ## install everything for development into .venv (torch and nnU-Net included)
 
@@ -53,6 +62,9 @@ test: $(VENV)/.dev  ## set up and run the tests
 test-slow: $(VENV)/.dev  ## the tests that take minutes as well
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
+test-gpu: $(VENV)/.gpu  ## the tests that need a GPU, and TensorRT where it is installed
+	$(BIN)/python -m pytest -m 'gpu or tensorrt'
+
 test-wheel: $(VENV)/.dev  ## build the wheel, install it alone into a fresh environment, segment a phantom with it
 	bash tests/wheel.sh $(PYTHON) $(BIN)/python
 
@@ -64,6 +76,9 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 
 bench: $(VENV)/.dev  ## benchmarks by stage, each beside its reference
 	$(BIN)/python -m pytest benchmarks -m '' --benchmark-only --benchmark-group-by=group --benchmark-columns=min,median,rounds
+
+bench-gpu: $(VENV)/.gpu  ## the whole command on a GPU beside nnU-Net's, cold and warm
+	$(BIN)/python -m benchmarks.gpu_case
 
 parity: $(VENV)/.dev  ## compare with nnU-Net on CASES, voxel by voxel: make parity FOLDER=... CASES="a.nii.gz b.nii.gz"
 	$(BIN)/flare-export $(FOLDER) -o $(VENV)/parity-bundle --verify $(CASES)
@@ -86,6 +101,11 @@ default-model: $(VENV)/.dev  ## train the default network on the sarcomas in SAR
 
 export-onnx: $(VENV)/.dev  ## export the nnU-Net model folder FOLDER to the bundle BUNDLE
 	$(BIN)/flare-export $(FOLDER) -o $(BUNDLE)
+
+export-trt: $(VENV)/.runtime  ## build and verify this machine's TensorRT engine of MODEL (needs an NVIDIA GPU)
+	$(BIN)/pip install --quiet -e '.[tensorrt]'
+	$(BIN)/python -c 'import onnxruntime' || $(BIN)/pip install --quiet -e '.[ort]'
+	$(BIN)/flare-export trt $(MODEL) $(TRT)
 
 clean:  ## remove the environment and everything made
 	rm -rf $(VENV) $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks

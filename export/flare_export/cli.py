@@ -1,11 +1,16 @@
-"""`flare-export`: an nnU-Net trained-model folder becomes a bundle that agrees with it."""
+"""`flare-export`: a model folder becomes a bundle that agrees with it; a bundle gets TensorRT engines that do."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flare_runtime.command_line import exit_code_of
+from flare_runtime.command_line import exit_code_of, positive
+
+ENGINES = "trt"
+EPILOG = """\
+flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead; see flare-export trt --help.
+"""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -13,6 +18,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="flare-export",
         description="Turn an nnU-Net v2 trained-model folder into a bundle for flare-infer, and check that it agrees.",
+        epilog=EPILOG,
     )
     parser.add_argument("model", type=Path, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the folder to write")
@@ -34,8 +40,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Export, verify and print what agrees how well."""
+    from flare_export.case_files import channel_files
     from flare_export.case_parity import HEADING
-    from flare_export.conversion import Naming, channel_files, export_bundle
+    from flare_export.conversion import Naming, export_bundle
     from flare_export.model_folder import ModelFolder
 
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
@@ -55,15 +62,90 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+def parse_engine_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse what follows `flare-export trt`."""
+    parser = argparse.ArgumentParser(
+        prog="flare-export trt",
+        description="Build this machine's TensorRT engines of a bundle, one per fold and batch, compare each with "
+        "ONNX Runtime in float32, and keep those that agree where flare-infer finds them.",
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, metavar="BUNDLE", help="a folder or zip made by flare-export")
+    add("--batch", nargs="+", type=positive, default=[1], metavar="N", help="tiles at once (default: 1)")
+    add("--verify", nargs="+", type=Path, default=[], metavar="CASE", help="NIfTI images (default: synthetic patches)")
+    add("--workspace-mib", type=positive, metavar="N", help="scratch memory of a layer (default: TensorRT's own bound)")
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="also for later TensorRT of this major version and for its lean runtime; may be slower",
+    )
+    add(
+        "--timing-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep TensorRT's timings of this GPU, so that later builds are faster",
+    )
+    add("--rebuild", action="store_true", help="build anew what is there already")
+    add("--device", default="cuda:0", metavar="cuda:N", help="the GPU (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def export_engines(args: argparse.Namespace) -> None:
+    """Build, verify and keep a bundle's engines, and print how well they agree."""
+    from flare_export.case_files import channel_files
+    from flare_export.engine_export import EngineExport
+    from flare_runtime.bundle import Bundle
+    from flare_runtime.cache_folder import cache_folder
+    from flare_runtime.device import CudaDevice, open_device, resolve
+    from flare_runtime.engine_cache import EngineCache, EngineKey
+    from flare_runtime.errors import OutputError, UsageError
+
+    bundle = Bundle.open(args.bundle)
+    from flare_runtime.backends.tensorrt import CACHE_NAME, engine_key  # says so where there is no TensorRT
+
+    cases = channel_files(args.verify, len(bundle.manifest.channels))
+    from flare_export.tensorrt_engine import BuildOptions, TensorRTBuilder, timings_name
+
+    device = open_device(resolve(args.device))
+    if not isinstance(device, CudaDevice):
+        raise UsageError(f"--device {args.device} is no GPU; give cuda:0, cuda:1, ...")
+    folder = cache_folder(CACHE_NAME)
+    if folder is None:
+        raise OutputError("no folder for engines that is yours alone; set XDG_CACHE_HOME to a place for one")
+    timings = folder / timings_name(device) if args.timing_cache else None
+
+    def key_of(digest: str, batch: int) -> EngineKey:
+        compatible = bool(args.version_compatible)
+        return engine_key(digest, device, bundle.manifest.patch, batch, version_compatible=compatible)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    EngineExport(
+        cache=EngineCache(folder, say),
+        key_of=key_of,
+        build=TensorRTBuilder(device, BuildOptions(args.workspace_mib, args.version_compatible, timings)),
+        cases=cases,
+        anew=args.rebuild,
+        say=say,
+    ).run(bundle, args.batch)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == [ENGINES]:  # a model folder of that name is ./trt
+        program, extra = f"flare-export {ENGINES}", "tensorrt"
+        work, args = export_engines, parse_engine_args(given[1:])
+    else:
+        program, extra = "flare-export", "export"
+        work, args = run, parse_args(given)
 
-    def work() -> int:
-        run(args)
+    def done() -> int:
+        work(args)
         return 0
 
-    return exit_code_of("flare-export", work, "export")
+    return exit_code_of(program, done, extra)
 
 
 if __name__ == "__main__":

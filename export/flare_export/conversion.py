@@ -14,7 +14,7 @@ from torch import nn
 from flare_export import plans as plan_rules
 from flare_export.architecture import describe
 from flare_export.case_parity import CaseParity, measure_case_parity
-from flare_export.errors import DisagreementError, ModelError
+from flare_export.errors import DisagreementError
 from flare_export.fp16_graph import to_fp16
 from flare_export.model_folder import ModelFolder
 from flare_export.network_parity import measure_network_parity
@@ -178,21 +178,3 @@ def _verify(
                 f"float32, at least {wanted} is demanded; no bundle was written"
             )
     return results
-
-
-def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
-    """Group `--verify` files by case: every one is channel 0, `_0000` naming the others by its neighbours.
-
-    Raises:
-        ModelError: where a further channel's file is missing.
-    """
-    cases = []
-    for path in paths:
-        files = [path]
-        for index in range(1, channels):
-            other = path.with_name(path.name.replace("_0000.nii", f"_{index:04d}.nii"))
-            if other == path or not other.is_file():
-                raise ModelError(f"{path}: channel {index} is missing; name the first channel, <case>_0000.nii.gz")
-            files.append(other)
-        cases.append(files)
-    return cases

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import zoom
 from torch import nn
 
 from flare_export.errors import DisagreementError
+from flare_export.synthetic_patch import structured_patch
 from flare_runtime.agreement import compare
-from flare_runtime.arrays import FloatArray, Shape3
+from flare_runtime.arrays import FloatArray
 from flare_runtime.backends import Network, open_network
 from flare_runtime.backends.openvino import cpu_has_bf16
 from flare_runtime.bundle import Bundle
@@ -20,16 +20,6 @@ from flare_runtime.manifest import Parity
 # costs 1e-4 of a standard deviation a layer. A wrong graph misses both by far.
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the largest logit
 MIN_VOXEL_AGREEMENT = 0.999
-
-
-def structured_patch(channels: int, patch: Shape3, seed: int = 0) -> FloatArray:
-    """Return a (1, channels, *patch) input with structure at several scales, as normalised images have."""
-    rng = np.random.default_rng(seed)
-    image = 0.3 * rng.standard_normal((channels, *patch))
-    for scale in (4, 16):
-        coarse = rng.standard_normal((channels, *(max(n // scale, 2) for n in patch)))
-        image += zoom(coarse, [1, *(n / m for n, m in zip(patch, coarse.shape[1:], strict=True))], order=1)
-    return np.ascontiguousarray(image[None], dtype=np.float32)
 
 
 def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> list[Parity]:

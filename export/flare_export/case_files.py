@@ -1,0 +1,24 @@
+"""The files of the cases that `--verify` names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flare_export.errors import ModelError
+
+
+def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
+    """Group `--verify` files by case: every one is channel 0, `_0000` naming the others by its neighbours.
+
+    Raises:
+        ModelError: where a further channel's file is missing.
+    """
+    cases = []
+    for path in paths:
+        files = [path]
+        for index in range(1, channels):
+            other = path.with_name(path.name.replace("_0000.nii", f"_{index:04d}.nii"))
+            if other == path or not other.is_file():
+                raise ModelError(f"{path}: channel {index} is missing; name the first channel, <case>_0000.nii.gz")
+            files.append(other)
+        cases.append(files)
+    return cases
