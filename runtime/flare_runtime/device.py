@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,18 +154,29 @@ class CudaDevice:
 def resolve(name: str) -> str:
     """Return `cpu` or `cuda:N` for what a person may say: `auto`, `cpu`, `cuda` or `cuda:N`.
 
-    `auto` is the first GPU where a driver and CuPy are there, else the CPU.
+    `auto` is the first GPU where a driver, CuPy and something that runs networks there are installed, else the CPU.
 
     Raises:
         UsageError: for anything else.
     """
     if name == "auto":
-        return "cuda:0" if Path("/dev/nvidiactl").exists() and find_spec("cupy") else "cpu"
+        return "cuda:0" if Path("/dev/nvidiactl").exists() and find_spec("cupy") and _has_gpu_engine() else "cpu"
     if name == "cpu" or re.fullmatch(r"cuda:\d+", name):
         return name
     if name == "cuda":
         return "cuda:0"
     raise UsageError(f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ...")
+
+
+def _has_gpu_engine() -> bool:
+    """Whether a network could run on a GPU; onnxruntime for GPUs has the module name of the one without."""
+    if find_spec("tensorrt") or find_spec("tensorrt_lean"):
+        return True
+    try:
+        distribution("onnxruntime-gpu")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def open_device(name: str) -> Device:

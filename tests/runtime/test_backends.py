@@ -163,7 +163,10 @@ def test_a_case_goes_on_in_float32_where_half_precision_overflows(bundle):
 
         def run(self, tiles):
             self.calls += 1
-            return half.run(tiles) * (np.float32(np.inf) if self.calls == 1 else np.float32(1))
+            logits = half.run(tiles)
+            if self.calls == 1:
+                logits[0, 1, 0, 0, 0] = np.inf
+            return logits
 
         def release(self):
             half.release()

@@ -1,6 +1,7 @@
 """Which device a name means, and what is said where it is not to be had."""
 
 import importlib.util
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -22,9 +23,26 @@ def test_other_names_are_usage_errors(name):
         resolve(name)
 
 
-def test_auto_is_the_cpu_where_cupy_or_the_driver_is_missing(monkeypatch):
-    monkeypatch.setattr("flare_runtime.device.find_spec", lambda _name: None)
-    assert resolve("auto") == "cpu"
+@pytest.mark.parametrize(
+    ("driver", "installed", "device"),
+    [
+        (True, {"cupy", "tensorrt"}, "cuda:0"),
+        (True, {"cupy", "tensorrt_lean"}, "cuda:0"),
+        (True, {"cupy", "onnxruntime-gpu"}, "cuda:0"),
+        (False, {"cupy", "onnxruntime-gpu"}, "cpu"),
+        (True, {"onnxruntime-gpu"}, "cpu"),
+        (True, {"cupy"}, "cpu"),
+    ],
+)
+def test_auto_is_a_gpu_only_where_all_it_takes_is_there(monkeypatch, driver, installed, device):
+    def distribution(name):
+        if name not in installed:
+            raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("flare_runtime.device.find_spec", lambda name: name in installed)
+    monkeypatch.setattr("flare_runtime.device.distribution", distribution)
+    monkeypatch.setattr("flare_runtime.device.Path.exists", lambda _path: driver)
+    assert resolve("auto") == device
 
 
 def test_the_host_moves_nothing():
