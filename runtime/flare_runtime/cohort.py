@@ -1,6 +1,7 @@
-"""Segmenting one case after the other: each is committed or refused by itself."""
+"""Segmenting one case after the other, the next being read already: each is committed or refused by itself."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
 from flare_runtime.cases import Case
@@ -10,6 +11,7 @@ from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
 from flare_runtime.output import write_mask
 from flare_runtime.record import CaseRecord, done_record, failed_record, sha256_of, write_json
 from flare_runtime.segmenter import Segmenter
+from flare_runtime.volume import Volume
 
 
 def segment_cases(
@@ -30,36 +32,82 @@ def segment_cases(
     Raises:
         DeviceError, BundleError: what would fail every further case too.
     """
-    for case in cases:
+
+    def read(case: Case) -> list[Volume]:
+        return _read(case, len(segmenter.bundle.manifest.channels), max_voxels)
+
+    with _ReadAhead(read, cases) as images:
+        for case in cases:
+            try:
+                yield _segment_in_memory(segmenter, case, images, progress(case))
+            except (DeviceError, BundleError):
+                raise
+            except Exception as error:  # one bad case must not cost the others
+                yield failed_record(case.name, error)
+
+
+class _ReadAhead:
+    """Reads a case's images while the one before it is segmented: one case ahead, in a thread of its own."""
+
+    def __init__(self, read: Callable[[Case], list[Volume]], cases: Sequence[Case]) -> None:
+        self.read = read
+        self._cases = iter(cases)
+        self._thread = ThreadPoolExecutor(1, "read")
+        self._ahead = self._submit()
+
+    def _submit(self) -> Future[list[Volume]] | None:
+        case = next(self._cases, None)
+        return self._thread.submit(self.read, case) if case else None
+
+    def take(self) -> list[Volume]:
+        """Return the images of the next case, which are then the caller's alone, and begin with those after it.
+
+        Raises:
+            CaseError: where they cannot be read or do not fit the model.
+        """
+        current, self._ahead = self._ahead, None
+        assert current is not None
         try:
-            yield _segment_in_memory(segmenter, case, max_voxels, progress(case))
-        except (DeviceError, BundleError):
-            raise
-        except Exception as error:  # one bad case must not cost the others
-            yield failed_record(case.name, error)
+            return current.result()
+        finally:
+            self._ahead = self._submit()
+
+    def __enter__(self) -> "_ReadAhead":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
 
-def _segment_in_memory(segmenter: Segmenter, case: Case, max_voxels: int, progress: Progress) -> CaseRecord:
+def _read(case: Case, channels: int, max_voxels: int) -> list[Volume]:
+    if sorted(case.images) != list(range(channels)):
+        found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
+        raise CaseError(
+            "wrong_channels", f"{case.name} has the channels {found}; the model takes {channels} from _0000"
+        )
+    return [read_nifti(path, max_voxels) for path in case.channel_files()]
+
+
+def _segment_in_memory(segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress) -> CaseRecord:
     """Segment a case, and once more with as little of the GPU's memory as can be where that ran out."""
     try:
-        return _segment(segmenter, case, max_voxels, progress)
+        return _segment(segmenter, case, images.take, progress)
     except GpuMemoryError:
         pass  # until here its traceback holds the arrays
     segmenter.device.release()
-    return _segment(segmenter, case, max_voxels, progress, smallest=True)
+    return _segment(segmenter, case, lambda: images.read(case), progress, smallest=True)
 
 
 def _segment(
-    segmenter: Segmenter, case: Case, max_voxels: int, progress: Progress, *, smallest: bool = False
+    segmenter: Segmenter,
+    case: Case,
+    take_images: Callable[[], list[Volume]],
+    progress: Progress,
+    *,
+    smallest: bool = False,
 ) -> CaseRecord:
     started = perf_counter()
-    expected = range(len(segmenter.bundle.manifest.channels))
-    if sorted(case.images) != list(expected):
-        found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
-        raise CaseError(
-            "wrong_channels", f"{case.name} has the channels {found}; the model takes {len(expected)} from _0000"
-        )
-    volumes = [read_nifti(path, max_voxels) for path in case.channel_files()]
+    volumes = take_images()
     read_at = perf_counter()
     header, spacing_mm = volumes[0].header, volumes[0].spacing_mm
     prepared = segmenter.prepare(volumes, smallest=smallest)

@@ -27,7 +27,8 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         status: `done`; `refused` for an input that cannot be trusted; `failed` for anything else.
         reason, message: why it was not done: a stable code and one line.
-        timings_s: seconds by stage; `total` is from before reading until after writing.
+        timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
+            the case before is segmented; `total` is from before that wait until after writing.
         peak_memory_mib: of the whole process so far.
         remarks: what was odd about the input.
     """

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -170,3 +173,62 @@ def test_a_result_that_cannot_be_written_fails_its_case_alone(tmp_path, run):
     assert (records["a"].status, records["a"].reason) == ("failed", "output")
     assert records["b"].status == "done"
     assert results(tmp_path) == ["a.nii.gz", "b.json", "b.nii.gz"]
+
+
+def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run, monkeypatch):
+    for name in "abcd":
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+    read, seen = [], []
+
+    def reading(path, max_voxels):
+        read.append(path.name[0])
+        return read_nifti(path, max_voxels)
+
+    class Waiting(ArithmeticNetwork):
+        """Takes until the next case has been read, and a little longer for one more than that."""
+
+        def run(self, tiles):
+            while len(read) < min(self.calls + 2, 4):
+                time.sleep(0.001)
+            time.sleep(0.02)
+            seen.append("".join(read))
+            return super().run(tiles)
+
+    monkeypatch.setattr("flare_runtime.cohort.read_nifti", reading)
+    records = run(segmenter_of(Waiting(), patch=[16, 16, 16]))
+    assert seen == ["ab", "abc", "abcd", "abcd"]
+    assert [record.status for record in records.values()] == ["done"] * 4
+    assert list(records) == list("abcd")
+
+
+def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
+    for name in "ab":
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+    scans = []
+
+    def reading(path, max_voxels):
+        volume = read_nifti(path, max_voxels)
+        scans.append(weakref.ref(volume.voxels))
+        return volume
+
+    counts = []
+
+    def count(tiles):
+        counts.append(sum(scan() is not None for scan in scans))
+        return np.concatenate([-tiles, tiles], axis=1)
+
+    monkeypatch.setattr("flare_runtime.cohort.read_nifti", reading)
+    run(segmenter_of(ArithmeticNetwork(count), patch=[16, 16, 16]))
+    assert len(scans) == len(counts) == 2
+    assert counts[-1] == 0
+    assert max(counts) <= 1  # the next one's
+
+
+def test_a_run_that_is_left_in_the_middle_ends_its_reading(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
+    records = segment_cases(segmenter_of(), find_cases(tmp_path / "in", tmp_path / "out", 1))
+    assert next(records).case == "a"
+    records.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
