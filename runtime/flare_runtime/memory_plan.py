@@ -144,8 +144,9 @@ def _preparing(size: CaseSize, raw: bool) -> int:
     new_depth, rows, columns = _first(size.axis, size.resampled)
     raw_bytes = (depth if raw else SLAB) * height * width * size.raw_itemsize
     in_plane = depth * rows * columns * _FLOAT
-    # A slab as float64 and float32, and resampled along one axis; a block of rows, copied and resampled along another.
-    slab = SLAB * height * (width * 3 * _FLOAT + columns * _FLOAT)
+    # A slab as float64 and float32, and resampled along one axis and both; a block of rows, copied and resampled along
+    # the last. CuPy's products have memory of their own before they are copied to where they belong.
+    slab = SLAB * (height * (3 * width + columns) + rows * columns) * _FLOAT
     block = ROWS * columns * (depth + 2 * new_depth) * _FLOAT
     return raw_bytes + in_plane + max(slab, block) + _matrices(size)
 
