@@ -20,6 +20,8 @@ PLAN ?=
 RUN ?=
 # `make export-trt`: options of `flare-export trt`, such as '--batch 1 4 --verify a.nii.gz'.
 TRT ?=
+# `make bench`: '--store-ratios' makes this run's ratios the baselines of later ones.
+BENCH ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -74,8 +76,8 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## benchmarks by stage, each beside its reference
-	$(BIN)/python -m pytest benchmarks -m '' --benchmark-only --benchmark-group-by=group --benchmark-columns=min,median,rounds
+bench: $(VENV)/.dev  ## benchmarks by stage, each beside its reference; fails where one lost half its lead
+	$(BIN)/python -m pytest benchmarks -m '' --benchmark-only --benchmark-group-by=group --benchmark-columns=min,median,rounds $(BENCH)
 
 bench-gpu: $(VENV)/.gpu  ## the whole command on a GPU beside nnU-Net's, cold and warm
 	$(BIN)/python -m benchmarks.gpu_case
