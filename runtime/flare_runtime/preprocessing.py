@@ -60,7 +60,7 @@ def prepare(
     channels: Sequence[Volume],
     manifest: Manifest,
     device: Device = HOST,
-    plan: Callable[[CaseSize], MemoryPlan] | None = None,
+    plan: Callable[[CaseSize], MemoryPlan | None] = lambda _size: None,
     *,
     body_only: bool = False,
 ) -> Prepared | None:
@@ -70,11 +70,11 @@ def prepare(
         channels: in the model's order, on the host.
         manifest: the model.
         device: where the image is computed and the network runs.
-        plan: decides what of the case is on the device; needed unless that is the host.
+        plan: decides what of the case is on the device, needed unless that is the host; may refuse it.
         body_only: the network is to see the patient alone, for models whose first channel is a CT.
 
     Raises:
-        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_rgb`; GpuMemoryError as `plan` does.
+        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_rgb`, or as `plan` does.
     """
     _check_channels(channels, manifest)
     volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
@@ -102,9 +102,8 @@ def prepare(
     )
     padded = padded_shape(target, manifest.patch)
     inner = inner_box(target, padded)
-    memory = None
-    if plan is not None:
-        memory = plan(_size(volumes, resizing, padded, manifest))
+    memory = plan(_size(volumes, resizing, padded, manifest))
+    if memory is not None:
         device = device if memory.image_on_device else HOST
     image = device.xp.zeros((len(volumes), *padded), np.float32)
     remarks: list[Remark] = []

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device, open_device
 from flare_runtime.errors import GpuMemoryError, UsageError
+from flare_runtime.host_memory import check_fits
 from flare_runtime.inference import Progress, Stopwatch, predict
 from flare_runtime.lesions import Lesion, find_lesions
 from flare_runtime.manifest import CTScheme
@@ -24,6 +27,8 @@ from flare_runtime.restoring import restore
 from flare_runtime.volume import Remark, Volume
 
 CROPS = ("nonzero", "body")
+# Decides what of a case is on a GPU, None for the host; may refuse the case.
+Plan: TypeAlias = Callable[[CaseSize], MemoryPlan | None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Segmenter:
         tta: bool = False,
         crop: str = "nonzero",
         device: "Device | Future[Device]" = HOST,
-        plan: Callable[[CaseSize], MemoryPlan] | None = None,
+        plan: Plan = lambda _size: None,
     ) -> None:
         self.bundle = bundle
         self._network = network
@@ -134,14 +139,14 @@ class Segmenter:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
         choice = choose(opened, device, backend, precision)
         compiled = read_network(opened, choice, threads=threads, gpu_memory_mib=gpu_memory_mib)
-        budget = _budget(opened, choice, gpu_memory_mib)
+        plan = _plan(opened, choice, gpu_memory_mib)
         worker = ThreadPoolExecutor(1, "compile")
         place = worker.submit(open_device, choice.device)
         network = worker.submit(lambda: compiled(place.result()))
         worker.shutdown(wait=wait)
         if wait:
             network.result()
-        return cls(opened, network, step=step, tta=tta, crop=crop, device=place, plan=budget.plan if budget else None)
+        return cls(opened, network, step=step, tta=tta, crop=crop, device=place, plan=plan)
 
     @property
     def network(self) -> Network:
@@ -208,9 +213,9 @@ class Segmenter:
         remarks = tuple(remark for volume in channels for remark in volume.remarks)
         return PreparedCase(prepared, channels[0].shape, channels[0].spacing_mm, remarks, perf_counter() - started)
 
-    def _planner(self, smallest: bool) -> Callable[[CaseSize], MemoryPlan] | None:
-        if self._plan is None:
-            return None
+    def _planner(self, smallest: bool) -> Plan:
+        if self.device is HOST:
+            return self._plan  # and no wait for the network
         plan = smallest_plan if smallest else self._plan
         return lambda size: plan(replace(size, batch=self.network.batch))
 
@@ -280,11 +285,11 @@ class Segmenter:
         restore(scores, resizing, self._decoder, target, device)
 
 
-def _budget(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> GpuBudget | None:
+def _plan(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> Plan:
     if choice.device == "cpu":
-        return None
+        return partial(check_fits, bundle.manifest, choice.precision)
     folds = len(bundle.networks(choice.stored))
-    return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds)
+    return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds).plan
 
 
 def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None) -> list[Volume]:

@@ -1,0 +1,65 @@
+"""Whether a case fits into this machine's memory, said before the work instead of being killed in it."""
+
+from math import prod
+from pathlib import Path
+
+from flare_runtime.errors import CaseError
+from flare_runtime.manifest import Manifest
+from flare_runtime.memory_plan import MIB, CaseSize, MemoryPlan, plans
+
+_FLOAT = 4
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def needed_bytes(size: CaseSize, manifest: Manifest, precision: str) -> int:
+    """Estimate what segmenting a case on the CPU takes beside the scan as read, the mask included.
+
+    While it is prepared: the image and what is resampled in plane. While the network runs: three tensors of its first
+    stage's features over the patch, the image, and the blended scores. While it is restored: image and scores.
+    """
+    everything = next(plans(size))
+    image = (size.channels + size.scores) * prod(size.padded) * _FLOAT
+    width = 2 if precision == "bf16" else _FLOAT
+    network = 3 * manifest.network.features[0] * prod(manifest.patch) * width + manifest.network.parameters * _FLOAT
+    # Of the plan for a GPU, the scan is here already.
+    prepared = everything.peak_bytes - size.raw_itemsize * prod(size.crop)
+    return max(prepared, image + network) + prod(size.crop)
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
+    """Return the memory that this process can still take, swap included; None where the system does not say."""
+    try:
+        lines = meminfo.read_text(encoding="utf-8").splitlines()
+        kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        machine = (kibibytes["MemAvailable"] + kibibytes.get("SwapFree", 0)) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return min(machine, _of_group(cgroup, machine))
+
+
+def _of_group(cgroup: Path, machine: int) -> int:
+    """Return what a container's limit leaves, or `machine` where there is none."""
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((cgroup / "memory.current").read_text(encoding="utf-8"))
+        statistics = (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines()
+        cached = next((int(line.split()[1]) for line in statistics if line.startswith("inactive_file ")), 0)
+        return machine if limit == "max" else max(int(limit) - used + cached, 0)
+    except (OSError, ValueError, IndexError):
+        return machine
+
+
+def check_fits(manifest: Manifest, precision: str, size: CaseSize) -> MemoryPlan | None:
+    """Refuse a case that this machine cannot hold; nothing is planned for the host.
+
+    Raises:
+        CaseError: `too_little_memory`, with both figures.
+    """
+    needed, available = needed_bytes(size, manifest, precision), available_bytes()
+    if available is not None and needed > available:
+        raise CaseError(
+            "too_little_memory",
+            f"needs about {needed // MIB:,} MiB beside the scan itself, {available // MIB:,} MiB are to be had; close "
+            "other programs, or use a machine with more memory",
+        )
+    return None

@@ -1,0 +1,90 @@
+"""What a case takes on the CPU, what there is, and the refusal where the one is more than the other."""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flare_runtime import Segmenter
+from flare_runtime.errors import CaseError
+from flare_runtime.host_memory import available_bytes, check_fits, needed_bytes
+from tests.runtime.manifests import ArithmeticNetwork, make_manifest, memory_bundle
+from tests.runtime.test_memory_plan import CHEST, four_stages
+
+MIB = 1 << 20
+MANIFEST = make_manifest(patch=[128, 160, 160], network=four_stages())
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A function that writes what the kernel would say, and returns what is made of it in MiB."""
+
+    def read(available_mib, swap_mib=0, *, limit=None, used_mib=0, cached_mib=0):
+        meminfo = tmp_path / "meminfo"
+        lines = {"MemTotal": 10**6, "MemAvailable": available_mib, "SwapFree": swap_mib}
+        meminfo.write_text("".join(f"{name}: {size * 1024} kB\n" for name, size in lines.items()), encoding="utf-8")
+        if limit is not None:
+            (tmp_path / "memory.max").write_text(f"{limit}\n", encoding="utf-8")
+            (tmp_path / "memory.current").write_text(f"{used_mib * MIB}\n", encoding="utf-8")
+            stat = f"anon 1\ninactive_file {cached_mib * MIB}\nactive_file 7\n"
+            (tmp_path / "memory.stat").write_text(stat, encoding="utf-8")
+        return available_bytes(meminfo, tmp_path) / MIB
+
+    return read
+
+
+def test_what_is_free_on_the_machine_swap_included(system):
+    assert system(1000, 24) == 1024
+
+
+def test_a_containers_limit_counts_where_it_is_less(system):
+    assert system(1000, limit=600 * MIB, used_mib=500, cached_mib=50) == 150
+    assert system(100, limit=600 * MIB, used_mib=100) == 100
+    assert system(1000, limit="max", used_mib=500) == 1000
+    assert system(1000, limit=600 * MIB, used_mib=700) == 0
+
+
+def test_a_system_that_does_not_say_refuses_nothing(tmp_path, monkeypatch):
+    assert available_bytes(tmp_path / "none") is None
+    monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: None)
+    assert check_fits(MANIFEST, "fp32", CHEST) is None
+
+
+def test_a_chest_takes_what_was_measured_and_half_of_the_network_in_bfloat16():
+    # Three tensors of 32 x 128 x 160 x 160 are 1,200 MiB in float32; image and scores 125 MiB, the mask 75 MiB.
+    single, half = (needed_bytes(CHEST, MANIFEST, precision) / MIB for precision in ("fp32", "bf16"))
+    assert single == pytest.approx(1200 + 125 + 75 + 21, abs=2)
+    assert single - half == pytest.approx(600, abs=1)
+
+
+def test_more_than_there_is_is_refused_with_both_figures(monkeypatch):
+    monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: 1000 * MIB)
+    with pytest.raises(CaseError, match=r"needs about 1,4\d\d MiB beside the scan itself, 1,000 MiB are to be had"):
+        check_fits(MANIFEST, "fp32", CHEST)
+    assert check_fits(MANIFEST, "bf16", CHEST) is None
+    giant = replace(CHEST, crop=(9000, 512, 512), resampled=(9000, 256, 256), padded=(9000, 256, 256))
+    with pytest.raises(CaseError, match="use a machine with more memory") as caught:
+        check_fits(MANIFEST, "bf16", giant)
+    assert caught.value.reason == "too_little_memory"
+
+
+def test_the_estimate_without_the_network_is_what_numpy_takes():
+    manifest_changes = {
+        "channels": [{"name": "raw", "normalisation": {"scheme": "none"}}],
+        "spacing_mm": [2.0, 1.0, 1.0],
+        "patch": [16, 32, 32],
+    }
+    bundle = memory_bundle(**manifest_changes)
+    sizes = []
+    segmenter = Segmenter(bundle, ArithmeticNetwork(), plan=lambda size: sizes.append(size))
+    image = np.full((120, 150, 160), -50, np.int16)
+    image[40:60, 50:80, 60:70] = 50
+    tracemalloc.start()
+    segmenter.segment(image, (1.0, 0.8, 0.8))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (size,) = sizes
+    network = 3 * 4 * 16 * 32 * 32 * 4
+    estimate = needed_bytes(size, bundle.manifest, "fp32") - network
+    assert 0.9 * peak < estimate < 1.5 * peak
