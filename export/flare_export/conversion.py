@@ -164,7 +164,9 @@ def _verify(
         return []
     engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
     engines += [("openvino", "bf16")] if cpu_has_bf16() else []
-    segmenters = [Segmenter.load(bundle, backend=backend, precision=precision) for backend, precision in engines]
+    segmenters = [
+        Segmenter.load(bundle, device="cpu", backend=backend, precision=precision) for backend, precision in engines
+    ]
     results = []
     for result in measure_case_parity(folder, segmenters, cases):
         on_case(result)

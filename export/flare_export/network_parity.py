@@ -42,11 +42,11 @@ def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> lis
 
 
 def _engines(bundle: Bundle) -> Iterator[Network]:
-    yield open_network(bundle, backend="openvino", precision="fp32")
-    yield open_network(bundle, backend="onnxruntime", precision="fp32")
-    yield open_network(bundle, backend="onnxruntime", precision="fp16")
+    yield open_network(bundle, device="cpu", backend="openvino", precision="fp32")
+    yield open_network(bundle, device="cpu", backend="onnxruntime", precision="fp32")
+    yield open_network(bundle, device="cpu", backend="onnxruntime", precision="fp16")
     if cpu_has_bf16():
-        yield open_network(bundle, backend="openvino", precision="bf16")
+        yield open_network(bundle, device="cpu", backend="openvino", precision="bf16")
 
 
 def _compare(engine: Network, tiles: FloatArray, expected: FloatArray, decoder: Decoder) -> Parity:

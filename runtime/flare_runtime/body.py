@@ -11,8 +11,8 @@ _TISSUE_HU = -300
 _GRID_MM = 4.0
 # What is thinner than this is no body: table tops, sheets, tubes.
 _THIN_MM = 12.0
-# Arms and legs are parts of their own, of at least this size.
-_PART_ML = 100.0
+# Arms and legs are parts of their own: of at least this size, or share of the largest part in a thin or small scan.
+_PART_ML, _PART_SHARE = 20.0, 0.02
 MARGIN_MM = 16.0
 
 
@@ -42,11 +42,13 @@ def _parts(tissue: np.ndarray, spacing_mm: list[float]) -> np.ndarray | None:
     """Return the thick parts of the tissue that are large enough; slice by slice, as a body may be one slice."""
     from scipy import ndimage  # half the time of a cold start, for those who ask for it alone
 
-    radius = [max(1, round(_THIN_MM / 2 / side)) for side in spacing_mm[1:]]
-    thick = ndimage.binary_opening(tissue, np.ones((1, 2 * radius[0] + 1, 2 * radius[1] + 1), bool))
+    ry, rx = (max(1, int(_THIN_MM / 2 / side)) for side in spacing_mm[1:])
+    # Beyond the edge of the image the body goes on.
+    padded = np.pad(tissue, ((0, 0), (ry, ry), (rx, rx)), mode="edge")
+    thick = ndimage.binary_opening(padded, np.ones((1, 2 * ry + 1, 2 * rx + 1), bool))[:, ry:-ry, rx:-rx]
     labels, count = ndimage.label(thick)
     sizes_ml = np.bincount(labels.ravel(), minlength=count + 1) * float(np.prod(spacing_mm)) / 1000
     sizes_ml[0] = 0
-    large = sizes_ml >= min(_PART_ML, sizes_ml.max())
+    large = sizes_ml >= min(_PART_ML, _PART_SHARE * sizes_ml.max())
     large[0] = False
     return large[labels] if count else None

@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flare_runtime import __version__
 from flare_runtime.command_line import positive
-from flare_runtime.errors import FlareError
+from flare_runtime.errors import DeviceError, FlareError
 
 if TYPE_CHECKING:
     from flare_runtime.arrays import Box
+    from flare_runtime.bundle import Bundle
     from flare_runtime.cases import Case
     from flare_runtime.inference import Progress
     from flare_runtime.record import CaseRecord
@@ -99,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
     from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
     from flare_runtime.record import write_report
     from flare_runtime.segmenter import Segmenter
-    from flare_runtime.supervision import supervise
 
     bundle = Bundle.open(args.model or default_bundle())
     options = {
@@ -114,14 +114,22 @@ def run(args: argparse.Namespace) -> int:
     cases = find_cases(args.input, args.output, len(bundle.manifest.channels))
     if args.report:
         _check_report(args.report, cases)
-
-    def work(some: Sequence["Case"]) -> Iterator["CaseRecord"]:
-        # CUDA is first used in the worker: a process that has used it cannot be forked.
-        return _segment(segmenter or Segmenter.load(bundle, **options), some, args, heading=some[0] is cases[0])
-
     records: list[CaseRecord] = []
+
+    def results() -> Iterator["CaseRecord"]:
+        if on_gpu:
+            try:
+                yield from _on_gpu(bundle, options, cases, args)
+                return
+            except DeviceError as error:
+                if args.device != "auto" or records:
+                    raise
+                _say(f"flare-infer: {error}; going on on the CPU")
+        on_cpu = segmenter or Segmenter.load(bundle, **{**options, "device": "cpu"})
+        yield from _segment(on_cpu, cases, args, heading=True)
+
     try:
-        for record in supervise(work, cases) if on_gpu else work(cases):
+        for record in results():
             records.append(record)
             _tell(record, args)
     finally:
@@ -131,6 +139,19 @@ def run(args: argparse.Namespace) -> int:
     if failed:
         _say(f"{failed} of {len(records)} case(s) not done")
     return _SOME_FAILED if failed else 0
+
+
+def _on_gpu(
+    bundle: "Bundle", options: dict[str, Any], cases: Sequence["Case"], args: argparse.Namespace
+) -> Iterator["CaseRecord"]:
+    from flare_runtime.segmenter import Segmenter
+    from flare_runtime.supervision import supervise
+
+    def work(some: Sequence["Case"]) -> Iterator["CaseRecord"]:
+        # CUDA is first used in the worker: a process that has used it cannot be forked.
+        return _segment(Segmenter.load(bundle, **options), some, args, heading=some[0] is cases[0])
+
+    return supervise(work, cases)
 
 
 def _segment(

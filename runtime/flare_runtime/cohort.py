@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from time import perf_counter
 
 from flare_runtime.cases import Case
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
+from flare_runtime.host_memory import available_bytes
 from flare_runtime.inference import Progress
 from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
 from flare_runtime.output import write_mask
 from flare_runtime.record import CaseRecord, done_record, failed_record, sha256_of, write_json
 from flare_runtime.segmenter import Segmenter
 from flare_runtime.volume import Volume
+
+# A CT unpacks to at most so many times its file, and may take this share of the memory while it waits.
+_UNPACKED, _SHARE = 8, 0.25
 
 
 def segment_cases(
@@ -51,32 +56,37 @@ class _ReadAhead:
 
     def __init__(self, read: Callable[[Case], list[Volume]], cases: Sequence[Case]) -> None:
         self.read = read
-        self._cases = iter(cases)
+        self._following = dict(pairwise(map(id, cases)))
+        self._cases = {id(case): case for case in cases}
         self._thread = ThreadPoolExecutor(1, "read")
-        self._ahead = self._submit()
+        self._ahead: dict[int, Future[list[Volume]]] = {}
 
-    def _submit(self) -> Future[list[Volume]] | None:
-        case = next(self._cases, None)
-        return self._thread.submit(self.read, case) if case else None
-
-    def take(self) -> list[Volume]:
-        """Return the images of the next case, which are then the caller's alone, and begin with those after it.
+    def take(self, case: Case) -> list[Volume]:
+        """Return the images of a case, which are then the caller's alone, and begin with those of the case after it.
 
         Raises:
             CaseError: where they cannot be read or do not fit the model.
         """
-        current, self._ahead = self._ahead, None
-        assert current is not None
+        ahead = self._ahead.pop(id(case), None)
         try:
-            return current.result()
+            return ahead.result() if ahead else self.read(case)
         finally:
-            self._ahead = self._submit()
+            following = self._following.get(id(case))
+            if following is not None and _is_small(self._cases[following]):
+                self._ahead = {following: self._thread.submit(self.read, self._cases[following])}
 
     def __enter__(self) -> "_ReadAhead":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
+
+
+def _is_small(case: Case) -> bool:
+    """Whether a case can wait in memory without being missed there."""
+    available = available_bytes()
+    stored = sum(path.stat().st_size for path in case.images.values() if path.exists())
+    return available is None or stored * _UNPACKED < _SHARE * available
 
 
 def _read(case: Case, channels: int, max_voxels: int) -> list[Volume]:
@@ -95,19 +105,19 @@ def _segment_in_memory(segmenter: Segmenter, case: Case, images: _ReadAhead, pro
     except GpuMemoryError:
         pass  # until here its traceback holds the arrays
     segmenter.device.release()
-    return _segment(segmenter, case, lambda: images.read(case), progress, smallest=True)
+    return _segment(segmenter, case, images.read, progress, smallest=True)
 
 
 def _segment(
     segmenter: Segmenter,
     case: Case,
-    take_images: Callable[[], list[Volume]],
+    take_images: Callable[[Case], list[Volume]],
     progress: Progress,
     *,
     smallest: bool = False,
 ) -> CaseRecord:
     started = perf_counter()
-    volumes = take_images()
+    volumes = take_images(case)
     read_at = perf_counter()
     header, spacing_mm = volumes[0].header, volumes[0].spacing_mm
     prepared = segmenter.prepare(volumes, smallest=smallest)

@@ -95,19 +95,19 @@ class CudaDevice:
         except ImportError as error:
             raise DeviceError("cupy is not installed; pip install 'flare-lite[gpu]', or use --device cpu") from error
         runtime = cupy.cuda.runtime
-        try:
-            count = runtime.getDeviceCount()
-        except runtime.CUDARuntimeError as error:
-            raise DeviceError(f"no GPU can be used ({error}); use --device cpu") from error
-        if index >= count:
-            raise DeviceError(f"cuda:{index} is not there; this machine has {count} GPU(s), counted from cuda:0")
         self.name = f"cuda:{index}"
         self.index = index
         self.xp: Any = cupy
-        self._device = cupy.cuda.Device(index)
-        with self._device:
-            self.stream = cupy.cuda.Stream(non_blocking=True)
-        properties = runtime.getDeviceProperties(index)
+        try:
+            count = runtime.getDeviceCount()
+            if index >= count:
+                raise DeviceError(f"{self.name} is not there; this machine has {count} GPU(s), counted from cuda:0")
+            self._device = cupy.cuda.Device(index)
+            with self._device:
+                self.stream = cupy.cuda.Stream(non_blocking=True)
+            properties = runtime.getDeviceProperties(index)
+        except (runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
+            raise DeviceError(f"{self.name} cannot be used ({error}); use --device cpu") from error
         self.gpu_name: str = properties["name"].decode()
         self.compute_capability = f"{properties['major']}.{properties['minor']}"
 
@@ -138,7 +138,11 @@ class CudaDevice:
                 yield
         except cuda.memory.OutOfMemoryError as error:
             raise GpuMemoryError(str(error)) from error
-        except cuda.runtime.CUDARuntimeError as error:
+        except cuda.cublas.CUBLASError as error:
+            if "ALLOC_FAILED" in str(error):
+                raise GpuMemoryError(str(error)) from error
+            raise LostDeviceError(f"{self.name} failed: {error}") from error
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
             raise LostDeviceError(f"{self.name} failed: {error}") from error
 
     def synchronize(self) -> None:
@@ -169,9 +173,7 @@ def resolve(name: str) -> str:
 
 
 def _has_gpu_engine() -> bool:
-    """Whether a network could run on a GPU; onnxruntime for GPUs has the module name of the one without."""
-    if find_spec("tensorrt") or find_spec("tensorrt_lean"):
-        return True
+    """Whether any network could run on a GPU: onnxruntime for GPUs has the module name of the one without."""
     try:
         distribution("onnxruntime-gpu")
     except PackageNotFoundError:

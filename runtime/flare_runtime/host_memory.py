@@ -9,24 +9,26 @@ from flare_runtime.memory_plan import MIB, CaseSize, MemoryPlan, plans
 
 _FLOAT = 4
 _CGROUP = Path("/sys/fs/cgroup")
+_RECLAIMED = ("inactive_file", "active_file", "slab_reclaimable")
 
 
-def needed_bytes(size: CaseSize, manifest: Manifest, precision: str) -> int:
+def needed_bytes(size: CaseSize, manifest: Manifest, precision: str, folds: int = 1) -> int:
     """Estimate what segmenting a case on the CPU takes beside the scan as read, the mask included.
 
     While it is prepared: the image and what is resampled in plane. While the network runs: three tensors of its first
     stage's features over the patch, the image, and the blended scores. While it is restored: image and scores.
     """
-    everything = next(plans(size))
     image = (size.channels + size.scores) * prod(size.padded) * _FLOAT
     width = 2 if precision == "bf16" else _FLOAT
-    network = 3 * manifest.network.features[0] * prod(manifest.patch) * width + manifest.network.parameters * _FLOAT
-    # Of the plan for a GPU, the scan is here already.
-    prepared = everything.peak_bytes - size.raw_itemsize * prod(size.crop)
-    return max(prepared, image + network) + prod(size.crop)
+    network = (
+        folds * 3 * manifest.network.features[0] * prod(manifest.patch) * width + manifest.network.parameters * _FLOAT
+    )
+    # What a GPU would need to do it all but hold the scan, which is here already.
+    _, streamed, *_ = plans(size)
+    return max(streamed.peak_bytes, image + network) + prod(size.crop)
 
 
-def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
+def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path | None = None) -> int | None:
     """Return the memory that this process can still take, swap included; None where the system does not say."""
     try:
         lines = meminfo.read_text(encoding="utf-8").splitlines()
@@ -34,7 +36,19 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROU
         machine = (kibibytes["MemAvailable"] + kibibytes.get("SwapFree", 0)) * 1024
     except (OSError, ValueError, KeyError, IndexError):
         return None
-    return min(machine, _of_group(cgroup, machine))
+    groups = _own_groups() if cgroup is None else [cgroup]
+    return min([machine, *(_of_group(group, machine) for group in groups)])
+
+
+def _own_groups() -> list[Path]:
+    """Return this process's group and those above it, as far as they can be seen here."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    own = _CGROUP / path
+    return [group for group in (own, *own.parents) if group.is_relative_to(_CGROUP)]
 
 
 def _of_group(cgroup: Path, machine: int) -> int:
@@ -43,19 +57,20 @@ def _of_group(cgroup: Path, machine: int) -> int:
         limit = (cgroup / "memory.max").read_text(encoding="utf-8").strip()
         used = int((cgroup / "memory.current").read_text(encoding="utf-8"))
         statistics = (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines()
-        cached = next((int(line.split()[1]) for line in statistics if line.startswith("inactive_file ")), 0)
+        # What the kernel gives back before it kills.
+        cached = sum(int(line.split()[1]) for line in statistics if line.split()[0] in _RECLAIMED)
         return machine if limit == "max" else max(int(limit) - used + cached, 0)
     except (OSError, ValueError, IndexError):
         return machine
 
 
-def check_fits(manifest: Manifest, precision: str, size: CaseSize) -> MemoryPlan | None:
+def check_fits(manifest: Manifest, precision: str, folds: int, size: CaseSize) -> MemoryPlan | None:
     """Refuse a case that this machine cannot hold; nothing is planned for the host.
 
     Raises:
         CaseError: `too_little_memory`, with both figures.
     """
-    needed, available = needed_bytes(size, manifest, precision), available_bytes()
+    needed, available = needed_bytes(size, manifest, precision, folds), available_bytes()
     if available is not None and needed > available:
         raise CaseError(
             "too_little_memory",

@@ -97,7 +97,8 @@ def _rescued(
     """Return the scores of a tile (1, channels, z, y, x) in float32, on the host."""
     scores = decoder.scores(_mirrored(rescue(), tile, mirror_axes, HOST)[0]) if rescue else None
     if scores is None or not isfinite(float(scores.sum())):
-        raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}")
+        again = ", and in float32 as well" if rescue else ""
+        raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}{again}")
     return scores
 
 

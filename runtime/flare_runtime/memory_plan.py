@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from flare_runtime.arrays import Shape3
-from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.errors import CaseError, DeviceError
 from flare_runtime.manifest import Manifest
 from flare_runtime.resampling import ROWS, SLAB
 from flare_runtime.restoring import BLOCK
@@ -32,6 +32,7 @@ class CaseSize:
         outputs: channels of the network's logits.
         patch: (z, y, x).
         batch: how many tiles the network takes at once.
+        folds: networks whose logits are averaged.
     """
 
     channels: int
@@ -44,6 +45,7 @@ class CaseSize:
     outputs: int
     patch: Shape3
     batch: int = 1
+    folds: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,15 @@ class GpuBudget:
         """Return the fastest plan of a case that keeps to the budget.
 
         Raises:
-            GpuMemoryError: where even one tile is too much.
+            CaseError: `gpu_memory` where even one batch of tiles is too much.
         """
         options = list(plans(size))
         for plan in options:
             if plan.peak_bytes <= self.arrays_bytes:
                 return plan
         needed, left = _mib(min(plan.peak_bytes for plan in options)), _mib(self.arrays_bytes)
-        raise GpuMemoryError(f"a tile needs {needed} MiB beside the network, {left} MiB are left")
+        message = f"a tile needs {needed} MiB of GPU memory beside the network, {left} MiB are left"
+        raise CaseError("gpu_memory", f"{message}; raise --gpu-memory or use --device cpu")
 
 
 def smallest_plan(size: CaseSize) -> MemoryPlan:
@@ -153,8 +156,9 @@ def _preparing(size: CaseSize, raw: bool) -> int:
 
 def _running(size: CaseSize) -> int:
     """A batch of tiles and their mirror images, their logits, a tile's scores and what comes of them, the weights."""
-    # Tiles are gathered and copied, and a last batch filled up.
-    batched = size.batch * (3 * size.channels + 3 * size.outputs)
+    # Tiles are gathered and copied, and a last batch filled up; logits are each network's, two means' and a sum's.
+    logits = size.folds + 2 + (size.folds > 1)
+    batched = size.batch * (3 * size.channels + logits * size.outputs)
     return prod(size.patch) * (batched + 3 * size.scores + 1) * _FLOAT
 
 

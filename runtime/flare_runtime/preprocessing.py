@@ -116,6 +116,7 @@ def prepare(
             remarks.append(
                 Remark("not_hounsfield", f"no intensity of {channel.name} is below 0; is it in Hounsfield units?")
             )
+        del reader  # and with it the scan on the device, before the next one goes there
     region = _body_region(volumes[0], crop, target, manifest.patch, padded) if body_only else whole(padded)
     return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
 

@@ -18,14 +18,24 @@ from flare_runtime.segmenter import Segmentation, Segmenter
 from flare_runtime.volume import Remark
 
 _MIB = 1 << 20
-_PACKAGES = ("flare-lite", "numpy", "scipy", "nibabel", "openvino", "onnxruntime", "onnxruntime-gpu", "cupy-cuda13x")
+_PACKAGES = (
+    "flare-lite",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "cupy-cuda13x",
+    "tensorrt",
+)
 
 
 class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One case: what was done, how long it took, what was found.
 
     Attributes:
-        status: `done`; `refused` for an input that cannot be trusted; `failed` for anything else.
+        status: `done`; `refused` for an input that cannot be trusted or is too large; `failed` for anything else.
         reason, message: why it was not done: a stable code and one line.
         timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
             the case before is segmented; `total` is from before that wait until after writing.
@@ -85,7 +95,7 @@ def failed_record(case: str, error: Exception) -> CaseRecord:
         status: Literal["failed", "refused"] = "failed" if isinstance(error, GpuMemoryError) else "refused"
         return CaseRecord(case=case, status=status, reason=error.reason, message=str(error))
     if isinstance(error, LostDeviceError):
-        return CaseRecord(case=case, status="failed", reason="device_lost", message=str(error))
+        return CaseRecord(case=case, status="failed", reason="worker_lost", message=str(error))
     reason = "output" if isinstance(error, FlareError) else "memory" if isinstance(error, MemoryError) else "internal"
     return CaseRecord(
         case=case, status="failed", reason=reason, message=f"{type(error).__name__}: {error}".splitlines()[0]

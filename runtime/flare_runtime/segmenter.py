@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
-from flare_runtime.backends import Choice, Network, choose, open_network, read_network
+from flare_runtime.backends import Choice, Network, agrees, choose, open_network, read_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device, open_device
@@ -217,7 +217,8 @@ class Segmenter:
         if self.device is HOST:
             return self._plan  # and no wait for the network
         plan = smallest_plan if smallest else self._plan
-        return lambda size: plan(replace(size, batch=self.network.batch))
+        folds = len(self.bundle.manifest.provenance.checkpoints)
+        return lambda size: plan(replace(size, batch=self.network.batch, folds=folds))
 
     def finish(self, case: "PreparedCase", *, progress: Progress = iter) -> Segmentation:
         """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
@@ -233,21 +234,25 @@ class Segmenter:
         with device.active():
             device.release()
             started = perf_counter()
-            scores = predict(
-                prepared.image,
-                network,
-                self._decoder,
-                self.bundle.manifest.patch,
-                step=self.step,
-                region=prepared.region,
-                mirror_axes=self._mirror_axes,
-                progress=progress,
-                watch=watch,
-                device=device,
-                sums=sums,
-                rescue=self._float32_network if network.precision != "fp32" else None,
-            )[(slice(None), *prepared.inner)]
-            network.release()
+            try:
+                scores = predict(
+                    prepared.image,
+                    network,
+                    self._decoder,
+                    self.bundle.manifest.patch,
+                    step=self.step,
+                    region=prepared.region,
+                    mirror_axes=self._mirror_axes,
+                    progress=progress,
+                    watch=watch,
+                    device=device,
+                    sums=sums,
+                    rescue=self._float32_network if network.precision != "fp32" else None,
+                )[(slice(None), *prepared.inner)]
+            finally:
+                network.release()
+                if self._rescuer is not None:
+                    self._rescuer.release()
             predicted_at = perf_counter()
             self._restore(scores, prepared, mask, sums)
         lesions = find_lesions(mask, case.spacing_mm)
@@ -286,9 +291,10 @@ class Segmenter:
 
 
 def _plan(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> Plan:
-    if choice.device == "cpu":
-        return partial(check_fits, bundle.manifest, choice.precision)
     folds = len(bundle.networks(choice.stored))
+    if choice.device == "cpu":
+        half = choice.precision == "bf16" or (choice.precision == "auto" and agrees(bundle, "openvino", "bf16"))
+        return partial(check_fits, bundle.manifest, "bf16" if half else "fp32", folds)
     return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds).plan
 
 

@@ -43,7 +43,7 @@ def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None
     # A fork has what is imported already, and starts in a millisecond.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_worker, args=(work, tuple(remaining), theirs))
+    process = context.Process(target=_worker, args=(work, tuple(remaining), ours, theirs), daemon=True)
     process.start()
     theirs.close()
     reason = ""
@@ -67,12 +67,13 @@ def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None
 def _receive(results: Connection) -> CaseRecord | FlareError | None:
     try:
         message: CaseRecord | FlareError = results.recv()
-    except EOFError:
+    except (EOFError, OSError):  # ended, perhaps in the middle of a message
         return None
     return message
 
 
-def _worker(work: Work, cases: Sequence[Case], results: Connection) -> None:
+def _worker(work: Work, cases: Sequence[Case], parents: Connection, results: Connection) -> None:
+    parents.close()  # or a parent that is gone would not break the pipe
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
     try:
@@ -82,6 +83,9 @@ def _worker(work: Work, cases: Sequence[Case], results: Connection) -> None:
         results.send(error)
     except BrokenPipeError:  # nobody is left to work for
         pass
-    results.close()
-    # Not the usual way out: CUDA's own clean-up can hang once it has failed.
-    os._exit(0)
+    except Exception as error:
+        results.send(LostDeviceError(f"{type(error).__name__}: {error}".splitlines()[0]))
+    finally:
+        results.close()
+        # Not the usual way out: CUDA's own clean-up can hang once it has failed.
+        os._exit(0)

@@ -141,6 +141,13 @@ def test_what_does_not_go_together_is_a_device_error(bundle, options, message):
         choose(bundle, **options)
 
 
+def test_what_only_the_cpu_has_makes_auto_the_cpu(bundle, monkeypatch):
+    monkeypatch.setattr("flare_runtime.backends.resolve", lambda name: "cuda:0" if name == "auto" else name)
+    assert choose(bundle, backend="openvino").device == "cpu"
+    assert choose(bundle, precision="bf16").device == "cpu"
+    assert choose(bundle).device == "cuda:0"
+
+
 @pytest.mark.parametrize(
     ("parity", "precision"),
     [

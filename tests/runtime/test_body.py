@@ -45,6 +45,17 @@ def test_both_legs_belong_to_the_body():
     assert x[1] >= 100 + 8
 
 
+@pytest.mark.parametrize("shape", [(30, 120, 140), (1, 120, 140)])
+def test_a_small_limb_beside_the_trunk_stays_and_so_does_one_that_the_edge_cuts(shape):
+    volume = patient(shape)
+    volume.voxels[:, 50:60, 120:130] = 0
+    volume.voxels[:, 40:80, :4] = 0
+    volume.voxels[:, 95:98] = -1000
+    _, _, x = sides(body_box(volume))
+    assert x[0] == 0
+    assert x[1] >= 138
+
+
 def test_a_small_specimen_is_a_body_too():
     voxels = np.full((10, 60, 60), -1000, np.int16)
     voxels[4:6, 20:40, 20:40] = 0

@@ -27,7 +27,7 @@ def system(tmp_path):
         if limit is not None:
             (tmp_path / "memory.max").write_text(f"{limit}\n", encoding="utf-8")
             (tmp_path / "memory.current").write_text(f"{used_mib * MIB}\n", encoding="utf-8")
-            stat = f"anon 1\ninactive_file {cached_mib * MIB}\nactive_file 7\n"
+            stat = f"anon 1\ninactive_file {(cached_mib - 2) * MIB}\nactive_file {MIB}\nslab_reclaimable {MIB}\n"
             (tmp_path / "memory.stat").write_text(stat, encoding="utf-8")
         return available_bytes(meminfo, tmp_path) / MIB
 
@@ -48,7 +48,7 @@ def test_a_containers_limit_counts_where_it_is_less(system):
 def test_a_system_that_does_not_say_refuses_nothing(tmp_path, monkeypatch):
     assert available_bytes(tmp_path / "none") is None
     monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: None)
-    assert check_fits(MANIFEST, "fp32", CHEST) is None
+    assert check_fits(MANIFEST, "fp32", 1, CHEST) is None
 
 
 def test_a_chest_takes_what_was_measured_and_half_of_the_network_in_bfloat16():
@@ -61,11 +61,11 @@ def test_a_chest_takes_what_was_measured_and_half_of_the_network_in_bfloat16():
 def test_more_than_there_is_is_refused_with_both_figures(monkeypatch):
     monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: 1000 * MIB)
     with pytest.raises(CaseError, match=r"needs about 1,4\d\d MiB beside the scan itself, 1,000 MiB are to be had"):
-        check_fits(MANIFEST, "fp32", CHEST)
-    assert check_fits(MANIFEST, "bf16", CHEST) is None
+        check_fits(MANIFEST, "fp32", 1, CHEST)
+    assert check_fits(MANIFEST, "bf16", 1, CHEST) is None
     giant = replace(CHEST, crop=(9000, 512, 512), resampled=(9000, 256, 256), padded=(9000, 256, 256))
     with pytest.raises(CaseError, match="use a machine with more memory") as caught:
-        check_fits(MANIFEST, "bf16", giant)
+        check_fits(MANIFEST, "bf16", 1, giant)
     assert caught.value.reason == "too_little_memory"
 
 

@@ -166,7 +166,7 @@ def test_a_tile_that_overflows_in_float32_too_fails_the_case():
     def nan(tiles):
         return np.full((1, 2, *PATCH), np.nan, np.float32)
 
-    with pytest.raises(CaseError, match="NaN or infinity in fp16"):
+    with pytest.raises(CaseError, match="NaN or infinity in fp16, and in float32"):
         predict(
             image_of(PATCH), overflowing(nan, bool), Decoder(2), PATCH, step=0.5, rescue=lambda: ArithmeticNetwork(nan)
         )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.errors import CaseError, DeviceError
 from flare_runtime.memory_plan import CONTEXT_MIB, MIB, CaseSize, GpuBudget, network_bytes, plans, smallest_plan
 from tests.runtime.manifests import make_manifest
 
@@ -51,7 +51,7 @@ def test_a_plan_keeps_to_its_budget_and_is_the_fastest_that_does(size, budget):
     if fitting:
         assert GpuBudget(0, budget).plan(size) == fitting[0]
     else:
-        with pytest.raises(GpuMemoryError, match="raise --gpu-memory"):
+        with pytest.raises(CaseError, match="raise --gpu-memory"):
             GpuBudget(0, budget).plan(size)
     assert smallest_plan(size).peak_bytes == min(plan.peak_bytes for plan in options)
 

@@ -76,13 +76,14 @@ def test_a_case_that_costs_a_worker_is_tried_once_more(tmp_path, cases, trouble)
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"), [(kill, "the worker ended with -9"), (lose, "an illegal memory access")]
+    ("trouble", "reason"),
+    [(kill, "the worker ended with -9"), (lose, "an illegal memory access"), (crash, "ZeroDivisionError")],
 )
 def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, cases, trouble, reason):
     records = list(supervise(worker(tmp_path, b=trouble, d=trouble), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "failed")]
     assert attempts(tmp_path) == "abbcdd"
-    assert records[1].reason == "device_lost"
+    assert records[1].reason == "worker_lost"
     assert reason in records[1].message
 
 

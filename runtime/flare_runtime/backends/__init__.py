@@ -96,7 +96,7 @@ def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precisio
 
     Args:
         bundle: whose record decides between precisions.
-        device: `auto`, `cpu` or `cuda:N`; see `flare_runtime.device.resolve`.
+        device: `auto`, `cpu` or `cuda:N`; see `flare_runtime.device.resolve`. What only the CPU has makes `auto` that.
         backend: one of `BACKENDS`, or `auto`.
         precision: one of `PRECISIONS`, or `auto`: on the CPU bfloat16 where that has it, on a GPU float16, each only
             where the bundle's own record shows that it agrees with float32; else float32.
@@ -105,9 +105,11 @@ def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precisio
         UsageError: for a name that is not known.
         DeviceError: where what was asked for does not go together.
     """
-    device = resolve(device)
     _check_choice("backend", backend, ("auto", *BACKENDS))
     _check_choice("precision", precision, ("auto", *PRECISIONS))
+    if device == "auto" and (backend == "openvino" or precision == "bf16"):
+        device = "cpu"
+    device = resolve(device)
     if device == "cpu":
         return Choice(device, *_on_cpu(backend, precision))
     if backend == "openvino":

@@ -10,6 +10,9 @@ from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostD
 from flare_runtime.manifest import Manifest
 
 _PROVIDER = "CUDAExecutionProvider"
+# What CUDA and what the arena with its limit say.
+_OUT_OF_MEMORY = ("allocate memory", "smaller than requested")
+_BROKEN = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented", "NoModel")
 
 
 class OnnxRuntimeCudaNetwork:
@@ -23,7 +26,7 @@ class OnnxRuntimeCudaNetwork:
         memory_bytes: bounds the provider's arena.
 
     Raises:
-        DeviceError: where onnxruntime is not installed, or has no CUDA provider that works.
+        DeviceError: where onnxruntime is not installed, or has no CUDA provider that works with this memory.
         BundleError: where the ONNX cannot be loaded.
     """
 
@@ -43,10 +46,13 @@ class OnnxRuntimeCudaNetwork:
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
         try:
             self._session = onnxruntime.InferenceSession(
-                onnx, providers=[(_PROVIDER, _options(device, memory_bytes)), "CPUExecutionProvider"]
+                onnx,
+                providers=[(_PROVIDER, _options(device, memory_bytes)), "CPUExecutionProvider"],
+                enable_fallback=0,
             )
         except Exception as error:
-            raise BundleError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+            kind = BundleError if type(error).__name__ in _BROKEN else DeviceError
+            raise kind(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
         # Where CUDA's libraries cannot be loaded it says so in its log and goes on with the CPU alone.
         if self._session.get_providers()[0] != _PROVIDER:
             raise DeviceError("ONNX Runtime cannot use CUDA here (its log above says why); use --device cpu")
@@ -78,7 +84,7 @@ class OnnxRuntimeCudaNetwork:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:
             message = str(error).splitlines()[0]
-            if "allocate memory" in str(error):
+            if any(text in str(error) for text in _OUT_OF_MEMORY):
                 raise GpuMemoryError(message) from error
             raise LostDeviceError(f"ONNX Runtime failed on {self.device}: {message}") from error
         logits: FloatArray = self._logits

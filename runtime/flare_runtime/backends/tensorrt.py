@@ -13,7 +13,7 @@ from flare_runtime.bundle import Bundle
 from flare_runtime.cache_folder import cache_folder
 from flare_runtime.device import CudaDevice
 from flare_runtime.engine_cache import CachedEngine, EngineCache, EngineKey
-from flare_runtime.errors import DeviceError
+from flare_runtime.errors import DeviceError, LostDeviceError
 
 
 def _load() -> ModuleType:
@@ -197,7 +197,7 @@ class TensorRTNetwork:
         Raises:
             ValueError: for tiles of another shape.
             MemoryError: CuPy's, where its pool does not give what the engine needs.
-            DeviceError: where TensorRT cannot run.
+            LostDeviceError: where TensorRT cannot run.
         """
         count = len(tiles)
         if tiles.shape[1:] != self._input_shape[1:] or not 1 <= count <= self.batch:
@@ -207,7 +207,7 @@ class TensorRTNetwork:
         tiles = self._whole_batch(tiles)
         self._context.set_tensor_address(self._input, tiles.data.ptr)  # type: ignore[attr-defined]
         if not self._context.execute_async_v3(self._device.stream.ptr):
-            raise self._log.failure(f"could not run {count} tile(s) on {self.device}")
+            raise LostDeviceError(str(self._log.failure(f"could not run {count} tile(s) on {self.device}")))
         logits: FloatArray = self._logits[:count]
         return logits
 
@@ -222,6 +222,7 @@ class TensorRTNetwork:
 
     def _take_memory(self) -> None:
         xp = self._device.xp
+        self.release()  # what a run that found too little memory left
         self._memory = xp.cuda.alloc(max(self.memory_bytes, 1))
         self._logits = xp.empty(self._output_shape, "float32")
         self._context.set_device_memory(self._memory.ptr, self.memory_bytes)
