@@ -173,7 +173,9 @@ def resolve(name: str) -> str:
 
 
 def _has_gpu_engine() -> bool:
-    """Whether any network could run on a GPU: onnxruntime for GPUs has the module name of the one without."""
+    """Whether a network could run on a GPU; onnxruntime for GPUs has the module name of the one without."""
+    if find_spec("tensorrt") or find_spec("tensorrt_lean"):
+        return True
     try:
         distribution("onnxruntime-gpu")
     except PackageNotFoundError:

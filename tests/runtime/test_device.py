@@ -29,7 +29,9 @@ def test_other_names_are_usage_errors(name):
         (True, {"cupy", "onnxruntime-gpu"}, "cuda:0"),
         (False, {"cupy", "onnxruntime-gpu"}, "cpu"),
         (True, {"onnxruntime-gpu"}, "cpu"),
-        (True, {"cupy", "tensorrt"}, "cpu"),
+        (True, {"cupy", "tensorrt"}, "cuda:0"),
+        (True, {"cupy", "tensorrt_lean"}, "cuda:0"),
+        (True, {"cupy"}, "cpu"),
     ],
 )
 def test_auto_is_a_gpu_only_where_all_it_takes_is_there(monkeypatch, driver, installed, device):
