@@ -1,0 +1,44 @@
+"""Time and peak memory of `flare-infer` on a scan of thousands of slices: one phantom, over and over.
+
+usage: python -m benchmarks.large_scan [--slices 2000] [--model BUNDLE] [--precision fp32]
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nibabel as nib
+import numpy as np
+
+from benchmarks.whole_case import run_module
+from flare_train.phantom import make_phantom
+
+_SLICES, _SPACING = 100, (1.5, 0.8, 0.8)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slices", type=int, default=2000)
+    parser.add_argument("--model", type=Path, help="default: the model that is shipped")
+    parser.add_argument("--precision", default="fp32")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the scan, segment it in a fresh process and print what that took."""
+    with TemporaryDirectory() as scratch:
+        image = make_phantom(1, (_SLICES, 512, 512), _SPACING).image.astype(np.int16)
+        scan = np.resize(image, (args.slices, 512, 512))
+        file = Path(scratch) / "scan_0000.nii"
+        nib.save(nib.Nifti1Image(scan.transpose(), np.diag([*_SPACING[::-1], 1])), file)
+        model = ["-m", str(args.model)] if args.model else []
+        options = ["--device", "cpu", "--precision", args.precision, "--quiet", *model]
+        measured = run_module("flare_runtime.cli", "-i", str(file), "-o", str(Path(scratch) / "mask.nii.gz"), *options)
+        print(f"512 x 512 x {args.slices} voxels, {scan.nbytes / 2**20:.0f} MiB as stored, {args.precision}")
+        print(f"{measured.wall_s:.1f} s, peak {measured.peak_mib:.0f} MiB")
+
+
+if __name__ == "__main__":
+    run(parse_args())
