@@ -1,8 +1,8 @@
 """Segmenting one case after the other, the next being read already: each is committed or refused by itself."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
 from time import perf_counter
 
 from flare_runtime.cases import Case
@@ -56,10 +56,9 @@ class _ReadAhead:
 
     def __init__(self, read: Callable[[Case], list[Volume]], cases: Sequence[Case]) -> None:
         self.read = read
-        self._following = dict(pairwise(map(id, cases)))
-        self._cases = {id(case): case for case in cases}
+        self._coming = deque(cases)
         self._thread = ThreadPoolExecutor(1, "read")
-        self._ahead: dict[int, Future[list[Volume]]] = {}
+        self._ahead: tuple[Case, Future[list[Volume]]] | None = None
 
     def take(self, case: Case) -> list[Volume]:
         """Return the images of a case, which are then the caller's alone, and begin with those of the case after it.
@@ -67,13 +66,14 @@ class _ReadAhead:
         Raises:
             CaseError: where they cannot be read or do not fit the model.
         """
-        ahead = self._ahead.pop(id(case), None)
+        ahead, self._ahead = self._ahead, None
+        while self._coming.popleft() is not case:
+            pass  # a case that was given up before its images were asked for
         try:
-            return ahead.result() if ahead else self.read(case)
+            return ahead[1].result() if ahead and ahead[0] is case else self.read(case)
         finally:
-            following = self._following.get(id(case))
-            if following is not None and _is_small(self._cases[following]):
-                self._ahead = {following: self._thread.submit(self.read, self._cases[following])}
+            if self._coming and _is_small(self._coming[0]):
+                self._ahead = self._coming[0], self._thread.submit(self.read, self._coming[0])
 
     def __enter__(self) -> "_ReadAhead":
         return self
@@ -85,7 +85,10 @@ class _ReadAhead:
 def _is_small(case: Case) -> bool:
     """Whether a case can wait in memory without being missed there."""
     available = available_bytes()
-    stored = sum(path.stat().st_size for path in case.images.values() if path.exists())
+    try:
+        stored = sum(path.stat().st_size for path in case.images.values())
+    except OSError:  # its own reading will say what is wrong
+        return False
     return available is None or stored * _UNPACKED < _SHARE * available
 
 

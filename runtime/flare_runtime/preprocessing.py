@@ -85,21 +85,8 @@ def prepare(
     spacing = volumes[0].spacing_mm
     z, y, x = (side.stop - side.start for side in crop)
     shape: Shape3 = (z, y, x)
-    target = new_shape(shape, spacing, manifest.spacing_mm)
-    if min(target) < 1 or np.prod(target, dtype=np.int64) > MAX_RESAMPLED_VOXELS:
-        raise CaseError(
-            "too_large" if min(target) else "bad_dimensions", f"the case would be resampled to {target} voxels"
-        )
-    rule = manifest.image_resampling
-    resizing = plan_resizing(
-        shape,
-        target,
-        spacing,
-        manifest.spacing_mm,
-        order=rule.order,
-        order_z=rule.order_z,
-        force_separate_z=rule.force_separate_z,
-    )
+    resizing = _image_resizing(shape, spacing, manifest)
+    target = resizing.new_shape
     padded = padded_shape(target, manifest.patch)
     inner = inner_box(target, padded)
     memory = plan(_size(volumes, resizing, padded, manifest))
@@ -119,6 +106,24 @@ def prepare(
         del reader  # and with it the scan on the device, before the next one goes there
     region = _body_region(volumes[0], crop, target, manifest.patch, padded) if body_only else whole(padded)
     return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
+
+
+def _image_resizing(shape: Shape3, spacing: Vector3, manifest: Manifest) -> Resizing:
+    target = new_shape(shape, spacing, manifest.spacing_mm)
+    if min(target) < 1 or np.prod(target, dtype=np.int64) > MAX_RESAMPLED_VOXELS:
+        raise CaseError(
+            "too_large" if min(target) else "bad_dimensions", f"the case would be resampled to {target} voxels"
+        )
+    rule = manifest.image_resampling
+    return plan_resizing(
+        shape,
+        target,
+        spacing,
+        manifest.spacing_mm,
+        order=rule.order,
+        order_z=rule.order_z,
+        force_separate_z=rule.force_separate_z,
+    )
 
 
 def _body_region(volume: Volume, crop: Box, target: Shape3, patch: Shape3, padded: Shape3) -> Box:
