@@ -25,7 +25,7 @@ BENCH ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo infer test test-slow test-gpu test-wheel lint bench bench-gpu parity train default-model export-onnx export-trt clean
+.PHONY: help setup demo infer test test-slow test-gpu test-wheel lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
 
 help:  ## print this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 
 bench: $(VENV)/.dev  ## benchmarks by stage, each beside its reference; fails where one lost half its lead
 	$(BIN)/python -m pytest benchmarks -m '' --benchmark-only --benchmark-group-by=group --benchmark-columns=min,median,rounds $(BENCH)
+
+bench-scaling: $(VENV)/.dev  ## how time and memory grow with voxels, tiles and cases, drawn in build/scaling
+	$(BIN)/python -m benchmarks.scaling
 
 bench-gpu: $(VENV)/.gpu  ## the whole command on a GPU beside nnU-Net's, cold and warm
 	$(BIN)/python -m benchmarks.gpu_case

@@ -1,7 +1,9 @@
 """The whole command beside nnU-Net's, in one run: wall time, time outside the network, peak memory, agreement.
 
 Each runs in a fresh process on the same phantom with the same weights (seeded random ones: they cost what trained ones
-do). usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256] [--patch 128 160 160]
+do). The steps take one thing after the other: the same tiles in float32, in bfloat16, over the patient alone, and
+with less overlap. usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256]
+[--patch 128 160 160]
 """
 
 import argparse
@@ -20,6 +22,13 @@ from flare_runtime.agreement import compare
 from flare_runtime.nifti import read_nifti
 from flare_train.phantom import make_phantom, write_dataset
 
+STEPS = {
+    "fp32": ("--precision", "fp32"),
+    "bf16": ("--precision", "bf16"),
+    "bf16, body": ("--precision", "bf16", "--crop", "body"),
+    "bf16, body, step 0.75": ("--precision", "bf16", "--crop", "body", "--step", "0.75"),
+}
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; the defaults are the paper's network on a chest-sized scan."""
@@ -28,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spacing", type=float, nargs=3, default=(2.5, 0.8, 0.8), metavar=("Z", "Y", "X"))
     parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
     parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
-    parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"))
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS, metavar="STEP")
     return parser.parse_args(argv)
 
 
@@ -46,16 +55,16 @@ def run(args: argparse.Namespace) -> None:
         inside = float(found[1])
         _print("nnU-Net", theirs, inside)
         reference = read_nifti(work / "nnunet" / f"{stem}.nii.gz").voxels
-        for precision in args.precisions:
-            report = work / f"{precision}.json"
-            target, bundle = str(work / precision), str(work / "bundle")
-            options = ("-m", bundle, "--precision", precision, "--report", str(report))
+        for step in args.steps:
+            report = work / f"{step}.json"
+            target, bundle = str(work / step), str(work / "bundle")
+            options = ("-m", bundle, "--device", "cpu", "--report", str(report), *STEPS[step])
             ours = run_module("flare_runtime.cli", "-i", str(images), "-o", target, *options)
             timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]
-            agreement = compare(reference, read_nifti(work / precision / f"{stem}.nii.gz").voxels)
+            agreement = compare(reference, read_nifti(work / step / f"{stem}.nii.gz").voxels)
             ours_inside = timings["network"]
             agreed = f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"
-            _print(f"flare-infer {precision}", ours, ours_inside, agreed)
+            _print(step, ours, ours_inside, agreed)
             outside = (theirs.wall_s - inside) / (ours.wall_s - ours_inside)
             ratios = (theirs.wall_s / ours.wall_s, inside / ours_inside, outside, theirs.peak_mib / ours.peak_mib)
             wall, within, beyond, memory = ratios

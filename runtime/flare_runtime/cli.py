@@ -1,6 +1,7 @@
 """`flare-infer`: a CT, or a folder of them, in; masks and records out."""
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,6 +226,9 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parse_args(argv)
+    level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("flare_runtime").setLevel(level)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(args)

@@ -1,5 +1,6 @@
 """Whether a case fits into this machine's memory, said before the work instead of being killed in it."""
 
+import logging
 from math import prod
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.manifest import Manifest
 from flare_runtime.memory_plan import MIB, CaseSize, MemoryPlan, plans
 
+_LOG = logging.getLogger(__name__)
 _FLOAT = 4
 _CGROUP = Path("/sys/fs/cgroup")
 _RECLAIMED = ("inactive_file", "active_file", "slab_reclaimable")
@@ -16,12 +18,13 @@ def needed_bytes(size: CaseSize, manifest: Manifest, precision: str, folds: int 
     """Estimate what segmenting a case on the CPU takes beside the scan as read, the mask included.
 
     While it is prepared: the image and what is resampled in plane. While the network runs: three tensors of its first
-    stage's features over the patch, the image, and the blended scores. While it is restored: image and scores.
+    stage's features over the patch (in bfloat16, of which one is its float32 sums), the image, and the blended scores.
+    While it is restored: image and scores.
     """
     image = (size.channels + size.scores) * prod(size.padded) * _FLOAT
-    width = 2 if precision == "bf16" else _FLOAT
+    widths = _FLOAT + 2 + 2 if precision == "bf16" else 3 * _FLOAT
     network = (
-        folds * 3 * manifest.network.features[0] * prod(manifest.patch) * width + manifest.network.parameters * _FLOAT
+        folds * widths * manifest.network.features[0] * prod(manifest.patch) + manifest.network.parameters * _FLOAT
     )
     # What a GPU would need to do it all but hold the scan, which is here already.
     _, streamed, *_ = plans(size)
@@ -71,6 +74,7 @@ def check_fits(manifest: Manifest, precision: str, folds: int, size: CaseSize) -
         CaseError: `too_little_memory`, with both figures.
     """
     needed, available = needed_bytes(size, manifest, precision, folds), available_bytes()
+    _LOG.info("memory: about %s MiB beside the scan itself", f"{needed // MIB:,}")
     if available is not None and needed > available:
         raise CaseError(
             "too_little_memory",

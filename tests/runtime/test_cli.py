@@ -119,11 +119,12 @@ def test_an_all_zero_scan_is_done_with_no_lesions(infer, tmp_path):
     assert json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))["lesions"] == []
 
 
-def test_quiet_says_nothing_and_verbose_says_more(infer, scan, tmp_path):
+def test_quiet_says_nothing_and_verbose_says_more(infer, scan, tmp_path, caplog):
     assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--quiet") == (0, "")
     _, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--verbose")
     lines = err.splitlines()
     assert "preprocess" in lines[2]
+    assert "memory: about " in caplog.text
     assert lines[3].startswith("  lesion of label 1: ")
 
 

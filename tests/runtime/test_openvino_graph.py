@@ -5,7 +5,14 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
-from flare_runtime.backends.openvino_graph import split_concatenations, sum_norms_by_plane
+from flare_runtime.backends import openvino as openvino_backend
+from flare_runtime.backends.openvino import OpenVINONetwork
+from flare_runtime.backends.openvino_graph import (
+    float32_mark,
+    keep_first_convolutions,
+    split_concatenations,
+    sum_norms_by_plane,
+)
 from flare_runtime.bundle import Bundle
 
 EPSILON = 1e-5
@@ -92,3 +99,73 @@ def test_a_real_network_has_no_norm_and_no_concatenation_left(tiny_bundle):
     assert split_concatenations(model) == stages - 1
     volumes = [node for node in model.get_ops() if len(node.get_output_shape(0)) == 5]
     assert not {"MVN", "Concat"} & {node.get_type_name() for node in volumes}
+
+
+@pytest.fixture
+def has_bfloat16():
+    if not openvino_backend.cpu_has_bf16():
+        pytest.skip("this CPU has no bfloat16")
+
+
+def in_bfloat16(onnx, *, marked):
+    """Compile a network in bfloat16, plainly or with what stays in float32 marked."""
+    core = openvino.Core()
+    model, config = core.read_model(onnx), {"INFERENCE_PRECISION_HINT": "bf16"}
+    if marked:
+        mark = float32_mark(core)
+        split_concatenations(model, mark)
+        sum_norms_by_plane(model, mark)
+        assert keep_first_convolutions(model, mark) == 1
+        config["SNIPPETS_MODE"] = "DISABLE"
+    return core.compile_model(model, "CPU", config)
+
+
+def told(node, what):
+    return node.get_rt_info()[what].astype(str)
+
+
+def test_marked_convolutions_multiply_bfloat16_and_hand_on_float32(has_bfloat16, tiny_bundle):
+    compiled = in_bfloat16(tiny_bundle / "network.onnx", marked=True)
+    nodes = compiled.get_runtime_model().get_ordered_ops()
+    first, *middle, last = [node for node in nodes if told(node, "layerType") == "Convolution"]
+    assert told(first, "runtimePrecision") == "f32"
+    assert {told(node, "runtimePrecision") for node in middle} == {"bf16"}
+    assert {told(node, "outputPrecisions") for node in middle} == {"f32"}
+    assert told(last, "outputPrecisions") == "bf16"
+    # No pass of its own converts between the two: only the image and the logits change their order.
+    reorders = [np.prod(node.get_output_shape(0)) for node in nodes if told(node, "layerType") == "Reorder"]
+    assert sum(voxels >= np.prod(first.get_output_shape(0)[2:]) for voxels in reorders) <= 2
+    skips = Bundle.open(tiny_bundle).manifest.network.stages - 1
+    order = [told(node, "layerType") for node in nodes]
+    upsampled = [index for index, kind in enumerate(order) if kind == "Deconvolution"]
+    assert len(upsampled) == skips
+    skipped = [index for index, kind in enumerate(order) if kind == "StridedSlice"]
+    assert len(skipped) == skips
+    assert all(before < after for before, after in zip(skipped, upsampled, strict=True))
+
+
+def test_marks_and_exact_norms_make_bfloat16_more_exact(has_bfloat16, tiny_bundle):
+    onnx = tiny_bundle / "network.onnx"
+    patch = Bundle.open(tiny_bundle).manifest.patch
+    image = np.random.default_rng(0).standard_normal((1, 1, *patch), dtype=np.float32)
+    exact = run(openvino.Core().read_model(onnx), image)
+    plain, marked = (np.abs(in_bfloat16(onnx, marked=marks)(image)[0] - exact).mean() for marks in (False, True))
+    assert 0 < marked < 0.9 * plain
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("which", [0, 3, -1])
+def test_a_weight_that_is_no_number_shows_in_the_logits(request, tiny_bundle, precision, value, which):
+    if precision == "bf16":
+        request.getfixturevalue("has_bfloat16")
+    import onnx
+    from onnx import numpy_helper
+
+    broken = onnx.load(tiny_bundle / "network.onnx")
+    kernels = [weights for weights in broken.graph.initializer if len(weights.dims) == 5]
+    spoilt = numpy_helper.to_array(kernels[which]).copy()
+    spoilt[0, 0] = value
+    kernels[which].CopyFrom(numpy_helper.from_array(spoilt, kernels[which].name))
+    image = np.random.default_rng(0).standard_normal((1, 1, *Bundle.open(tiny_bundle).manifest.patch), dtype=np.float32)
+    assert not np.isfinite(OpenVINONetwork(broken.SerializeToString(), precision, 1).run(image)).all()

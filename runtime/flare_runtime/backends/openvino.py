@@ -4,7 +4,12 @@ import sys
 from typing import Any
 
 from flare_runtime.arrays import FloatArray
-from flare_runtime.backends.openvino_graph import split_concatenations, sum_norms_by_plane
+from flare_runtime.backends.openvino_graph import (
+    float32_mark,
+    keep_first_convolutions,
+    split_concatenations,
+    sum_norms_by_plane,
+)
 from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError
 
@@ -45,9 +50,13 @@ class OpenVINONetwork:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(onnx)
-            split_concatenations(model)
-            if precision == "fp32":  # the rounding of bf16 is far larger than that of the sums
-                sum_norms_by_plane(model)
+            mark = float32_mark(core) if precision == "bf16" else None
+            split_concatenations(model, mark)
+            sum_norms_by_plane(model, mark)
+            if mark is not None:
+                keep_first_convolutions(model, mark)
+                # Its code generator would gather the norms with what is marked, and round in a pass of its own.
+                config["SNIPPETS_MODE"] = "DISABLE"
             self._compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot compile the network: {str(error).splitlines()[0]}") from error
