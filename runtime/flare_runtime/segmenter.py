@@ -85,11 +85,13 @@ class Segmenter:
         crop: str = "nonzero",
         device: "Device | Future[Device]" = HOST,
         plan: Plan = lambda _size: None,
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
         self._network = network
         self._device = device
         self._plan = plan
+        self._threads = threads
         self._rescuer: Network | None = None
         manifest = bundle.manifest
         self.step = manifest.step if step is None else step
@@ -146,7 +148,7 @@ class Segmenter:
         worker.shutdown(wait=wait)
         if wait:
             network.result()
-        return cls(opened, network, step=step, tta=tta, crop=crop, device=place, plan=plan)
+        return cls(opened, network, step=step, tta=tta, crop=crop, device=place, plan=plan, threads=threads)
 
     @property
     def network(self) -> Network:
@@ -271,7 +273,7 @@ class Segmenter:
     def _float32_network(self) -> Network:
         """Return the network on the CPU in float32, compiled when it is first needed."""
         if self._rescuer is None:
-            self._rescuer = open_network(self.bundle, device="cpu", precision="fp32")
+            self._rescuer = open_network(self.bundle, device="cpu", precision="fp32", threads=self._threads)
         return self._rescuer
 
     def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
