@@ -100,7 +100,7 @@ train: $(VENV)/.dev  ## train by the paper's recipe on the data set DATA, again 
 	$(BIN)/flare-train run $(TASK) --plans flare_$(PRESET) $(RUN)
 	$(BIN)/flare-train report $(nnUNet_results)/Dataset$(TASK)_Lesions/FlareTrainer__flare_$(PRESET)__3d_fullres -o $(WORK)/report
 
-default-model: $(VENV)/.dev  ## train the default network on the sarcomas in SARCOMAS (see its card; 3 hours on 2 cores), export it
+default-model: $(VENV)/.dev  ## train the default network on the sarcomas in SARCOMAS (see its card; 5 hours on 2 cores), export it
 	test -n "$(SARCOMAS)" || { echo "make default-model SARCOMAS=folder (see docs/default_model.md)" >&2; exit 2; }
 	bash train/default_model.sh $(BIN) $(SARCOMAS)
 

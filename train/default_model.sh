@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the default network: the 36 sarcomas of docs/default_model.md and five thigh phantoms, seven held out.
-# Four trainings on growing patches, each from the weights of the one before. Run it again to resume.
+# Five trainings on growing patches, each from the weights of the one before. Run it again to resume.
 # usage: default_model.sh BIN_OF_THE_ENVIRONMENT FOLDER_OF_SARCOMAS
 set -euo pipefail
 bin=$1 sarcomas=$2 work=build/default_model
@@ -24,14 +24,16 @@ plan flare_small 48 64 64
 plan flare_medium 64 96 96
 plan flare_large 80 128 128
 plan flare_long 80 128 128
+plan flare_longer 80 128 128
 train flare_small --epochs 20 --last 20 --iterations 120 --val-iterations 10
 train flare_medium --epochs 8 --last 8 --iterations 100 --val-iterations 4 --initial-weights "$(weights flare_small 20)"
 train flare_large --epochs 9 --last 9 --iterations 50 --val-iterations 3 --learning-rate 5e-4 \
   --initial-weights "$(weights flare_medium 8)"
 train flare_long --epochs 32 --last 32 --iterations 50 --val-iterations 2 --initial-weights "$(weights flare_large 9)"
-for plans in flare_small flare_medium flare_large flare_long; do
+train flare_longer --epochs 30 --last 30 --iterations 50 --val-iterations 2 --initial-weights "$(weights flare_long 32)"
+for plans in flare_small flare_medium flare_large flare_long flare_longer; do
   model=$nnUNet_results/Dataset702_Sarcoma/FlareTrainer__${plans}__3d_fullres
   "$bin/flare-train" report "$model" -o $work/report/$plans
 done
-"$bin/flare-export" "$model" --fold 0 --checkpoint checkpoint_epoch_32.pth -o models/default \
+"$bin/flare-export" "$model" --fold 0 --checkpoint checkpoint_epoch_30.pth -o models/default \
   --licence CC-BY-3.0 --name "soft-tissue sarcoma, 4 stages" --model-card docs/default_model.md
