@@ -78,8 +78,8 @@ def measure(
         samples: list[Sample] = []
         ended = threading.Event()
         sampler = threading.Thread(target=_sample, args=(process.pid, scope, started, samples, ended, gpu), daemon=True)
-        sampler.start()
         try:
+            sampler.start()
             exit_code = process.wait()
         except BaseException:
             os.killpg(process.pid, 9)
@@ -87,7 +87,8 @@ def measure(
             raise
         finally:
             ended.set()
-            sampler.join()
+            if sampler.is_alive():
+                sampler.join()
         wall = time.perf_counter() - started
         for file in (output, errors):
             file.seek(0)

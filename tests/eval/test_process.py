@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from itertools import pairwise
 
 import pytest
@@ -130,6 +131,7 @@ def test_an_interrupted_measurement_leaves_no_process_behind(tmp_path):
     ) as outer:
         while not (note.exists() and note.read_text(encoding="utf-8").strip()):
             assert outer.poll() is None
+        time.sleep(0.3)  # the inner process may be up before the call that starts it has returned
         outer.send_signal(2)
         outer.wait(20)
     with pytest.raises(ProcessLookupError):
