@@ -5,16 +5,19 @@ usage: python -m benchmarks.large_scan [--slices 2000] [--model BUNDLE] [--preci
 
 import argparse
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.whole_case import run_module
 from flare_train.phantom import make_phantom
 
-_SLICES, _SPACING = 100, (1.5, 0.8, 0.8)
+BLOCK, SIDE = 100, 512
+SPACING = (1.5, 0.8, 0.8)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,15 +32,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Write the scan, segment it in a fresh process and print what that took."""
     with TemporaryDirectory() as scratch:
-        image = make_phantom(1, (_SLICES, 512, 512), _SPACING).image.astype(np.int16)
-        scan = np.resize(image, (args.slices, 512, 512))
         file = Path(scratch) / "scan_0000.nii"
-        nib.save(nib.Nifti1Image(scan.transpose(), np.diag([*_SPACING[::-1], 1])), file)
+        write_scan(file, args.slices)
         model = ["-m", str(args.model)] if args.model else []
         options = ["--device", "cpu", "--precision", args.precision, "--quiet", *model]
         measured = run_module("flare_runtime.cli", "-i", str(file), "-o", str(Path(scratch) / "mask.nii.gz"), *options)
-        print(f"512 x 512 x {args.slices} voxels, {scan.nbytes / 2**20:.0f} MiB as stored, {args.precision}")
+        stored_mib = args.slices * SIDE * SIDE * 2 / 2**20
+        print(f"512 x 512 x {args.slices} voxels, {stored_mib:.0f} MiB as stored, {args.precision}")
         print(f"{measured.wall_s:.1f} s, peak {measured.peak_mib:.0f} MiB")
+
+
+def write_scan(file: Path, slices: int) -> None:
+    """Write one phantom, over and over, as a scan of so many slices of 512 x 512 int16 voxels."""
+    scan = np.resize(_block(), (slices, SIDE, SIDE))
+    nib.save(nib.Nifti1Image(scan.transpose(), np.diag([*SPACING[::-1], 1])), file)
+
+
+@cache
+def _block() -> npt.NDArray[np.int16]:
+    return make_phantom(1, (BLOCK, SIDE, SIDE), SPACING).image.astype(np.int16)
 
 
 if __name__ == "__main__":

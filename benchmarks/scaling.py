@@ -9,20 +9,18 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nibabel as nib
 import numpy as np
 
+from benchmarks.large_scan import BLOCK, SIDE, SPACING, write_scan
 from benchmarks.whole_case import run_module
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.resampling import new_shape
 from flare_runtime.tiling import TileGrid, padded_shape
-from flare_train.phantom import make_phantom
 
-SPACING = (1.5, 0.8, 0.8)
-_SIDE, _BLOCK = 512, 100
 # What is drawn over what: name, unit, attribute of a point.
 _SIZE, _TILES, _CASES = ("voxels", "millions", "megavoxels"), ("tiles", "", "tiles"), ("cases", "", "cases")
 _TIME, _MEMORY = ("wall time", "s", "wall_s"), ("peak memory", "MiB", "peak_mib")
@@ -55,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     bundle = args.model or default_bundle()
     print(f"{'slices':>8}{'voxels, millions':>18}{'tiles':>7}{'cases':>7}{'wall s':>9}{'peak MiB':>10}", flush=True)
     sizes = [measured(bundle, slices, 1) for slices in args.slices]
-    cases = [measured(bundle, _BLOCK, count) for count in args.cases]
+    cases = [measured(bundle, BLOCK, count) for count in args.cases]
     panels = [(sizes, _SIZE, _TIME), (sizes, _TILES, _TIME), (sizes, _SIZE, _MEMORY), (cases, _CASES, _TIME)]
     for points, x, y in panels:
         start, slope, explained = fit(points, x[2], y[2])
@@ -74,18 +72,17 @@ def measured(bundle: Path, slices: int, cases: int) -> Point:
     with TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
         images.mkdir()
-        block = make_phantom(1, (_BLOCK, _SIDE, _SIDE), SPACING).image.astype(np.int16)
-        scan = np.resize(block, (slices, _SIDE, _SIDE))
         first = images / "case0_0000.nii.gz"
-        nib.save(nib.Nifti1Image(scan.transpose(), np.diag([*SPACING[::-1], 1])), first)
+        write_scan(first, slices)
         for index in range(1, cases):
             os.link(first, images / f"case{index}_0000.nii.gz")
         options = ("-o", str(Path(scratch) / "masks"), "-m", str(bundle), "--device", "cpu", "--quiet")
         took = run_module("flare_runtime.cli", "-i", str(images), *options)
     manifest = Bundle.open(bundle).manifest
-    grid = new_shape((slices, _SIDE, _SIDE), SPACING, manifest.spacing_mm)
+    shape = (slices, SIDE, SIDE)
+    grid = new_shape(shape, SPACING, manifest.spacing_mm)
     tiles = len(TileGrid.covering(padded_shape(grid, manifest.patch), manifest.patch, manifest.step))
-    point = Point(slices, scan.size / 1e6, tiles * cases, cases, took.wall_s, took.peak_mib)
+    point = Point(slices, prod(shape) / 1e6, tiles * cases, cases, took.wall_s, took.peak_mib)
     columns = f"{slices:>8}{point.megavoxels:>18.1f}{point.tiles:>7}{cases:>7}"
     print(f"{columns}{took.wall_s:>9.2f}{took.peak_mib:>10.0f}", flush=True)
     return point

@@ -66,6 +66,11 @@ def test_runs_do_not_depend_on_earlier_ones(bundle, tile, expected):
     np.testing.assert_allclose(network.run(tile), expected, atol=1e-3)
 
 
+def test_threads_bind_the_network_of_overflowing_tiles_as_well(bundle):
+    rescuer = Segmenter.load(bundle, device="cpu", precision="fp32", threads=1)._float32_network()
+    assert rescuer._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
 @pytest.mark.parametrize(
     "options", [{"device": "abacus"}, {"backend": "tensorflow"}, {"precision": "int1"}, {"device": ""}]
 )

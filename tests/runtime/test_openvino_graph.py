@@ -7,12 +7,7 @@ from openvino import opset13 as ops
 
 from flare_runtime.backends import openvino as openvino_backend
 from flare_runtime.backends.openvino import OpenVINONetwork
-from flare_runtime.backends.openvino_graph import (
-    float32_mark,
-    keep_first_convolutions,
-    split_concatenations,
-    sum_norms_by_plane,
-)
+from flare_runtime.backends.openvino_graph import split_concatenations, sum_norms_by_plane
 from flare_runtime.bundle import Bundle
 
 EPSILON = 1e-5
@@ -107,26 +102,13 @@ def has_bfloat16():
         pytest.skip("this CPU has no bfloat16")
 
 
-def in_bfloat16(onnx, *, marked):
-    """Compile a network in bfloat16, plainly or with what stays in float32 marked."""
-    core = openvino.Core()
-    model, config = core.read_model(onnx), {"INFERENCE_PRECISION_HINT": "bf16"}
-    if marked:
-        mark = float32_mark(core)
-        split_concatenations(model, mark)
-        sum_norms_by_plane(model, mark)
-        assert keep_first_convolutions(model, mark) == 1
-        config["SNIPPETS_MODE"] = "DISABLE"
-    return core.compile_model(model, "CPU", config)
-
-
 def told(node, what):
     return node.get_rt_info()[what].astype(str)
 
 
 def test_marked_convolutions_multiply_bfloat16_and_hand_on_float32(has_bfloat16, tiny_bundle):
-    compiled = in_bfloat16(tiny_bundle / "network.onnx", marked=True)
-    nodes = compiled.get_runtime_model().get_ordered_ops()
+    network = OpenVINONetwork((tiny_bundle / "network.onnx").read_bytes(), "bf16", 1)
+    nodes = network._compiled.get_runtime_model().get_ordered_ops()
     first, *middle, last = [node for node in nodes if told(node, "layerType") == "Convolution"]
     assert told(first, "runtimePrecision") == "f32"
     assert {told(node, "runtimePrecision") for node in middle} == {"bf16"}
@@ -149,8 +131,9 @@ def test_marks_and_exact_norms_make_bfloat16_more_exact(has_bfloat16, tiny_bundl
     patch = Bundle.open(tiny_bundle).manifest.patch
     image = np.random.default_rng(0).standard_normal((1, 1, *patch), dtype=np.float32)
     exact = run(openvino.Core().read_model(onnx), image)
-    plain, marked = (np.abs(in_bfloat16(onnx, marked=marks)(image)[0] - exact).mean() for marks in (False, True))
-    assert 0 < marked < 0.9 * plain
+    plain = openvino.Core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})(image)[0]
+    marked = OpenVINONetwork(onnx.read_bytes(), "bf16", 1).run(image)
+    assert 0 < np.abs(marked - exact).mean() < 0.9 * np.abs(plain - exact).mean()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
