@@ -17,12 +17,12 @@ _RECLAIMED = ("inactive_file", "active_file", "slab_reclaimable")
 def needed_bytes(size: CaseSize, manifest: Manifest, precision: str, folds: int = 1) -> int:
     """Estimate what segmenting a case on the CPU takes beside the scan as read, the mask included.
 
-    While it is prepared: the image and what is resampled in plane. While the network runs: three tensors of its first
-    stage's features over the patch (in bfloat16, of which one is its float32 sums), the image, and the blended scores.
-    While it is restored: image and scores.
+    While it is prepared: the image and what is resampled in plane. While the network runs: two tensors of its first
+    stage's features over the patch and the coarser ones of its last upsampling (in bfloat16 three, one of them float32
+    sums), the image, and the blended scores. While it is restored: image and scores.
     """
     image = (size.channels + size.scores) * prod(size.padded) * _FLOAT
-    widths = _FLOAT + 2 + 2 if precision == "bf16" else 3 * _FLOAT
+    widths = _FLOAT + 2 + 2 if precision == "bf16" else 2 * _FLOAT + 1
     network = (
         folds * widths * manifest.network.features[0] * prod(manifest.patch) + manifest.network.parameters * _FLOAT
     )

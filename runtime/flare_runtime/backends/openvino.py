@@ -10,6 +10,7 @@ from flare_runtime.backends.openvino_graph import (
     split_concatenations,
     sum_norms_by_plane,
 )
+from flare_runtime.backends.openvino_upsampling import merge_upsampling
 from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError
 
@@ -52,6 +53,8 @@ class OpenVINONetwork:
             model = core.read_model(onnx)
             mark = float32_mark(core) if precision == "bf16" else None
             split_concatenations(model, mark)
+            if mark is None:
+                merge_upsampling(model)
             sum_norms_by_plane(model, mark)
             if mark is not None:
                 keep_first_convolutions(model, mark)

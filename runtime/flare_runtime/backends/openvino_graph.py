@@ -119,7 +119,8 @@ def split_concatenations(model: Any, mark: Mark | None = None) -> int:
         cuts = np.cumsum([source.get_shape()[1] for source in sources])[:-1]
         kernels = np.split(node.input_value(1).get_node().get_data(), cuts, axis=1)
         first, *others = (
-            ops.convolution(source, np.ascontiguousarray(kernel), **window)
+            # From an array it would be made a list of numbers first.
+            ops.convolution(source, ops.constant(np.ascontiguousarray(kernel)), **window)
             for source, kernel in zip(sources, kernels, strict=True)
         )
         total = first
