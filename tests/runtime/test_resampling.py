@@ -98,6 +98,12 @@ def test_matrices_are_scipys_to_the_last_digits_of_float32(old, new, order):
     np.testing.assert_allclose(resize_matrix(old, new, order), expected, atol=1e-7)
 
 
+def test_no_weight_is_a_number_that_slows_the_cpu_down():
+    matrix = resize_matrix(512, 256, 3)
+    assert np.abs(matrix[matrix != 0]).min() >= 1e-9
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
+
+
 def test_cached_matrices_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         resize_matrix(7, 9, 3)[0, 0] = 1
@@ -193,6 +199,7 @@ CASES = {
     "one slice to three": ((1, 20, 18), (3, 15, 14), (3.0, 1.0, 1.0), (1.0, 1.3, 1.3)),
     "one slice, separate": ((1, 20, 18), (2, 31, 25), (5.0, 1.0, 1.0), (2.5, 0.7, 0.7)),
     "to one slice": ((5, 12, 11), (1, 12, 14), (1.0, 1.0, 1.0), (5.0, 1.0, 0.8)),
+    "more rows than are multiplied at a time": ((4, 150, 97), (5, 171, 230), (1.0, 1.0, 1.0), (0.8, 0.9, 0.4)),
     "one voxel": ((1, 1, 1), (2, 3, 4), (1.0, 1.0, 1.0), (0.5, 0.4, 0.3)),
 }
 
