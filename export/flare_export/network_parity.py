@@ -52,7 +52,7 @@ def _engines(bundle: Bundle) -> Iterator[Network]:
 def _compare(engine: Network, tiles: FloatArray, expected: FloatArray, decoder: Decoder) -> Parity:
     logits = engine.run(tiles)
     difference = float(np.abs(logits - expected).max())
-    agreement = compare(decoder.labels(decoder.scores(expected[0])), decoder.labels(decoder.scores(logits[0])))
+    agreement = compare(decoder.labels(decoder.scores(expected[0].copy())), decoder.labels(decoder.scores(logits[0])))
     name = f"{engine.backend} {engine.precision}"
     limit = MAX_RELATIVE_DIFFERENCE * max(float(np.abs(expected).max()), 1.0)
     if engine.precision == "fp32" and not (difference <= limit and agreement.voxel_agreement >= MIN_VOXEL_AGREEMENT):

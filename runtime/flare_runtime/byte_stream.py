@@ -8,7 +8,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.volume import Remark
 
 _READ_BYTES = 1 << 20
-_DECODED_BYTES = 1 << 23
+_DECODED_BYTES = 1 << 19
 _GZIP_MAGIC = b"\x1f\x8b"
 
 # DEFLATE cannot expand a byte to more than this many.

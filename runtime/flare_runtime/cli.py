@@ -191,12 +191,13 @@ def _check_report(report: Path, cases: Sequence["Case"]) -> None:
 
 
 def _progress_bar(case: "Case", before: Callable[[], None], *, hidden: bool) -> "Progress":
-    from tqdm import tqdm
-
     def wrap(tiles: "TileGrid") -> "Iterable[Box]":
         before()
-        # tqdm's None means: only on a terminal.
-        bar: Iterable[Box] = tqdm(tiles, desc=case.name, unit="tile", leave=False, disable=True if hidden else None)
+        if hidden or not sys.stderr.isatty():
+            return tiles
+        from tqdm import tqdm
+
+        bar: Iterable[Box] = tqdm(tiles, desc=case.name, unit="tile", leave=False)
         return bar
 
     return wrap
@@ -230,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("flare_runtime").setLevel(level)
     signal.signal(signal.SIGTERM, _terminate)
+    # OpenVINO would import its model converter, which takes as long as the rest of it and is not needed here.
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     try:
         return run(args)
     except FlareError as error:

@@ -31,8 +31,12 @@ class Decoder:
         return self.outputs if self.regions_class_order else self.outputs - 1
 
     def scores(self, logits: FloatArray) -> FloatArray:
-        """Return the scores (channels, z, y, x) of `logits` (outputs, z, y, x) in new memory."""
-        return logits.copy() if self.regions_class_order else logits[1:] - logits[:1]
+        """Return the scores (channels, z, y, x) of `logits` (outputs, z, y, x), in whose memory they are."""
+        if self.regions_class_order:
+            return logits
+        foreground = logits[1:]
+        foreground -= logits[:1]
+        return foreground
 
     def labels(self, scores: FloatArray) -> MaskArray:
         """Return the uint8 labels (z, y, x); a tie with background is background, among classes the lower one."""
