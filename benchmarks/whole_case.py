@@ -1,9 +1,9 @@
 """The whole command beside nnU-Net's, in one run: wall time, time outside the network, peak memory, agreement.
 
 Each runs in a fresh process on the same phantom with the same weights (seeded random ones: they cost what trained ones
-do). The steps take one thing after the other: the same tiles in float32, in bfloat16, over the patient alone, and
-with less overlap. usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256]
-[--patch 128 160 160]
+do). The steps take one thing after the other: the same tiles in float32, in bfloat16 (where the CPU has it) and in
+8-bit integers, over the patient alone, and with less overlap.
+usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256] [--patch 128 160 160]
 """
 
 import argparse
@@ -19,14 +19,18 @@ from tests.model_folders import write_model_folder
 from flare_eval.gpu import GpuMeter
 from flare_eval.process import Measurement, measure
 from flare_runtime.agreement import compare
+from flare_runtime.backends.openvino import cpu_has_bf16
 from flare_runtime.nifti import read_nifti
 from flare_train.phantom import make_phantom, write_dataset
 
 STEPS = {
-    "fp32": ("--precision", "fp32"),
-    "bf16": ("--precision", "bf16"),
-    "bf16, body": ("--precision", "bf16", "--crop", "body"),
-    "bf16, body, step 0.75": ("--precision", "bf16", "--crop", "body", "--step", "0.75"),
+    f"{precision}{name}": ("--precision", precision, *options)
+    for precision in ("fp32", "bf16", "int8")
+    for name, options in {
+        "": (),
+        ", body": ("--crop", "body"),
+        ", body, step 0.75": ("--crop", "body", "--step", "0.75"),
+    }.items()
 }
 
 
@@ -37,7 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spacing", type=float, nargs=3, default=(2.5, 0.8, 0.8), metavar=("Z", "Y", "X"))
     parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
     parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS, metavar="STEP")
+    steps = [step for step in STEPS if step == "fp32" or not step.startswith("fp32")]
+    usual = [step for step in steps if cpu_has_bf16() or not step.startswith("bf16")]
+    parser.add_argument("--steps", nargs="+", default=usual, choices=STEPS, metavar="STEP")
     return parser.parse_args(argv)
 
 
@@ -46,7 +52,10 @@ def run(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as scratch:
         work = Path(scratch)
         images, stem = prepare(args, work)
-        model = work / "model"
+        model, bundle = work / "model", str(work / "bundle")
+        if any(step.startswith("int8") for step in args.steps):
+            case = str(images / f"{stem}_0000.nii.gz")
+            run_module("flare_export.cli", "int8", bundle, "--calibrate", case)
         theirs = run_module("benchmarks.nnunet_predict", str(model), "all", str(images), str(work / "nnunet"))
         found = re.search(r"network_s=([\d.]+) tiles=(\d+)", theirs.output)
         assert found, theirs.output
@@ -57,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         reference = read_nifti(work / "nnunet" / f"{stem}.nii.gz").voxels
         for step in args.steps:
             report = work / f"{step}.json"
-            target, bundle = str(work / step), str(work / "bundle")
+            target = str(work / step)
             options = ("-m", bundle, "--device", "cpu", "--report", str(report), *STEPS[step])
             ours = run_module("flare_runtime.cli", "-i", str(images), "-o", target, *options)
             timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]

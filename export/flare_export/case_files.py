@@ -1,4 +1,4 @@
-"""The files of the cases that `--verify` names."""
+"""The files of the cases that `--verify` or `--calibrate` names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,15 @@ from flare_export.errors import ModelError
 
 
 def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
-    """Group `--verify` files by case: every one is channel 0, `_0000` naming the others by its neighbours.
+    """Group files by case: every one is channel 0, `_0000` naming the others by its neighbours.
 
     Raises:
-        ModelError: where a further channel's file is missing.
+        ModelError: where a file is missing.
     """
     cases = []
     for path in paths:
+        if not path.is_file():
+            raise ModelError(f"{path}: there is no such file; name NIfTI images")
         files = [path]
         for index in range(1, channels):
             other = path.with_name(path.name.replace("_0000.nii", f"_{index:04d}.nii"))

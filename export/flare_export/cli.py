@@ -8,8 +8,10 @@ from pathlib import Path
 from flare_runtime.command_line import exit_code_of, positive
 
 ENGINES = "trt"
+INT8 = "int8"
 EPILOG = """\
-flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead; see flare-export trt --help.
+flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds to
+it what it needs to run in 8-bit integers; see their --help.
 """
 
 
@@ -131,12 +133,44 @@ def export_engines(args: argparse.Namespace) -> None:
     ).run(bundle, args.batch)
 
 
+def parse_int8_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse what follows `flare-export int8`."""
+    parser = argparse.ArgumentParser(
+        prog="flare-export int8",
+        description="Add to a bundle what flare-infer --precision int8 needs, taken from what the network makes of "
+        "some cases, and compare the result with float32 on others.",
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, metavar="BUNDLE", help="a folder made by flare-export")
+    add("--calibrate", nargs="+", type=Path, required=True, metavar="CASE", help="NIfTI images of the model's kind")
+    add("--verify", nargs="+", type=Path, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
+    return parser.parse_args(argv)
+
+
+def export_int8(args: argparse.Namespace) -> None:
+    """Calibrate, verify and keep a bundle's int8 ranges, and print how well they agree."""
+    from flare_export.case_files import channel_files
+    from flare_export.int8_export import add_int8
+    from flare_runtime.backends import MIN_AUTO_DICE, agrees
+    from flare_runtime.bundle import Bundle
+
+    bundle = Bundle.open(args.bundle)
+    channels = len(bundle.manifest.channels)
+    calibrate, verify = (channel_files(paths, channels) for paths in (args.calibrate, args.verify))
+    done = add_int8(bundle, calibrate, verify, lambda line: print(line, flush=True))
+    taken = "takes it" if agrees(done, "openvino", INT8) else f"does not take it: it has to reach {MIN_AUTO_DICE}"
+    print(f"{args.bundle}: flare-infer --precision int8 runs it" + (f"; auto {taken}" if verify else ""))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == [ENGINES]:  # a model folder of that name is ./trt
         program, extra = f"flare-export {ENGINES}", "tensorrt"
         work, args = export_engines, parse_engine_args(given[1:])
+    elif given[:1] == [INT8]:
+        program, extra = f"flare-export {INT8}", "export"
+        work, args = export_int8, parse_int8_args(given[1:])
     else:
         program, extra = "flare-export", "export"
         work, args = run, parse_args(given)

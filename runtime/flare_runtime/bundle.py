@@ -44,6 +44,10 @@ class Bundle:
         """Return the network files of one precision, one per fold."""
         return [file for file in self.manifest.files if file.role == "network" and file.precision == precision]
 
+    def activations(self) -> list[BundleFile]:
+        """Return the files that the float32 networks need to be run in int8, one per fold or none."""
+        return [file for file in self.manifest.files if file.role == "activations"]
+
     def read(self, file: BundleFile) -> bytes:
         """Return a file's bytes, which are exactly the ones the manifest was written for.
 

@@ -91,10 +91,10 @@ class BundleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """One file of the bundle; `role` says what it is for."""
 
     name: FileName
-    role: Literal["network", "model_card", "licence"]
+    role: Literal["network", "activations", "model_card", "licence"]
     sha256: Digest
     bytes: Count
-    precision: Literal["fp32", "fp16"] | None = None
+    precision: Literal["fp32", "fp16", "int8"] | None = None
     opset: int | None = None
     fold: str | None = None
 

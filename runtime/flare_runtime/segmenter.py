@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
-from flare_runtime.backends import Choice, Network, agrees, choose, open_network, read_network
+from flare_runtime.backends import Choice, Network, choose, expected_precision, open_network, read_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device, open_device
@@ -127,7 +127,7 @@ class Segmenter:
             bundle: folder or zip made by `flare-export`, or one that is open already.
             device: `auto` (a GPU where one can be used), `cpu` or `cuda:N`.
             backend: `auto`, `openvino`, `onnxruntime` or `tensorrt`.
-            precision: `auto`, `fp32`, `bf16` or `fp16`; see `flare_runtime.backends.choose`.
+            precision: `auto`, `fp32`, `bf16`, `int8` or `fp16`; see `flare_runtime.backends.choose`.
             threads: for the network on the CPU; all cores where None.
             gpu_memory_mib: the bound of what is taken of a GPU's memory.
             step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
@@ -295,8 +295,7 @@ class Segmenter:
 def _plan(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> Plan:
     folds = len(bundle.networks(choice.stored))
     if choice.device == "cpu":
-        half = choice.precision == "bf16" or (choice.precision == "auto" and agrees(bundle, "openvino", "bf16"))
-        return partial(check_fits, bundle.manifest, "bf16" if half else "fp32", folds)
+        return partial(check_fits, bundle.manifest, expected_precision(bundle, choice), folds)
     return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds).plan
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
-from flare_runtime.backends import Choice, Ensemble, choose, open_network
+from flare_runtime.backends import Choice, Ensemble, choose, expected_precision, open_network
 from flare_runtime.backends import openvino as openvino_backend
 from flare_runtime.bundle import Bundle
 from flare_runtime.cache_folder import cache_folder
@@ -80,7 +80,7 @@ def test_unknown_choices_are_usage_errors_that_list_the_known(bundle, options):
 
 
 def test_onnxruntime_has_no_bfloat16(bundle):
-    with pytest.raises(DeviceError, match="no bf16 on the CPU"):
+    with pytest.raises(DeviceError, match="no bf16; use"):
         open_network(bundle, backend="onnxruntime", precision="bf16")
 
 
@@ -133,11 +133,32 @@ def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundl
 
 
 @pytest.mark.parametrize(
+    ("parity", "expected"),
+    [
+        ((record(0.999, precision="int8"),), "int8"),
+        ((record(0.999, precision="int8"), record(0.999)), "int8"),
+        ((record(0.99, precision="int8"), record(0.999)), "bf16"),
+        ((record(0.99, precision="int8"),), "fp32"),
+    ],
+)
+def test_auto_prefers_int8_where_that_was_measured_to_agree(bundle, parity, expected):
+    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
+    assert expected_precision(measured, choose(measured, device="cpu")) == expected
+
+
+def test_int8_of_a_bundle_without_it_says_how_to_get_it(bundle):
+    with pytest.raises(BundleError, match=r"no int8 ranges in the bundle; add them: flare-export int8 "):
+        open_network(bundle, precision="int8")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"device": "cpu", "backend": "tensorrt"}, "needs a GPU"),
         ({"device": "cuda:0", "backend": "openvino"}, "runs on the CPU"),
         ({"device": "cuda:0", "precision": "bf16"}, "no bf16 on GPUs"),
+        ({"device": "cuda:0", "precision": "int8"}, "no int8 on GPUs"),
+        ({"device": "cpu", "backend": "onnxruntime", "precision": "int8"}, "onnxruntime backend has no int8"),
         ({"device": "cuda:0", "backend": "tensorrt", "precision": "fp32"}, "fp16 alone"),
     ],
 )

@@ -1,18 +1,20 @@
 """The engines that can run a network, behind one small protocol."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from flare_runtime.arrays import FloatArray
+from flare_runtime.backends.openvino_int8 import ActivationRange, decode_ranges
 from flare_runtime.bundle import Bundle
 from flare_runtime.device import CudaDevice, Device, open_device, resolve
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, GpuBudget
 
 BACKENDS = ("openvino", "onnxruntime", "tensorrt")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+_CPU_ALONE = ("bf16", "int8")
 # What a reduced precision must have shown in the bundle's parity record before `auto` takes it.
 MIN_AUTO_DICE = 0.995
 
@@ -98,8 +100,8 @@ def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precisio
         bundle: whose record decides between precisions.
         device: `auto`, `cpu` or `cuda:N`; see `flare_runtime.device.resolve`. What only the CPU has makes `auto` that.
         backend: one of `BACKENDS`, or `auto`.
-        precision: one of `PRECISIONS`, or `auto`: on the CPU bfloat16 where that has it, on a GPU float16, each only
-            where the bundle's own record shows that it agrees with float32; else float32.
+        precision: one of `PRECISIONS`, or `auto`: on the CPU int8 or, where that has it, bfloat16, on a GPU float16,
+            each only where the bundle's own record shows that it agrees with float32; else float32.
 
     Raises:
         UsageError: for a name that is not known.
@@ -107,15 +109,15 @@ def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precisio
     """
     _check_choice("backend", backend, ("auto", *BACKENDS))
     _check_choice("precision", precision, ("auto", *PRECISIONS))
-    if device == "auto" and (backend == "openvino" or precision == "bf16"):
+    if device == "auto" and (backend == "openvino" or precision in _CPU_ALONE):
         device = "cpu"
     device = resolve(device)
     if device == "cpu":
         return Choice(device, *_on_cpu(backend, precision))
     if backend == "openvino":
         raise DeviceError(f"the openvino backend runs on the CPU; use --device cpu, or another backend on {device}")
-    if precision == "bf16":
-        raise DeviceError("there is no bf16 on GPUs; use --precision fp16 or fp32")
+    if precision in _CPU_ALONE:
+        raise DeviceError(f"there is no {precision} on GPUs; use --precision fp16 or fp32")
     if precision == "auto":
         precision = "fp16" if backend == "tensorrt" or agrees(bundle, "onnxruntime", "fp16") else "fp32"
     if backend == "tensorrt" and precision != "fp16":
@@ -127,8 +129,8 @@ def _on_cpu(backend: str, precision: str) -> tuple[str, str]:
     backend = "openvino" if backend == "auto" else backend
     if backend == "tensorrt":
         raise DeviceError("the tensorrt backend needs a GPU; use --device cuda:0, or --backend openvino")
-    if backend == "onnxruntime" and precision == "bf16":
-        raise DeviceError("the onnxruntime backend has no bf16 on the CPU; use --backend openvino or --precision fp32")
+    if backend == "onnxruntime" and precision in _CPU_ALONE:
+        raise DeviceError(f"the onnxruntime backend has no {precision}; use --backend openvino or --precision fp32")
     if backend == "openvino" and precision == "fp16":
         raise DeviceError("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
     if backend == "onnxruntime" and precision == "auto":
@@ -165,6 +167,7 @@ def read_network(
     if not files:
         raise BundleError(f"{bundle.path.name}: no {choice.stored} network in the bundle; export it anew")
     models = [bundle.read(file) for file in files]
+    ranges = _activation_ranges(bundle, choice)
 
     def compiled(device: Device) -> Network:
         members: list[Network]
@@ -178,14 +181,38 @@ def read_network(
         else:
             from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
 
-            wanted = choice.precision
-            if wanted == "auto":
-                wanted = "bf16" if agrees(bundle, "openvino", "bf16") and cpu_has_bf16() else "fp32"
-            members = [OpenVINONetwork(model, wanted, threads) for model in models]
+            wanted = expected_precision(bundle, choice)
+            if wanted == "bf16" and choice.precision == "auto" and not cpu_has_bf16():
+                wanted = "fp32"
+            members = [
+                OpenVINONetwork(model, wanted, threads, found) for model, found in zip(models, ranges, strict=True)
+            ]
         models.clear()  # the engines have copies of their own
         return members[0] if len(members) == 1 else Ensemble(members)
 
     return compiled
+
+
+def expected_precision(bundle: Bundle, choice: Choice) -> str:
+    """Return the precision that `auto` takes on a CPU that has them all, or the one that was asked for."""
+    if choice.precision != "auto":
+        return choice.precision
+    lower = (precision for precision in ("int8", "bf16") if agrees(bundle, "openvino", precision))
+    return next(lower, "fp32")
+
+
+def _activation_ranges(bundle: Bundle, choice: Choice) -> Sequence[Mapping[str, ActivationRange] | None]:
+    """Return what each fold's network needs for int8, None where it is to run in something else."""
+    if choice.backend != "openvino" or expected_precision(bundle, choice) != "int8":
+        return [None] * len(bundle.networks(choice.stored))
+    files = {file.fold: file for file in bundle.activations()}
+    folds = [file.fold for file in bundle.networks(choice.stored)]
+    if not set(folds) <= set(files):
+        raise BundleError(
+            f"{bundle.path.name}: no int8 ranges in the bundle; add them: flare-export int8 {bundle.path} "
+            "--calibrate CASES"
+        )
+    return [decode_ranges(bundle.read(files[fold])) for fold in folds]
 
 
 def _on_gpu(

@@ -1,6 +1,7 @@
-"""OpenVINO on the CPU: the default backend, in float32 or, where the CPU has it, bfloat16."""
+"""OpenVINO on the CPU: the default backend, in float32, 8-bit integers or, where the CPU has it, bfloat16."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from flare_runtime.arrays import FloatArray
@@ -10,34 +11,48 @@ from flare_runtime.backends.openvino_graph import (
     split_concatenations,
     sum_norms_by_plane,
 )
+from flare_runtime.backends.openvino_int8 import ActivationRange, quantise
 from flare_runtime.backends.openvino_upsampling import merge_upsampling
 from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError
 
-_TYPES = {"fp32": "f32", "bf16": "bf16"}
+# What is computed in where nothing else is said: with int8, all but the convolutions.
+_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def cpu_has_bf16() -> bool:
     """Whether OpenVINO can compute in bfloat16 on this CPU."""
-    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVINONetwork:
     """One ONNX network compiled for the CPU.
 
+    Args:
+        onnx: the network.
+        precision: `fp32`, `bf16` or `int8`.
+        threads: all cores where None.
+        ranges: what the convolutions take, for int8.
+
     Raises:
         DeviceError: where bfloat16 is asked of a CPU that lacks it.
-        BundleError: where the ONNX cannot be compiled.
+        BundleError: where the ONNX cannot be compiled, or the ranges do not fit it.
     """
 
     backend = "openvino"
     device = "cpu"
     batch = 1
 
-    def __init__(self, onnx: bytes, precision: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        onnx: bytes,
+        precision: str,
+        threads: int | None = None,
+        ranges: Mapping[str, ActivationRange] | None = None,
+    ) -> None:
         if precision == "bf16" and not cpu_has_bf16():
             raise DeviceError("this CPU has no bfloat16; use --precision fp32")
-        core = _core()
+        core = open_core()
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _TYPES[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -52,8 +67,11 @@ class OpenVINONetwork:
         try:
             model = core.read_model(onnx)
             mark = float32_mark(core) if precision == "bf16" else None
-            split_concatenations(model, mark)
-            if mark is None:
+            if precision == "int8":
+                quantise(model, ranges or {})
+            else:
+                split_concatenations(model, mark)
+            if precision == "fp32":
                 merge_upsampling(model)
             sum_norms_by_plane(model, mark)
             if mark is not None:
@@ -65,7 +83,7 @@ class OpenVINONetwork:
             raise BundleError(f"OpenVINO cannot compile the network: {str(error).splitlines()[0]}") from error
         self._request = self._compiled.create_infer_request()
         used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.precision = {name: key for key, name in _TYPES.items()}.get(used, used)
+        self.precision = precision if used == _TYPES[precision] else used
 
     def run(self, tiles: FloatArray) -> FloatArray:
         """Return the logits; the array is overwritten by the next call."""
@@ -78,7 +96,8 @@ class OpenVINONetwork:
         self._compiled.release_memory()
 
 
-def _core() -> Any:
+def open_core() -> Any:
+    """Return an `openvino.Core`, imported in a way that tells nobody."""
     # Importing OpenVINO tells a server in the internet so, from a forked process: nothing a hospital wants, and a
     # deadlock where another thread is inside BLAS. Without this package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

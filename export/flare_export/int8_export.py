@@ -1,0 +1,152 @@
+"""A bundle's network learns to run in 8-bit integers: what its convolutions take, and how well the result agrees."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from flare_runtime.agreement import compare
+from flare_runtime.arrays import FloatArray
+from flare_runtime.backends.openvino import open_core
+from flare_runtime.backends.openvino_graph import sum_norms_by_plane
+from flare_runtime.backends.openvino_int8 import ActivationRange, encode_ranges, quantisable
+from flare_runtime.bundle import MANIFEST_NAME, Bundle
+from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.manifest import BundleFile, Manifest, Parity, encode_manifest
+from flare_runtime.nifti import read_nifti
+from flare_runtime.output import replacing
+from flare_runtime.preprocessing import prepare
+from flare_runtime.segmenter import Segmenter
+from flare_runtime.tiling import TileGrid
+
+PRECISION: Final = "int8"
+HEADING = f"{'case':<28} {'voxels equal':>12} {'Dice':>9} {'foreground':>11}"
+
+
+def add_int8(
+    bundle: Bundle,
+    calibrate: Sequence[Sequence[Path]],
+    verify: Sequence[Sequence[Path]],
+    say: Callable[[str], None],
+) -> Bundle:
+    """Add to a bundle what `--precision int8` needs, and the record of how far that agrees with its float32.
+
+    Args:
+        bundle: a folder; what it holds of int8 already is replaced, everything else stays.
+        calibrate: cases, each as its channels' files, to take the ranges from: of the kind the model is for.
+        verify: cases to segment in float32 and in int8.
+        say: is told each comparison as it is made.
+
+    Raises:
+        UsageError: where there is no case to calibrate with.
+        OutputError: where the bundle is a zip, or cannot be written.
+        CaseError: where a case cannot be read or does not fit the model.
+    """
+    if not calibrate:
+        raise UsageError("int8 needs cases to calibrate with: --calibrate CASE ...")
+    if not bundle.path.is_dir():
+        raise OutputError(f"{bundle.path}: is a zip; unpack it first")
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = Path(scratch) / bundle.path.name
+        shutil.copytree(bundle.path, trial)
+        ranges = dict(_written_ranges(bundle, calibrate, trial))
+        kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
+        records = tuple(record for record in bundle.manifest.parity if record.precision != PRECISION)
+        manifest = msgspec.structs.replace(bundle.manifest, files=kept + tuple(ranges), parity=records)
+        (trial / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+        found = tuple(_agreements(Bundle.open(trial), verify, say))
+    manifest = msgspec.structs.replace(manifest, parity=records + found)
+    # The manifest last: until then the bundle is what it was.
+    contents = {file.name: data for file, data in ranges.items()} | {MANIFEST_NAME: encode_manifest(manifest)}
+    for name, data in contents.items():
+        with replacing(bundle.path / name) as stream:
+            stream.write(data)
+    return Bundle.open(bundle.path)
+
+
+def _written_ranges(
+    bundle: Bundle, cases: Sequence[Sequence[Path]], target: Path
+) -> Iterator[tuple[BundleFile, bytes]]:
+    for network in bundle.networks("fp32"):
+        data = encode_ranges(activation_ranges(bundle.read(network), case_tiles(cases, bundle.manifest)))
+        name = network.name.removesuffix(".onnx") + ".int8.json"
+        (target / name).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        yield (
+            BundleFile(
+                name=name, role="activations", sha256=digest, bytes=len(data), precision=PRECISION, fold=network.fold
+            ),
+            data,
+        )
+
+
+def case_tiles(cases: Sequence[Sequence[Path]], manifest: Manifest) -> Iterator[FloatArray]:
+    """Yield tiles (1, channels, z, y, x) that cover every case once, as the network takes them."""
+    for channels in cases:
+        prepared = prepare([read_nifti(path) for path in channels], manifest)
+        if prepared is None:
+            continue
+        _, z, y, x = prepared.image.shape
+        for box in TileGrid.covering((z, y, x), manifest.patch, 1.0):
+            yield np.ascontiguousarray(prepared.image[(slice(None), *box)][None])
+
+
+def activation_ranges(onnx: bytes, tiles: Iterable[FloatArray]) -> dict[str, ActivationRange]:
+    """Run a network in float32 and return what every convolution that int8 rounds takes, by its name.
+
+    Args:
+        onnx: the float32 network.
+        tiles: (1, channels, z, y, x) each.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    core = open_core()
+    model = core.read_model(onnx)
+    sum_norms_by_plane(model)
+    nodes = quantisable(model)
+    everywhere = np.array([0, 2, 3, 4])
+    outputs = [
+        reduce(node.input_value(0), everywhere, False) for node in nodes for reduce in (ops.reduce_min, ops.reduce_max)
+    ]
+    observer = openvino.Model(outputs, model.get_parameters())
+    compiled = core.compile_model(observer, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    low: list[FloatArray] = []
+    high: list[FloatArray] = []
+    for tile in tiles:
+        found = [np.array(value) for value in compiled(tile).values()]
+        low = [np.minimum(*pair) for pair in zip(low or found[::2], found[::2], strict=True)]
+        high = [np.maximum(*pair) for pair in zip(high or found[1::2], found[1::2], strict=True)]
+    if not low:
+        raise UsageError("every voxel of the cases to calibrate with is 0; name others")
+    return {
+        node.get_friendly_name(): ActivationRange(tuple(lowest.tolist()), tuple(highest.tolist()))
+        for node, lowest, highest in zip(nodes, low, high, strict=True)
+    }
+
+
+def _agreements(bundle: Bundle, cases: Sequence[Sequence[Path]], say: Callable[[str], None]) -> Iterator[Parity]:
+    if not cases:
+        return
+    exact, rounded = (Segmenter.load(bundle, device="cpu", precision=precision) for precision in ("fp32", PRECISION))
+    say(HEADING)
+    for channels in cases:
+        volumes = [read_nifti(path) for path in channels]
+        found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
+        name = channels[0].name.split(".nii")[0].removesuffix("_0000")
+        say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground:>11}")
+        yield Parity(
+            backend="openvino",
+            precision=PRECISION,
+            reference="openvino fp32",
+            scope="case",
+            subject=name,
+            voxel_agreement=found.voxel_agreement,
+            dice=found.dice,
+            foreground_voxels=found.foreground,
+        )

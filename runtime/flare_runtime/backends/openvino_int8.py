@@ -1,0 +1,124 @@
+"""Convolutions of 8-bit integers: what their inputs range over, and the graph that rounds them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from flare_runtime.arrays import AnyArray, FloatArray
+from flare_runtime.errors import BundleError
+
+# How much of a channel's width is taken out of it before all are rounded to one scale: the geometric middle between
+# none and all of it, as in Xiao et al., SmoothQuant, ICML 2023.
+_SMOOTHING = 0.5
+_LEVELS = 256
+
+
+class ActivationRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The lowest and highest value of every channel that a convolution takes."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def encode_ranges(ranges: Mapping[str, ActivationRange]) -> bytes:
+    """Return the ranges of a network's convolutions, by their names, as JSON."""
+    return msgspec.json.encode(ranges)
+
+
+def decode_ranges(data: bytes) -> dict[str, ActivationRange]:
+    """Read what `encode_ranges` wrote.
+
+    Raises:
+        BundleError: where it is something else.
+    """
+    try:
+        return msgspec.json.decode(data, type=dict[str, ActivationRange])
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"the ranges of the int8 network cannot be read ({error})") from error
+
+
+def quantisable(model: Any) -> list[Any]:
+    """Return the convolutions of an `openvino.Model`, as read from ONNX, that are worth rounding.
+
+    All but those of the image itself and of single voxels, which cost next to nothing.
+    """
+    return [
+        node
+        for node in model.get_ops()
+        if node.get_type_name() == "Convolution"
+        and node.input_value(0).get_node().get_type_name() != "Parameter"
+        and max(node.input_value(1).get_shape()[2:]) > 1
+    ]
+
+
+def quantise(model: Any, ranges: Mapping[str, ActivationRange]) -> int:
+    """Have the convolutions multiply 8-bit integers, in place; return their number.
+
+    Inputs are rounded to one scale a convolution, after channels of unlike width have been made more alike, which its
+    weights undo; weights to one scale an output. Sums, and all between the convolutions, stay in float32.
+
+    Args:
+        model: as read from ONNX.
+        ranges: of the inputs, by the convolutions' names.
+
+    Raises:
+        BundleError: where the ranges are another network's, or a weight is not finite, which rounding would hide.
+    """
+    _check_finite(model)
+    nodes = quantisable(model)
+    for node in nodes:
+        found = ranges.get(node.get_friendly_name())
+        channels = node.input_value(0).get_shape()[1]
+        if found is None or {len(found.low), len(found.high)} != {channels}:
+            raise BundleError(f"the bundle has no int8 ranges of {node.get_friendly_name()}; make them anew")
+        _quantise(node, np.array(found.low, np.float32), np.array(found.high, np.float32))
+    return len(nodes)
+
+
+def _quantise(node: Any, low: FloatArray, high: FloatArray) -> None:
+    from openvino import opset13 as ops
+
+    width = np.maximum(np.maximum(-low, high), 1e-6)
+    share = (width / width.max()) ** _SMOOTHING
+    lowest, highest = min(float((low / share).min()), 0.0), max(float((high / share).max()), 1e-6)
+    # Zero is one of the levels: the padding of a convolution has to be exact.
+    step = (highest - lowest) / (_LEVELS - 1)
+    below = round(-lowest / step)
+    bounds = -below * step, (_LEVELS - 1 - below) * step
+    limits = [_scalar(bound) for bound in bounds]
+
+    source = node.input_value(0).get_node()
+    joined = source.get_type_name() == "Concat"
+    # Eight bits are concatenated in a quarter of the time.
+    ports = [port.get_source_output() for port in source.inputs()] if joined else [node.input_value(0)]
+    shares = np.split(share, np.cumsum([port.get_shape()[1] for port in ports])[:-1])
+    rounded = [
+        ops.fake_quantize(port, *(_per_channel(part * bound) for bound in bounds), *limits, _LEVELS)
+        for port, part in zip(ports, shares, strict=True)
+    ]
+    kernel = node.input_value(1).get_node().get_data() * share.reshape(1, -1, 1, 1, 1)
+    largest = np.maximum(np.abs(kernel).max(axis=(1, 2, 3, 4), keepdims=True), np.float32(1e-30))
+    ends = [ops.constant(-largest), ops.constant(largest)]
+    weights = ops.fake_quantize(ops.constant(kernel), *ends, *ends, _LEVELS - 1)
+    node.input(0).replace_source_output((ops.concat(rounded, 1) if joined else rounded[0]).output(0))
+    node.input(1).replace_source_output(weights.output(0))
+
+
+def _check_finite(model: Any) -> None:
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant" and not np.isfinite(node.get_data()).all():
+            raise BundleError(f"{node.get_friendly_name()} holds NaN or infinity; export a network that does not")
+
+
+def _scalar(value: float) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.constant(np.full((1, 1, 1, 1, 1), value, np.float32))
+
+
+def _per_channel(values: AnyArray) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.constant(values.reshape(1, -1, 1, 1, 1))
