@@ -43,12 +43,10 @@ def add_int8(
         say: is told each comparison as it is made.
 
     Raises:
-        UsageError: where there is no case to calibrate with.
+        UsageError: where the cases to calibrate with hold nothing.
         OutputError: where the bundle is a zip, or cannot be written.
         CaseError: where a case cannot be read or does not fit the model.
     """
-    if not calibrate:
-        raise UsageError("int8 needs cases to calibrate with: --calibrate CASE ...")
     if not bundle.path.is_dir():
         raise OutputError(f"{bundle.path}: is a zip; unpack it first")
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +59,7 @@ def add_int8(
         (trial / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
         found = tuple(_agreements(Bundle.open(trial), verify, say))
     manifest = msgspec.structs.replace(manifest, parity=records + found)
-    # The manifest last: until then the bundle is what it was.
+    # The manifest last: until then the bundle has no more to offer than before.
     contents = {file.name: data for file, data in ranges.items()} | {MANIFEST_NAME: encode_manifest(manifest)}
     for name, data in contents.items():
         with replacing(bundle.path / name) as stream:

@@ -16,7 +16,7 @@ from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device, open_device
 from flare_runtime.errors import GpuMemoryError, UsageError
-from flare_runtime.host_memory import check_fits
+from flare_runtime.host_memory import check_fits, give_back
 from flare_runtime.inference import Progress, Stopwatch, predict
 from flare_runtime.lesions import Lesion, find_lesions
 from flare_runtime.manifest import CTScheme
@@ -233,6 +233,7 @@ class Segmenter:
         network, device, memory = self.network, self.device, prepared.memory
         sums = device if memory is None or memory.sums_on_device else HOST
         watch = Stopwatch()
+        give_back()
         with device.active():
             device.release()
             started = perf_counter()

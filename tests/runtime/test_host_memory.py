@@ -1,5 +1,8 @@
 """What a case takes on the CPU, what there is, and the refusal where the one is more than the other."""
 
+import platform
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 
@@ -32,6 +35,28 @@ def system(tmp_path):
         return available_bytes(meminfo, tmp_path) / MIB
 
     return read
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory and can be told")
+def test_freed_memory_goes_back_to_the_system():
+    # Small pieces below one that stays: the C library cannot give them back by itself.
+    code = """
+from flare_runtime.host_memory import give_back
+import resource, os
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+pieces = [bytearray(60_000) for _ in range(2000)]
+last = bytearray(60_000)
+full = resident()
+del pieces
+held = resident()
+give_back()
+print(full, held, resident())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    full, held, left = map(float, ran.stdout.split())
+    assert full - left > 100
+    assert left < held - 50
 
 
 def test_what_is_free_on_the_machine_swap_included(system):

@@ -89,21 +89,23 @@ def _quantise(node: Any, low: FloatArray, high: FloatArray) -> None:
     bounds = -below * step, (_LEVELS - 1 - below) * step
     limits = [_scalar(bound) for bound in bounds]
 
-    source = node.input_value(0).get_node()
+    source, kernel = node.input_value(0).get_node(), node.input_value(1).get_node().get_data()
     joined = source.get_type_name() == "Concat"
-    # Eight bits are concatenated in a quarter of the time.
     ports = [port.get_source_output() for port in source.inputs()] if joined else [node.input_value(0)]
-    shares = np.split(share, np.cumsum([port.get_shape()[1] for port in ports])[:-1])
+    cuts = np.cumsum([port.get_shape()[1] for port in ports])[:-1]
+    parts = list(zip(ports, np.split(share, cuts), np.split(kernel, cuts, axis=1), strict=True))
+    # The last first: a skip connection is rounded when it is made then, and waits and is concatenated as 8 bits.
+    parts.reverse()
     rounded = [
-        ops.fake_quantize(port, *(_per_channel(part * bound) for bound in bounds), *limits, _LEVELS)
-        for port, part in zip(ports, shares, strict=True)
+        ops.fake_quantize(port, *(_per_channel(own * bound) for bound in bounds), *limits, _LEVELS)
+        for port, own, _ in parts
     ]
-    kernel = node.input_value(1).get_node().get_data() * share.reshape(1, -1, 1, 1, 1)
-    largest = np.maximum(np.abs(kernel).max(axis=(1, 2, 3, 4), keepdims=True), np.float32(1e-30))
+    weights = np.concatenate([piece * own.reshape(1, -1, 1, 1, 1) for _, own, piece in parts], axis=1)
+    largest = np.maximum(np.abs(weights).max(axis=(1, 2, 3, 4), keepdims=True), np.float32(1e-30))
     ends = [ops.constant(-largest), ops.constant(largest)]
-    weights = ops.fake_quantize(ops.constant(kernel), *ends, *ends, _LEVELS - 1)
+    rounded_weights = ops.fake_quantize(ops.constant(weights), *ends, *ends, _LEVELS - 1)
     node.input(0).replace_source_output((ops.concat(rounded, 1) if joined else rounded[0]).output(0))
-    node.input(1).replace_source_output(weights.output(0))
+    node.input(1).replace_source_output(rounded_weights.output(0))
 
 
 def _check_finite(model: Any) -> None:
