@@ -2,7 +2,7 @@
 
 Each runs in a fresh process on the same phantom with the same weights (seeded random ones: they cost what trained ones
 do). The steps take one thing after the other: the same tiles in float32, in bfloat16 (where the CPU has it) and in
-8-bit integers, over the patient alone, and with less overlap.
+8-bit integers (calibrated on the same phantom), over the patient alone, and with less overlap.
 usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256] [--patch 128 160 160]
 """
 

@@ -1,4 +1,4 @@
-"""`flare-export`: a model folder becomes a bundle that agrees with it; a bundle gets TensorRT engines that do."""
+"""`flare-export`: a model folder becomes a bundle that agrees with it; a bundle gets TensorRT engines and int8."""
 
 import argparse
 import sys
@@ -158,14 +158,15 @@ def export_int8(args: argparse.Namespace) -> None:
     channels = len(bundle.manifest.channels)
     calibrate, verify = (channel_files(paths, channels) for paths in (args.calibrate, args.verify))
     done = add_int8(bundle, calibrate, verify, lambda line: print(line, flush=True))
-    taken = "takes it" if agrees(done, "openvino", INT8) else f"does not take it: it has to reach {MIN_AUTO_DICE}"
-    print(f"{args.bundle}: flare-infer --precision int8 runs it" + (f"; auto {taken}" if verify else ""))
+    taken = "does" if agrees(done, "openvino", INT8) else "does not"
+    rule = f"a Dice of {MIN_AUTO_DICE} on every case of --verify that has any foreground"
+    print(f"{args.bundle}: --precision int8 can be had; auto takes it with {rule}: it {taken}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] == [ENGINES]:  # a model folder of that name is ./trt
+    if given[:1] == [ENGINES]:  # a model folder of that name is ./trt, or ./int8
         program, extra = f"flare-export {ENGINES}", "tensorrt"
         work, args = export_engines, parse_engine_args(given[1:])
     elif given[:1] == [INT8]:

@@ -1,8 +1,6 @@
 """A bundle's network learns to run in 8-bit integers: what its convolutions take, and how well the result agrees."""
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,14 +10,15 @@ import numpy as np
 
 from flare_runtime.agreement import compare
 from flare_runtime.arrays import FloatArray
-from flare_runtime.backends.openvino import open_core
+from flare_runtime.backends import Ensemble
+from flare_runtime.backends.openvino import OpenVINONetwork, open_core
 from flare_runtime.backends.openvino_graph import sum_norms_by_plane
 from flare_runtime.backends.openvino_int8 import ActivationRange, encode_ranges, quantisable
 from flare_runtime.bundle import MANIFEST_NAME, Bundle
-from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.errors import BundleError, OutputError, UsageError
 from flare_runtime.manifest import BundleFile, Manifest, Parity, encode_manifest
 from flare_runtime.nifti import read_nifti
-from flare_runtime.output import replacing
+from flare_runtime.output import check_folder, replacing
 from flare_runtime.preprocessing import prepare
 from flare_runtime.segmenter import Segmenter
 from flare_runtime.tiling import TileGrid
@@ -45,42 +44,49 @@ def add_int8(
     Raises:
         UsageError: where the cases to calibrate with hold nothing.
         OutputError: where the bundle is a zip, or cannot be written.
+        DeviceError: where this CPU has no dot products of 8-bit integers.
+        BundleError: where the network overflows on a case to calibrate with.
         CaseError: where a case cannot be read or does not fit the model.
     """
     if not bundle.path.is_dir():
         raise OutputError(f"{bundle.path}: is a zip; unpack it first")
-    with tempfile.TemporaryDirectory() as scratch:
-        trial = Path(scratch) / bundle.path.name
-        shutil.copytree(bundle.path, trial)
-        ranges = dict(_written_ranges(bundle, calibrate, trial))
-        kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
-        records = tuple(record for record in bundle.manifest.parity if record.precision != PRECISION)
-        manifest = msgspec.structs.replace(bundle.manifest, files=kept + tuple(ranges), parity=records)
-        (trial / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-        found = tuple(_agreements(Bundle.open(trial), verify, say))
-    manifest = msgspec.structs.replace(manifest, parity=records + found)
-    # The manifest last: until then the bundle has no more to offer than before.
-    contents = {file.name: data for file, data in ranges.items()} | {MANIFEST_NAME: encode_manifest(manifest)}
-    for name, data in contents.items():
+    check_folder(bundle.path)
+    networks = bundle.networks("fp32")
+    ranges = [activation_ranges(bundle.read(file), case_tiles(calibrate, bundle.manifest)) for file in networks]
+    compiled = [
+        OpenVINONetwork(bundle.read(file), PRECISION, ranges=found)
+        for file, found in zip(networks, ranges, strict=True)
+    ]
+    rounded = Segmenter(bundle, Ensemble(list(compiled)))
+    agreements = tuple(_agreements(rounded, verify, say))
+    contents = {
+        file.name.removesuffix(".onnx") + ".int8.json": encode_ranges(found)
+        for file, found in zip(networks, ranges, strict=True)
+    }
+    files = tuple(
+        BundleFile(
+            name=name,
+            role="activations",
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            precision=PRECISION,
+            fold=file.fold,
+        )
+        for file, (name, data) in zip(networks, contents.items(), strict=True)
+    )
+    kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
+    records = tuple(record for record in bundle.manifest.parity if record.precision != PRECISION)
+    before = msgspec.structs.replace(bundle.manifest, files=kept, parity=records)
+    after = msgspec.structs.replace(before, files=kept + files, parity=records + agreements)
+    # At every moment the manifest names only what is there.
+    for name, data in (
+        (MANIFEST_NAME, encode_manifest(before)),
+        *contents.items(),
+        (MANIFEST_NAME, encode_manifest(after)),
+    ):
         with replacing(bundle.path / name) as stream:
             stream.write(data)
     return Bundle.open(bundle.path)
-
-
-def _written_ranges(
-    bundle: Bundle, cases: Sequence[Sequence[Path]], target: Path
-) -> Iterator[tuple[BundleFile, bytes]]:
-    for network in bundle.networks("fp32"):
-        data = encode_ranges(activation_ranges(bundle.read(network), case_tiles(cases, bundle.manifest)))
-        name = network.name.removesuffix(".onnx") + ".int8.json"
-        (target / name).write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        yield (
-            BundleFile(
-                name=name, role="activations", sha256=digest, bytes=len(data), precision=PRECISION, fold=network.fold
-            ),
-            data,
-        )
 
 
 def case_tiles(cases: Sequence[Sequence[Path]], manifest: Manifest) -> Iterator[FloatArray]:
@@ -122,16 +128,18 @@ def activation_ranges(onnx: bytes, tiles: Iterable[FloatArray]) -> dict[str, Act
         high = [np.maximum(*pair) for pair in zip(high or found[1::2], found[1::2], strict=True)]
     if not low:
         raise UsageError("every voxel of the cases to calibrate with is 0; name others")
+    if not all(np.isfinite(values).all() for values in (*low, *high)):
+        raise BundleError("the network gives NaN or infinity on a case to calibrate with; name others")
     return {
         node.get_friendly_name(): ActivationRange(tuple(lowest.tolist()), tuple(highest.tolist()))
         for node, lowest, highest in zip(nodes, low, high, strict=True)
     }
 
 
-def _agreements(bundle: Bundle, cases: Sequence[Sequence[Path]], say: Callable[[str], None]) -> Iterator[Parity]:
+def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callable[[str], None]) -> Iterator[Parity]:
     if not cases:
         return
-    exact, rounded = (Segmenter.load(bundle, device="cpu", precision=precision) for precision in ("fp32", PRECISION))
+    exact = Segmenter.load(rounded.bundle, device="cpu", precision="fp32")
     say(HEADING)
     for channels in cases:
         volumes = [read_nifti(path) for path in channels]

@@ -31,7 +31,7 @@ class Decoder:
         return self.outputs if self.regions_class_order else self.outputs - 1
 
     def scores(self, logits: FloatArray) -> FloatArray:
-        """Return the scores (channels, z, y, x) of `logits` (outputs, z, y, x), in whose memory they are."""
+        """Return the scores (channels, z, y, x) of `logits` (outputs, z, y, x), which are overwritten with them."""
         if self.regions_class_order:
             return logits
         foreground = logits[1:]

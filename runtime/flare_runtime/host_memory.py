@@ -1,4 +1,4 @@
-"""Whether a case fits into this machine's memory, said before the work instead of being killed in it."""
+"""The machine's memory: whether a case fits, said before the work instead of being killed in it; giving it back."""
 
 import ctypes
 import logging
@@ -15,15 +15,19 @@ _CGROUP = Path("/sys/fs/cgroup")
 _RECLAIMED = ("inactive_file", "active_file", "slab_reclaimable")
 
 
-def needed_bytes(size: CaseSize, manifest: Manifest, precision: str, folds: int = 1) -> int:
+def needed_bytes(
+    size: CaseSize, manifest: Manifest, precision: str, folds: int = 1, *, backend: str = "openvino"
+) -> int:
     """Estimate what segmenting a case on the CPU takes beside the scan as read, the mask included.
 
-    While it is prepared: the image and what is resampled in plane. While the network runs: two tensors of its first
-    stage's features over the patch and the coarser ones of its last upsampling (in bfloat16 three, one of them float32
-    sums), the image, and the blended scores. While it is restored: image and scores.
+    While it is prepared: the image and what is resampled in plane. While the network runs: three tensors of its first
+    stage's features over the patch, in OpenVINO's bfloat16 two of them of 2 bytes a voxel, and in its float32 and int8
+    two and a quarter; the image, and the blended scores. While it is restored: image and scores.
     """
     image = (size.channels + size.scores) * prod(size.padded) * _FLOAT
-    widths = _FLOAT + 2 + 2 if precision == "bf16" else 2 * _FLOAT + 1
+    widths = 3 * _FLOAT
+    if backend == "openvino":
+        widths = _FLOAT + 2 + 2 if precision == "bf16" else 2 * _FLOAT + 1
     network = (
         folds * widths * manifest.network.features[0] * prod(manifest.patch) + manifest.network.parameters * _FLOAT
     )
@@ -45,7 +49,7 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path | None =
 
 
 def give_back() -> None:
-    """Return freed memory that the C library keeps to the system, where it can be told to: 50 MiB after compiling."""
+    """Return to the system what glibc keeps of freed memory, such as 50 MiB of compiling."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # not glibc
@@ -77,13 +81,13 @@ def _of_group(cgroup: Path, machine: int) -> int:
         return machine
 
 
-def check_fits(manifest: Manifest, precision: str, folds: int, size: CaseSize) -> MemoryPlan | None:
+def check_fits(manifest: Manifest, backend: str, precision: str, folds: int, size: CaseSize) -> MemoryPlan | None:
     """Refuse a case that this machine cannot hold; nothing is planned for the host.
 
     Raises:
         CaseError: `too_little_memory`, with both figures.
     """
-    needed, available = needed_bytes(size, manifest, precision, folds), available_bytes()
+    needed, available = needed_bytes(size, manifest, precision, folds, backend=backend), available_bytes()
     _LOG.info("memory: about %s MiB beside the scan itself", f"{needed // MIB:,}")
     if available is not None and needed > available:
         raise CaseError(

@@ -149,7 +149,7 @@ def _preparing(size: CaseSize, raw: bool) -> int:
     in_plane = depth * rows * columns * _FLOAT
     # A slab as float64 and float32, and resampled along one axis and both; a block of rows, copied and resampled along
     # the last. CuPy's products have memory of their own before they are copied to where they belong.
-    slab = SLAB * (height * (3 * width + columns) + rows * columns) * _FLOAT
+    slab = SLAB * (3 * height * width + rows * (2 * width + columns)) * _FLOAT
     block = ROWS * columns * (depth + 2 * new_depth) * _FLOAT
     return raw_bytes + in_plane + max(slab, block) + _matrices(size)
 

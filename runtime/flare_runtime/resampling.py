@@ -194,6 +194,7 @@ def resize_image(
             ranges.append(_range(slab, per_slice=resizing.separate is not None))
             if resizing.separate is not None:
                 xp.clip(in_plane[part], *ranges[-1], out=in_plane[part])
+    del shorter, half
     _resize_along(along, in_plane, xp.moveaxis(out, axis, 0), None if resizing.separate is not None else ranges)
 
 

@@ -296,7 +296,7 @@ class Segmenter:
 def _plan(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> Plan:
     folds = len(bundle.networks(choice.stored))
     if choice.device == "cpu":
-        return partial(check_fits, bundle.manifest, expected_precision(bundle, choice), folds)
+        return partial(check_fits, bundle.manifest, choice.backend, expected_precision(bundle, choice), folds)
     return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds).plan
 
 

@@ -3,18 +3,25 @@
 import shutil
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import openvino
 import pytest
 
 from flare_export import cli
-from flare_export.int8_export import activation_ranges
+from flare_export.conversion import Naming, export_bundle
+from flare_export.int8_export import activation_ranges, case_tiles
+from flare_export.model_folder import ModelFolder
 from flare_runtime import Segmenter
-from flare_runtime.backends.openvino_int8 import decode_ranges, quantisable
+from flare_runtime.agreement import compare
+from flare_runtime.backends.openvino import OpenVINONetwork
+from flare_runtime.backends.openvino_int8 import cpu_has_int8, decode_ranges, quantisable
 from flare_runtime.bundle import Bundle
-from flare_runtime.manifest import encode_manifest
+from flare_runtime.errors import BundleError
+from flare_runtime.nifti import read_nifti
 from flare_train.phantom import make_phantom, write_case
+from tests.model_folders import write_model_folder
+
+pytestmark = pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no dot products of 8-bit integers")
 
 
 @pytest.fixture
@@ -68,9 +75,6 @@ def test_a_bundle_learns_int8_and_tells_how_it_agrees(bundle, cases, capsys):
     assert set(before.manifest.files) < set(after.manifest.files)
     assert set(before.manifest.parity) < set(after.manifest.parity)
     # The record is of what `flare-infer` computes.
-    from flare_runtime.agreement import compare
-    from flare_runtime.nifti import read_nifti
-
     exact, rounded = (
         Segmenter.load(after, precision=precision).segment(read_nifti(cases[1])).mask for precision in ("fp32", "int8")
     )
@@ -83,16 +87,29 @@ def test_a_bundle_learns_int8_and_tells_how_it_agrees(bundle, cases, capsys):
     assert not list(bundle.glob(".*"))
 
 
-def test_every_fold_has_ranges_of_its_own(bundle, cases):
-    opened = Bundle.open(bundle)
-    (network,) = opened.networks()
-    shutil.copy(bundle / network.name, bundle / "network.fold_1.onnx")
-    second = msgspec.structs.replace(network, name="network.fold_1.onnx", fold="1")
-    manifest = msgspec.structs.replace(opened.manifest, files=(*opened.manifest.files, second))
-    (bundle / "manifest.json").write_bytes(encode_manifest(manifest))
-    assert int8(bundle, "--calibrate", cases[0]) == 0
-    assert {file.fold for file in Bundle.open(bundle).activations()} == {network.fold, "1"}
-    assert Segmenter.load(bundle, precision="int8").network.precision == "int8"
+def test_every_fold_has_ranges_of_its_own(cases, tmp_path):
+    model = write_model_folder(tmp_path / "model", folds=("0", "1"))
+    opened, _ = export_bundle(ModelFolder.read(model), tmp_path / "two", Naming("two"))
+    assert int8(opened.path, "--calibrate", cases[0]) == 0
+    bundle = Bundle.open(opened.path)
+    ranges = {file.fold: decode_ranges(bundle.read(file)) for file in bundle.activations()}
+    for network in bundle.networks():
+        expected = activation_ranges(bundle.read(network), case_tiles([[cases[0]]], bundle.manifest))
+        assert ranges[network.fold] == expected
+    assert ranges["0"] != ranges["1"]
+    both = Segmenter.load(bundle, precision="int8").network
+    singles = [
+        OpenVINONetwork(bundle.read(network), "int8", None, ranges[network.fold]) for network in bundle.networks()
+    ]
+    tile = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16), dtype=np.float32)
+    mean = np.mean([network.run(tile).copy() for network in singles], axis=0)
+    np.testing.assert_allclose(both.run(tile), mean, atol=1e-5)
+
+
+def test_a_network_that_overflows_is_refused(tiny_bundle):
+    tile = np.full((1, 1, 16, 16, 16), np.inf, np.float32)
+    with pytest.raises(BundleError, match="NaN or infinity"):
+        activation_ranges((tiny_bundle / "network.onnx").read_bytes(), [tile])
 
 
 @pytest.mark.parametrize("which", ["zip", "missing case", "broken case", "all zero"])

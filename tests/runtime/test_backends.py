@@ -1,5 +1,6 @@
 """The engines, on a real exported network."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ import pytest
 from flare_runtime import Segmenter
 from flare_runtime.backends import Choice, Ensemble, choose, expected_precision, open_network
 from flare_runtime.backends import openvino as openvino_backend
+from flare_runtime.backends.openvino_int8 import cpu_has_int8, encode_ranges
 from flare_runtime.bundle import Bundle
 from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError, UsageError
-from flare_runtime.manifest import Parity, encode_manifest
+from flare_runtime.manifest import BundleFile, Parity, encode_manifest
 from tests.runtime.manifests import ArithmeticNetwork, write_bundle
 from tests.runtime.nifti_files import blobs
+from tests.runtime.test_openvino_int8 import ranges_of
 
 
 @pytest.fixture(scope="module")
@@ -132,23 +135,55 @@ def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundl
     assert open_network(measured, threads=1).precision == expected
 
 
-@pytest.mark.parametrize(
-    ("parity", "expected"),
-    [
-        ((record(0.999, precision="int8"),), "int8"),
-        ((record(0.999, precision="int8"), record(0.999)), "int8"),
-        ((record(0.99, precision="int8"), record(0.999)), "bf16"),
-        ((record(0.99, precision="int8"),), "fp32"),
-    ],
-)
-def test_auto_prefers_int8_where_that_was_measured_to_agree(bundle, parity, expected):
-    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
+@pytest.fixture
+def int8_bundle(bundle, tmp_path):
+    """The tiny bundle with ranges for int8."""
+    shutil.copytree(bundle.path, tmp_path / "int8")
+    data = encode_ranges(ranges_of(bundle.path))
+    (tmp_path / "int8" / "ranges.json").write_bytes(data)
+    (network,) = bundle.networks()
+    file = BundleFile(
+        name="ranges.json",
+        role="activations",
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        precision="int8",
+        fold=network.fold,
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, files=(*bundle.manifest.files, file))
+    (tmp_path / "int8" / "manifest.json").write_bytes(encode_manifest(manifest))
+    return Bundle.open(tmp_path / "int8")
+
+
+@pytest.mark.parametrize("dice", [0.999, 0.99])
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_takes_int8_where_the_cpu_has_it_and_it_was_measured_to_agree(int8_bundle, monkeypatch, dice, able):
+    monkeypatch.setattr("flare_runtime.backends.cpu_has_int8", lambda: able)
+    parity = (record(dice, precision="int8"),)
+    measured = Bundle(
+        int8_bundle.path, msgspec.structs.replace(int8_bundle.manifest, parity=parity), int8_bundle.sha256
+    )
+    expected = "int8" if able and dice > 0.995 else "fp32"
     assert expected_precision(measured, choose(measured, device="cpu")) == expected
+    if cpu_has_int8():
+        assert open_network(measured, threads=1).precision == expected
+
+
+def test_auto_goes_on_without_ranges_that_a_record_promises(bundle):
+    parity = (record(0.999, precision="int8"),)
+    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
+    assert open_network(measured, threads=1).precision == "fp32"
 
 
 def test_int8_of_a_bundle_without_it_says_how_to_get_it(bundle):
-    with pytest.raises(BundleError, match=r"no int8 ranges in the bundle; add them: flare-export int8 "):
+    with pytest.raises(BundleError, match=r"0 of 1 networks can run in int8; add what it takes: flare-export int8 "):
         open_network(bundle, precision="int8")
+
+
+def test_int8_is_refused_where_the_cpu_would_cut_its_sums_off(int8_bundle, monkeypatch):
+    monkeypatch.setattr("flare_runtime.backends.openvino.cpu_has_int8", lambda: False)
+    with pytest.raises(DeviceError, match="no dot products of 8-bit integers"):
+        open_network(int8_bundle, precision="int8")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_a_containers_limit_counts_where_it_is_less(system):
 def test_a_system_that_does_not_say_refuses_nothing(tmp_path, monkeypatch):
     assert available_bytes(tmp_path / "none") is None
     monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: None)
-    assert check_fits(MANIFEST, "fp32", 1, CHEST) is None
+    assert check_fits(MANIFEST, "openvino", "fp32", 1, CHEST) is None
 
 
 def test_a_chest_takes_what_was_measured_and_less_in_bfloat16():
@@ -82,16 +82,19 @@ def test_a_chest_takes_what_was_measured_and_less_in_bfloat16():
     single, half = (needed_bytes(CHEST, MANIFEST, precision) / MIB for precision in ("fp32", "bf16"))
     assert single == pytest.approx(900 + 125 + 75 + 21, abs=2)
     assert single - half == pytest.approx(100, abs=1)
+    # ONNX Runtime holds three.
+    other = needed_bytes(CHEST, MANIFEST, "fp32", backend="onnxruntime") / MIB
+    assert other - single == pytest.approx(300, abs=1)
 
 
 def test_more_than_there_is_is_refused_with_both_figures(monkeypatch):
     monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: 1100 * MIB)
     with pytest.raises(CaseError, match=r"needs about 1,1\d\d MiB beside the scan itself, 1,100 MiB are to be had"):
-        check_fits(MANIFEST, "fp32", 1, CHEST)
-    assert check_fits(MANIFEST, "bf16", 1, CHEST) is None
+        check_fits(MANIFEST, "openvino", "fp32", 1, CHEST)
+    assert check_fits(MANIFEST, "openvino", "bf16", 1, CHEST) is None
     giant = replace(CHEST, crop=(9000, 512, 512), resampled=(9000, 256, 256), padded=(9000, 256, 256))
     with pytest.raises(CaseError, match="use a machine with more memory") as caught:
-        check_fits(MANIFEST, "bf16", 1, giant)
+        check_fits(MANIFEST, "openvino", "bf16", 1, giant)
     assert caught.value.reason == "too_little_memory"
 
 

@@ -8,6 +8,7 @@ from openvino import opset13 as ops
 from flare_runtime.backends.openvino import OpenVINONetwork
 from flare_runtime.backends.openvino_int8 import (
     ActivationRange,
+    cpu_has_int8,
     decode_ranges,
     encode_ranges,
     quantisable,
@@ -44,10 +45,13 @@ def test_one_channel_is_rounded_to_its_255th_by_hand():
     np.testing.assert_allclose(run(model, image * 100), 51, atol=1e-5)
 
 
-def test_zero_stays_zero_where_the_range_is_lopsided():
-    model = model_of(middle(1))
+def test_padding_stays_zero_where_the_range_is_lopsided():
+    model = model_of(np.ones((1, 1, 3, 3, 3), np.float32))
     quantise(model, {"conv": ActivationRange((-0.37,), (9.1,))})
-    assert (run(model, np.zeros((1, 1, 3, 3, 3), np.float32)) == 0).all()
+    found = run(model, np.full((1, 1, 3, 3, 3), 2.0, np.float32))
+    # 8 neighbours of a corner lie inside, all 27 of the middle: were padding not 0, these would be no multiples.
+    np.testing.assert_allclose(found[0, 0, 0, 0, 0], found[0, 0, 1, 1, 1] * 8 / 27, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 0, 1, 1, 1], 27 * 4, rtol=0.01)
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -79,7 +83,34 @@ def ranges_of(bundle, bound=8.0):
     return {name: ActivationRange((-bound,) * count, (bound,) * count) for name, count in channels.items()}
 
 
-def test_a_network_multiplies_integers_and_stays_near_float32(tiny_bundle):
+@pytest.fixture
+def has_int8():
+    if not cpu_has_int8():
+        pytest.skip("this CPU has no dot products of 8-bit integers")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512f", False), ("fpu avx512_vnni sse", True), ("avx_vnni", True), ("fp asimddp", True)],
+)
+def test_which_cpus_have_int8(tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n", encoding="utf-8")
+    assert cpu_has_int8(tmp_path / "cpuinfo") is expected
+    assert not cpu_has_int8(tmp_path / "none")
+
+
+def test_a_skip_connection_is_rounded_before_the_network_goes_deeper(has_int8, tiny_bundle):
+    network = OpenVINONetwork((tiny_bundle / "network.onnx").read_bytes(), "int8", 1, ranges_of(tiny_bundle))
+    nodes = network._compiled.get_runtime_model().get_ordered_ops()
+    joined = next(node for node in nodes if told(node, "layerType") == "Concatenation")
+    waits = [port.get_source_output().get_node() for port in joined.inputs()]
+    names = [node.get_friendly_name() for node in nodes]
+    deepest = max(index for index, node in enumerate(nodes) if "encoder" in node.get_friendly_name())
+    assert min(names.index(node.get_friendly_name()) for node in waits) < deepest
+    assert {told(node, "outputPrecisions") for node in waits} <= {"u8", "i8"}
+
+
+def test_a_network_multiplies_integers_and_stays_near_float32(has_int8, tiny_bundle):
     onnx = (tiny_bundle / "network.onnx").read_bytes()
     ranges = decode_ranges(encode_ranges(ranges_of(tiny_bundle)))
     network = OpenVINONetwork(onnx, "int8", 1, ranges)
@@ -93,7 +124,7 @@ def test_a_network_multiplies_integers_and_stays_near_float32(tiny_bundle):
     assert 0 < error.mean() < 0.1 * exact.std()
 
 
-def test_ranges_of_another_network_are_refused(tiny_bundle):
+def test_ranges_of_another_network_are_refused(has_int8, tiny_bundle):
     onnx = (tiny_bundle / "network.onnx").read_bytes()
     ranges = ranges_of(tiny_bundle)
     name = next(iter(ranges))

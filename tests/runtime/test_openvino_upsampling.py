@@ -7,10 +7,7 @@ from openvino import opset13 as ops
 
 from flare_runtime.backends.openvino_graph import split_concatenations
 from flare_runtime.backends.openvino_upsampling import merge_upsampling, merged_kernel
-
-
-def run(model, image):
-    return openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(image)[0]
+from tests.runtime.test_openvino_graph import run
 
 
 def decoder(*, strides=(2, 2, 2), sides=(3, 3, 3), channels=4, between=3, bias=True, dilation=1, twice=False):

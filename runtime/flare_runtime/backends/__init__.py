@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flare_runtime.arrays import FloatArray
-from flare_runtime.backends.openvino_int8 import ActivationRange, decode_ranges
+from flare_runtime.backends.openvino_int8 import ActivationRange, cpu_has_int8, decode_ranges
 from flare_runtime.bundle import Bundle
 from flare_runtime.device import CudaDevice, Device, open_device, resolve
 from flare_runtime.errors import BundleError, DeviceError, UsageError
+from flare_runtime.manifest import BundleFile
 from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, GpuBudget
 
 BACKENDS = ("openvino", "onnxruntime", "tensorrt")
@@ -194,25 +195,34 @@ def read_network(
 
 
 def expected_precision(bundle: Bundle, choice: Choice) -> str:
-    """Return the precision that `auto` takes on a CPU that has them all, or the one that was asked for."""
+    """Return the precision that `auto` takes on this CPU, if it has bfloat16, or the one that was asked for."""
     if choice.precision != "auto":
         return choice.precision
-    lower = (precision for precision in ("int8", "bf16") if agrees(bundle, "openvino", precision))
-    return next(lower, "fp32")
+    if (
+        agrees(bundle, "openvino", "int8")
+        and cpu_has_int8()
+        and len(_ranges_by_fold(bundle)) == len(bundle.networks("fp32"))
+    ):
+        return "int8"
+    return "bf16" if agrees(bundle, "openvino", "bf16") else "fp32"
 
 
 def _activation_ranges(bundle: Bundle, choice: Choice) -> Sequence[Mapping[str, ActivationRange] | None]:
     """Return what each fold's network needs for int8, None where it is to run in something else."""
     if choice.backend != "openvino" or expected_precision(bundle, choice) != "int8":
         return [None] * len(bundle.networks(choice.stored))
-    files = {file.fold: file for file in bundle.activations()}
-    folds = [file.fold for file in bundle.networks(choice.stored)]
-    if not set(folds) <= set(files):
+    files = [_ranges_by_fold(bundle).get(file.fold) for file in bundle.networks("fp32")]
+    found = [decode_ranges(bundle.read(file)) for file in files if file is not None]
+    if len(found) < len(files):
         raise BundleError(
-            f"{bundle.path.name}: no int8 ranges in the bundle; add them: flare-export int8 {bundle.path} "
-            "--calibrate CASES"
+            f"{bundle.path.name}: {len(found)} of {len(files)} networks can run in int8; add what it takes: "
+            f"flare-export int8 {bundle.path} --calibrate CASES"
         )
-    return [decode_ranges(bundle.read(files[fold])) for fold in folds]
+    return found
+
+
+def _ranges_by_fold(bundle: Bundle) -> dict[str | None, BundleFile]:
+    return {file.fold: file for file in bundle.activations()}
 
 
 def _on_gpu(

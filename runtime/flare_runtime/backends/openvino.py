@@ -11,7 +11,7 @@ from flare_runtime.backends.openvino_graph import (
     split_concatenations,
     sum_norms_by_plane,
 )
-from flare_runtime.backends.openvino_int8 import ActivationRange, quantise
+from flare_runtime.backends.openvino_int8 import ActivationRange, cpu_has_int8, quantise
 from flare_runtime.backends.openvino_upsampling import merge_upsampling
 from flare_runtime.cache_folder import cache_folder
 from flare_runtime.errors import BundleError, DeviceError
@@ -35,7 +35,7 @@ class OpenVINONetwork:
         ranges: what the convolutions take, for int8.
 
     Raises:
-        DeviceError: where bfloat16 is asked of a CPU that lacks it.
+        DeviceError: where bfloat16 or int8 is asked of a CPU that lacks it.
         BundleError: where the ONNX cannot be compiled, or the ranges do not fit it.
     """
 
@@ -52,6 +52,8 @@ class OpenVINONetwork:
     ) -> None:
         if precision == "bf16" and not cpu_has_bf16():
             raise DeviceError("this CPU has no bfloat16; use --precision fp32")
+        if precision == "int8" and not cpu_has_int8():
+            raise DeviceError("this CPU has no dot products of 8-bit integers (VNNI); use --precision fp32")
         core = open_core()
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _TYPES[precision],

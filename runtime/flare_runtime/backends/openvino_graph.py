@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from flare_runtime.arrays import FloatArray
+
 # Returns the node it was given.
 Mark = Callable[[Any], Any]
 
@@ -111,26 +113,34 @@ def split_concatenations(model: Any, mark: Mark | None = None) -> int:
 
     found = 0
     for node in model.get_ops():
-        joined = node.input_value(0).get_node() if node.get_type_name() == "Convolution" else None
-        if joined is None or joined.get_type_name() != "Concat" or joined.get_attributes()["axis"] != 1:
+        parts = convolved_parts(node) if node.get_type_name() == "Convolution" else []
+        if len(parts) < 2:
             continue
         window = {key: node.get_attributes()[key] for key in ("strides", "pads_begin", "pads_end", "dilations")}
-        sources = [port.get_source_output() for port in joined.inputs()]
-        cuts = np.cumsum([source.get_shape()[1] for source in sources])[:-1]
-        kernels = np.split(node.input_value(1).get_node().get_data(), cuts, axis=1)
         first, *others = (
             # From an array it would be made a list of numbers first.
             ops.convolution(source, ops.constant(np.ascontiguousarray(kernel)), **window)
-            for source, kernel in zip(sources, kernels, strict=True)
+            for source, kernel in parts
         )
         total = first
         for part in others:
             total = ops.add(total, part) if mark is None else mark(ops.add(total, _as_summed(part.output(0), mark)))
         node.output(0).replace(total.output(0))
         if mark is not None and len(others) == 1:
-            _upsample_after(total.input_value(1), sources[0].get_node(), mark)
+            _upsample_after(total.input_value(1), parts[0][0].get_node(), mark)
         found += 1
     return found
+
+
+def convolved_parts(node: Any) -> list[tuple[Any, FloatArray]]:
+    """Return the outputs that a convolution takes, several where it takes their concatenation, each with its kernel."""
+    kernel = node.input_value(1).get_node().get_data()
+    joined = node.input_value(0).get_node()
+    if joined.get_type_name() != "Concat" or joined.get_attributes()["axis"] != 1:
+        return [(node.input_value(0), kernel)]
+    sources = [port.get_source_output() for port in joined.inputs()]
+    cuts = np.cumsum([source.get_shape()[1] for source in sources])[:-1]
+    return list(zip(sources, np.split(kernel, cuts, axis=1), strict=True))
 
 
 def _upsample_after(skipped: Any, upsampled: Any, mark: Mark) -> None:

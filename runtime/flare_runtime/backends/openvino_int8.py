@@ -1,18 +1,31 @@
-"""Convolutions of 8-bit integers: what their inputs range over, and the graph that rounds them."""
+"""Convolutions of 8-bit integers: what their inputs range over, the graph that rounds them, the CPUs that have them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, FloatArray
+from flare_runtime.backends.openvino_graph import convolved_parts
 from flare_runtime.errors import BundleError
 
 # How much of a channel's width is taken out of it before all are rounded to one scale: the geometric middle between
 # none and all of it, as in Xiao et al., SmoothQuant, ICML 2023.
 _SMOOTHING = 0.5
 _LEVELS = 256
+# What /proc/cpuinfo calls dot products of 8-bit integers. Without them sums of two products are cut off at 16 bits,
+# which gives other masks and says nothing.
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+
+
+def cpu_has_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU sums products of 8-bit integers exactly; False where the system does not say."""
+    try:
+        return not _DOT_PRODUCTS.isdisjoint(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
 
 
 class ActivationRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,22 +102,19 @@ def _quantise(node: Any, low: FloatArray, high: FloatArray) -> None:
     bounds = -below * step, (_LEVELS - 1 - below) * step
     limits = [_scalar(bound) for bound in bounds]
 
-    source, kernel = node.input_value(0).get_node(), node.input_value(1).get_node().get_data()
-    joined = source.get_type_name() == "Concat"
-    ports = [port.get_source_output() for port in source.inputs()] if joined else [node.input_value(0)]
-    cuts = np.cumsum([port.get_shape()[1] for port in ports])[:-1]
-    parts = list(zip(ports, np.split(share, cuts), np.split(kernel, cuts, axis=1), strict=True))
+    parts = convolved_parts(node)
+    shares = np.split(share, np.cumsum([port.get_shape()[1] for port, _ in parts])[:-1])
     # The last first: a skip connection is rounded when it is made then, and waits and is concatenated as 8 bits.
-    parts.reverse()
+    pieces = [(port, own, kernel) for (port, kernel), own in zip(parts, shares, strict=True)][::-1]
     rounded = [
         ops.fake_quantize(port, *(_per_channel(own * bound) for bound in bounds), *limits, _LEVELS)
-        for port, own, _ in parts
+        for port, own, _ in pieces
     ]
-    weights = np.concatenate([piece * own.reshape(1, -1, 1, 1, 1) for _, own, piece in parts], axis=1)
+    weights = np.concatenate([kernel * own.reshape(1, -1, 1, 1, 1) for _, own, kernel in pieces], axis=1)
     largest = np.maximum(np.abs(weights).max(axis=(1, 2, 3, 4), keepdims=True), np.float32(1e-30))
     ends = [ops.constant(-largest), ops.constant(largest)]
     rounded_weights = ops.fake_quantize(ops.constant(weights), *ends, *ends, _LEVELS - 1)
-    node.input(0).replace_source_output((ops.concat(rounded, 1) if joined else rounded[0]).output(0))
+    node.input(0).replace_source_output((ops.concat(rounded, 1) if len(rounded) > 1 else rounded[0]).output(0))
     node.input(1).replace_source_output(rounded_weights.output(0))
 
 

@@ -27,16 +27,18 @@ def merge_upsampling(model: Any) -> int:
         if parts is None:
             continue
         upsampling, bias = parts
+        strides = upsampling.get_attributes()["strides"]
         kernel = upsampling.input_value(1).get_node().get_data()
         behind = node.input_value(1).get_node().get_data()
+        sides = [s + k - 1 for s, k in zip(strides, behind.shape[2:], strict=True)]
+        if (len(kernel) + 1) * len(behind) * prod(sides) >= kernel.size + prod(strides) * behind.size:
+            continue
         # The bias is a channel of ones: a constant would be too much where the convolution meets its padding.
         coarse = upsampling.input_value(0)
         ones = np.ones((1, 1, *coarse.get_shape()[2:]), np.float32)
         constant = np.broadcast_to(bias.reshape(1, -1, 1, 1, 1), (1, *kernel.shape[1:]))
         merged = merged_kernel(np.concatenate([kernel, constant]), behind)
-        strides, margin = upsampling.get_attributes()["strides"], [side // 2 for side in behind.shape[2:]]
-        if prod(merged.shape) >= prod(kernel.shape) + prod(strides) * prod(behind.shape):
-            continue
+        margin = [side // 2 for side in behind.shape[2:]]
         joined = ops.concat([coarse, ops.constant(ones)], 1)
         one = ops.convolution_backprop_data(
             joined, ops.constant(merged), strides, pads_begin=margin, pads_end=margin, dilations=[1, 1, 1]
@@ -65,7 +67,8 @@ def merged_kernel(upsampling: FloatArray, behind: FloatArray) -> FloatArray:
     for tap in product(*map(range, sides)):
         # An output takes the voxel `tap - k // 2` further on, so the voxel gives to the one as much before it.
         window = tuple(slice(k - 1 - t, k - 1 - t + s) for t, k, s in zip(tap, sides, strides, strict=True))
-        merged[window] += (given @ taken[tap]).reshape(*strides, channels, outputs)
+        with np.errstate(invalid="ignore"):  # a weight that is no number will show in the logits
+            merged[window] += (given @ taken[tap]).reshape(*strides, channels, outputs)
     return np.ascontiguousarray(np.moveaxis(merged, (3, 4), (0, 1)))
 
 
