@@ -1,7 +1,7 @@
 """A bundle's network learns to run in 8-bit integers: what its convolutions take, and how well the result agrees."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,34 +59,33 @@ def add_int8(
     ]
     rounded = Segmenter(bundle, Ensemble(list(compiled)))
     agreements = tuple(_agreements(rounded, verify, say))
-    contents = {
-        file.name.removesuffix(".onnx") + ".int8.json": encode_ranges(found)
-        for file, found in zip(networks, ranges, strict=True)
-    }
-    files = tuple(
-        BundleFile(
-            name=name,
-            role="activations",
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            precision=PRECISION,
-            fold=file.fold,
-        )
-        for file, (name, data) in zip(networks, contents.items(), strict=True)
-    )
+    files = dict(_file(network, found) for network, found in zip(networks, ranges, strict=True))
     kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
     records = tuple(record for record in bundle.manifest.parity if record.precision != PRECISION)
     before = msgspec.structs.replace(bundle.manifest, files=kept, parity=records)
-    after = msgspec.structs.replace(before, files=kept + files, parity=records + agreements)
+    after = msgspec.structs.replace(before, files=kept + tuple(files), parity=records + agreements)
     # At every moment the manifest names only what is there.
     for name, data in (
         (MANIFEST_NAME, encode_manifest(before)),
-        *contents.items(),
+        *((file.name, data) for file, data in files.items()),
         (MANIFEST_NAME, encode_manifest(after)),
     ):
         with replacing(bundle.path / name) as stream:
             stream.write(data)
     return Bundle.open(bundle.path)
+
+
+def _file(network: BundleFile, ranges: Mapping[str, ActivationRange]) -> tuple[BundleFile, bytes]:
+    data = encode_ranges(ranges)
+    file = BundleFile(
+        name=network.name.removesuffix(".onnx") + ".int8.json",
+        role="activations",
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        precision=PRECISION,
+        fold=network.fold,
+    )
+    return file, data
 
 
 def case_tiles(cases: Sequence[Sequence[Path]], manifest: Manifest) -> Iterator[FloatArray]:

@@ -17,7 +17,7 @@ _SMOOTHING = 0.5
 _LEVELS = 256
 # What /proc/cpuinfo calls dot products of 8-bit integers. Without them sums of two products are cut off at 16 bits,
 # which gives other masks and says nothing.
-_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def cpu_has_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
