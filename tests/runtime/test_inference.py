@@ -170,3 +170,27 @@ def test_a_tile_that_overflows_in_float32_too_fails_the_case():
         predict(
             image_of(PATCH), overflowing(nan, bool), Decoder(2), PATCH, step=0.5, rescue=lambda: ArithmeticNetwork(nan)
         )
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_tiles_without_anything_in_them_are_computed_once(channels):
+    network, _ = ramp_network()
+    if channels == 2:
+        network = ArithmeticNetwork(lambda tiles: np.concatenate([0 * tiles[:, :1], tiles.sum(1, keepdims=True)], 1))
+    image = np.full((channels, 8, 6, 20), -1.5, np.float32)
+    image[-1, :, :, 10:] = 2
+    image[0, 3, 3, 3] = 7  # one voxel of tissue, which no sample of every sixteenth sees
+    # Tiles begin at x = 0, 2, ..., 16: at 0 and 2 there is the voxel, at 8 both values, at 4 and 6 and from 10 on one.
+    scores = predict(image, network, Decoder(2), PATCH, step=0.5)
+    assert network.calls == 3 + 2
+    in_pairs = ArithmeticNetwork(network._function)
+    in_pairs.batch = 2  # where every tile is computed
+    np.testing.assert_array_equal(scores, predict(image, in_pairs, Decoder(2), PATCH, step=0.5))
+
+
+def test_a_uniform_tile_of_another_value_is_another_tile():
+    network = ArithmeticNetwork()
+    image = np.repeat(np.float32([1, 2, 1, 2]), 4)[None, None, None] * np.ones((1, 8, 6, 1), np.float32)
+    scores = predict(image, network, Decoder(2), PATCH, step=1.0)
+    np.testing.assert_allclose(scores, 2 * image, rtol=1e-5)
+    assert network.calls == 4

@@ -170,7 +170,7 @@ def test_the_step_is_the_models_unless_given():
     runs = []
     for step in (None, 1.0, 0.25):
         network = ArithmeticNetwork()
-        segmenter_of(network, step=step).segment(np.ones((8, 8, 16)), ONE_MM)
+        segmenter_of(network, step=step).segment(np.arange(1, 1025).reshape(8, 8, 16), ONE_MM)
         runs.append(network.calls)
     assert runs == [3, 2, 5]
 
