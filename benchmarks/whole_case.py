@@ -1,8 +1,8 @@
 """The whole command beside nnU-Net's, in one run: wall time, time outside the network, peak memory, agreement.
 
 Each runs in a fresh process on the same phantom with the same weights (seeded random ones: they cost what trained ones
-do). The steps take one thing after the other: the same tiles in float32, in bfloat16 (where the CPU has it) and in
-8-bit integers (calibrated on the same phantom), over the patient alone, and with less overlap.
+do). The steps take one thing after the other: the same tiles in float32, in bfloat16 and in 8-bit integers (calibrated
+on the same phantom) where the CPU has them, over the patient alone, and with less overlap.
 usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256] [--patch 128 160 160]
 """
 
@@ -20,18 +20,15 @@ from flare_eval.gpu import GpuMeter
 from flare_eval.process import Measurement, measure
 from flare_runtime.agreement import compare
 from flare_runtime.backends.openvino import cpu_has_bf16
+from flare_runtime.backends.openvino_int8 import cpu_has_int8
 from flare_runtime.nifti import read_nifti
 from flare_train.phantom import make_phantom, write_dataset
 
-STEPS = {
-    f"{precision}{name}": ("--precision", precision, *options)
-    for precision in ("fp32", "bf16", "int8")
-    for name, options in {
-        "": (),
-        ", body": ("--crop", "body"),
-        ", body, step 0.75": ("--crop", "body", "--step", "0.75"),
-    }.items()
-}
+STEPS: dict[str, tuple[str, ...]] = {"fp32": ("--precision", "fp32")}
+for _precision in ("bf16", "int8"):
+    STEPS[_precision] = ("--precision", _precision)
+    STEPS[f"{_precision}, body"] = (*STEPS[_precision], "--crop", "body")
+    STEPS[f"{_precision}, body, step 0.75"] = (*STEPS[_precision], "--crop", "body", "--step", "0.75")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,8 +38,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spacing", type=float, nargs=3, default=(2.5, 0.8, 0.8), metavar=("Z", "Y", "X"))
     parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
     parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
-    steps = [step for step in STEPS if step == "fp32" or not step.startswith("fp32")]
-    usual = [step for step in steps if cpu_has_bf16() or not step.startswith("bf16")]
+    able = {"fp32": True, "bf16": cpu_has_bf16(), "int8": cpu_has_int8()}
+    usual = [step for step in STEPS if able[step.split(",")[0]]]
     parser.add_argument("--steps", nargs="+", default=usual, choices=STEPS, metavar="STEP")
     return parser.parse_args(argv)
 

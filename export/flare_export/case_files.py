@@ -1,4 +1,4 @@
-"""The files of the cases that `--verify` or `--calibrate` names."""
+"""The files of the cases that `--verify` or `--calibrate` names, and what the cases are called."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,3 +24,8 @@ def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
             files.append(other)
         cases.append(files)
     return cases
+
+
+def case_name(files: Sequence[Path]) -> str:
+    """Return what a case, given as its channels' files, is called."""
+    return files[0].name.split(".nii")[0].removesuffix("_0000")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flare_export.case_files import case_name
 from flare_export.model_folder import ModelFolder
 from flare_export.nnunet_reference import NnunetReference, largest_margin
 from flare_runtime.agreement import Agreement, compare
@@ -83,7 +84,7 @@ def measure_case_parity(
                 expected, mask, manifest.transpose_forward, regions=manifest.regions_class_order is not None
             )
             yield CaseParity(
-                channels[0].name.split(".nii")[0].removesuffix("_0000"),
+                case_name(channels),
                 segmenter.network.backend,
                 segmenter.network.precision,
                 compare(expected.mask, mask),

@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
+from flare_export.case_files import case_name
 from flare_export.engine_parity import (
     EngineParity,
     Run,
@@ -136,7 +137,7 @@ def _reference(onnx: bytes) -> tuple[Run, str]:
 
 
 def _subject(cases: Sequence[Sequence[Path]]) -> str:
-    names = [files[0].name.split(".nii")[0].removesuffix("_0000") for files in cases]
+    names = [case_name(files) for files in cases]
     return ", ".join(names) or "synthetic patches"
 
 

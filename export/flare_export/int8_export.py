@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from flare_export.case_files import case_name
 from flare_runtime.agreement import compare
 from flare_runtime.arrays import FloatArray
 from flare_runtime.backends import Ensemble
@@ -143,7 +144,7 @@ def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callab
     for channels in cases:
         volumes = [read_nifti(path) for path in channels]
         found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
-        name = channels[0].name.split(".nii")[0].removesuffix("_0000")
+        name = case_name(channels)
         say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground:>11}")
         yield Parity(
             backend="openvino",

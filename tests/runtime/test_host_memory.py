@@ -42,7 +42,7 @@ def test_freed_memory_goes_back_to_the_system():
     # Small pieces below one that stays: the C library cannot give them back by itself.
     code = """
 from flare_runtime.host_memory import give_back
-import resource, os
+import resource
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 pieces = [bytearray(60_000) for _ in range(2000)]
