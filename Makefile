@@ -22,10 +22,12 @@ RUN ?=
 TRT ?=
 # `make bench`: '--store-ratios' makes this run's ratios the baselines of later ones.
 BENCH ?=
+# `make fuzz`: '--door nifti --count 1000 --seed 2 --jobs 4'; all doors and 120,000 inputs take an hour.
+FUZZ ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo infer test test-slow test-gpu test-wheel lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
+.PHONY: help setup demo infer test test-slow test-gpu test-wheel fuzz lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
 
 help:  ## print this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -69,6 +71,9 @@ test-gpu: $(VENV)/.gpu  ## the tests that need a GPU, and TensorRT where it is i
 
 test-wheel: $(VENV)/.dev  ## build the wheel, install it alone into a fresh environment, segment a phantom with it
 	bash tests/wheel.sh $(PYTHON) $(BIN)/python
+
+fuzz: $(VENV)/.dev  ## thousands of odd files at every door of the program; what is not refused cleanly is kept
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -1,0 +1,203 @@
+"""Thousands of odd inputs at one door, in processes that may hang, crash or be refused memory."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from tests.fuzz.door import CRASHES
+
+Kind: TypeAlias = Literal["success", "refused", "traceback", "hang", "crash", "memory"]
+# The index of an input to be made, or one that lies there.
+Task: TypeAlias = int | Path
+
+CLEAN = ("success", "refused")
+LIMIT_S = 5.0
+# Opening a door may import torch and load a network, on a machine that is busy.
+_OPENING_S = 180.0
+# What is kept has to be small: a repository holds it for ever.
+_KEEP_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input.
+
+    Attributes:
+        task: its index in the campaign, or its path.
+        kind: `success` and `refused` (a FlareError) are clean; `traceback` is any other exception, `hang` more than
+            the time limit twice in a row, `crash` the end of the process, `memory` more than worker.MEMORY_BYTES.
+        signature: what distinguishes its cause.
+        detail: the message or traceback.
+        grown_mib: by how much the memory of the process rose at most.
+    """
+
+    task: Task
+    kind: Kind
+    signature: str = ""
+    detail: str = ""
+    seconds: float = 0.0
+    grown_mib: int = 0
+
+
+@dataclass
+class Tally:
+    """The outcomes of a campaign: how many of each kind, the extremes, and every one that was not clean."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+    largest_mib: int = 0
+    findings: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.counts[outcome.kind] += 1
+        self.slowest_s = max(self.slowest_s, outcome.seconds)
+        self.largest_mib = max(self.largest_mib, outcome.grown_mib)
+        if outcome.kind not in CLEAN:
+            self.findings.append(outcome)
+
+    @property
+    def line(self) -> str:
+        """The campaign in one line."""
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.counts.items()))
+        return (
+            f"{self.counts.total():,} inputs: {kinds or 'none'}; slowest {self.slowest_s:.2f} s, "
+            f"most memory {self.largest_mib} MiB"
+        )
+
+
+class _Worker:
+    """A worker process that is started when needed and again where it was lost."""
+
+    def __init__(self, door: str, workspace: Path, folder: Path, seed: int, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self.input = folder / "input"
+        self._stderr = folder / "stderr.txt"
+        self._command = [sys.executable, "-m", "tests.fuzz.worker", door, str(workspace), str(self.input), str(seed)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def outcome(self, task: Task) -> Outcome:
+        """Let the worker enter its door with one input."""
+        first = self._try(task)
+        # Other programs can take the processor away for seconds, but hardly twice.
+        return self._try(task) if first.kind == "hang" else first
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def _try(self, task: Task) -> Outcome:
+        process = self._process or self._start()
+        assert process.stdin
+        process.stdin.write(json.dumps(task if isinstance(task, int) else str(task)).encode() + b"\n")
+        process.stdin.flush()
+        answer = self._answer(process, self._limit_s)
+        if answer is None:
+            self.close()
+            return Outcome(task, "hang", "hang", f"no answer within {self._limit_s:g} s", self._limit_s)
+        if not answer:
+            self.close()
+            errors = self._stderr.read_text(encoding="utf-8", errors="replace")[-4000:]
+            if "in _made" in errors:
+                raise RuntimeError(f"input {task} could not be made:\n{errors}")
+            return Outcome(task, "crash", f"signal{-process.returncode}", errors)
+        return Outcome(task, **json.loads(answer))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._stderr.open("wb") as errors:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,
+            )
+        if self._answer(self._process, _OPENING_S) != b"ready\n":
+            self.close()
+            raise RuntimeError(f"the door cannot be opened:\n{self._stderr.read_text(encoding='utf-8')[-4000:]}")
+        return self._process
+
+    @staticmethod
+    def _answer(process: subprocess.Popen[bytes], limit_s: float) -> bytes | None:
+        """Return one line, nothing where the process ended, None where neither came in time."""
+        assert process.stdout
+        if not select.select([process.stdout], [], [], limit_s)[0]:
+            return None
+        return process.stdout.readline()
+
+
+def campaign(
+    door: str,
+    workspace: Path,
+    tasks: Sequence[Task],
+    *,
+    scratch: Path,
+    seed: int = 0,
+    jobs: int = 1,
+    limit_s: float = LIMIT_S,
+    keep: Path | None = CRASHES,
+    progress: Callable[[Outcome], None] = lambda _outcome: None,
+) -> Tally:
+    """Enter a door with many inputs and return what became of them.
+
+    Args:
+        door: its name.
+        workspace: see `Door`.
+        tasks: indices of inputs to make, all determined by door, seed and index; or paths of inputs.
+        scratch: an empty folder.
+        seed: of the inputs that are made.
+        jobs: worker processes.
+        limit_s: what takes longer twice in a row is a hang.
+        keep: where the first input of every cause that is not clean is kept, as DOOR/CAUSE-SEED-INDEX/INPUT.
+        progress: is told every outcome, from several threads if there are several jobs.
+    """
+
+    def drive(number: int) -> Iterable[Outcome]:
+        folder = scratch / str(number)
+        folder.mkdir(parents=True)
+        worker = _Worker(door, workspace, folder, seed, limit_s)
+        outcomes = []
+        try:
+            for task in tasks[number::jobs]:
+                outcome = worker.outcome(task)
+                if outcome.kind not in CLEAN and keep and isinstance(task, int):
+                    _keep(worker.input, keep / door, f"{outcome.signature}-{seed}-{task}", outcome.signature)
+                progress(outcome)
+                outcomes.append(outcome)
+        finally:
+            worker.close()
+        return outcomes
+
+    tally = Tally()
+    with ThreadPoolExecutor(jobs) as threads:
+        for outcomes in threads.map(drive, range(jobs)):
+            for outcome in outcomes:
+                tally.add(outcome)
+    return tally
+
+
+def kept(door: str) -> list[Path]:
+    """Return the inputs kept of a door, each the only entry of its folder."""
+    return sorted(entry for folder in (CRASHES / door).glob("*") for entry in folder.iterdir())
+
+
+def _keep(source: Path, folder: Path, name: str, signature: str) -> None:
+    if any(folder.glob(f"{signature}-*")):
+        return
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    if size <= _KEEP_BYTES:
+        shutil.copytree(source, folder / name, symlinks=True)

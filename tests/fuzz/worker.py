@@ -1,0 +1,84 @@
+"""One process that makes inputs and enters a door with them: a task a line in, an outcome a line out."""
+
+import faulthandler
+import json
+import os
+import resource
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import Any
+
+from flare_runtime.errors import FlareError
+from tests.fuzz.door import Door, open_door
+
+# What one input may take, of address space and of memory, beyond what the process had when the door was open.
+MEMORY_BYTES = 2 << 30
+_PACKAGES = ("flare_runtime", "flare_export", "flare_eval", "flare_train")
+
+
+def main() -> None:
+    """Serve tasks from standard input: the index of an input to make, or the path of one to enter as it is."""
+    name, workspace, folder, seed = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    faulthandler.enable()
+    door = open_door(name, Path(workspace))
+    space = _status("VmSize") + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        made = isinstance(task, int)
+        path = _made(door, Random(f"{name} {seed} {task}"), Path(folder)) if made else Path(task)
+        print(json.dumps(_entered(door, path)), file=answers, flush=True)
+
+
+def _made(door: Door, rng: Random, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path = door.make(rng, folder)
+    entries = list(folder.iterdir())
+    if entries != [path]:
+        raise RuntimeError(f"the door made {path}, its folder holds {entries}")
+    return path
+
+
+def _entered(door: Door, path: Path) -> dict[str, Any]:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    before = _status("VmRSS")
+    started = perf_counter()
+    kind, signature, detail = "success", "", ""
+    try:
+        door.enter(path)
+    except FlareError as error:
+        kind, signature, detail = "refused", type(error).__name__, str(error)
+    except MemoryError as error:
+        kind, signature, detail = "memory", _signature(error), traceback.format_exc()
+    except BaseException as error:
+        kind, signature, detail = "traceback", _signature(error), traceback.format_exc()
+    seconds = perf_counter() - started
+    grown = _status("VmHWM") - before
+    if grown > MEMORY_BYTES and kind in ("success", "refused"):
+        kind, signature, detail = "memory", kind, f"took {grown >> 20} MiB, then {kind}: {detail}"
+    return {"kind": kind, "signature": signature, "detail": detail, "seconds": seconds, "grown_mib": grown >> 20}
+
+
+def _signature(error: BaseException) -> str:
+    """Return what tells one cause from another: the exception and the innermost function of ours that it left."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if any(package in frame.filename for package in _PACKAGES)]
+    inner = (ours or frames)[-1]
+    return f"{type(error).__name__}-{Path(inner.filename).stem}-{inner.name}".replace("<", "").replace(">", "")
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 (cheaper, and called for each input)
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(field))
+
+
+if __name__ == "__main__":
+    main()

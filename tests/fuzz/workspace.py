@@ -1,0 +1,23 @@
+"""The tiny model and its bundle that doors stand on, made in a process of its own: it needs torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def make_workspace(folder: Path) -> None:
+    """Write `model`, an nnU-Net model folder, and `bundle`, its bundle, into a new folder."""
+    subprocess.run([sys.executable, "-m", "tests.fuzz.workspace", folder], check=True, cwd=Path(__file__).parents[2])
+
+
+def _write(folder: Path) -> None:
+    from flare_export.conversion import Naming, export_bundle
+    from flare_export.model_folder import ModelFolder
+    from tests.model_folders import write_model_folder
+
+    model = write_model_folder(folder / "model")
+    export_bundle(ModelFolder.read(model), folder / "bundle", Naming(name="tiny"))
+
+
+if __name__ == "__main__":
+    _write(Path(sys.argv[1]))
