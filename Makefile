@@ -27,7 +27,7 @@ FUZZ ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo infer test test-slow test-gpu test-wheel fuzz lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
+.PHONY: help setup demo infer test test-slow test-gpu test-wheel fuzz network-trace lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
 
 help:  ## print this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -74,6 +74,9 @@ test-wheel: $(VENV)/.dev  ## build the wheel, install it alone into a fresh envi
 
 fuzz: $(VENV)/.dev  ## thousands of odd files at every door of the program; what is not refused cleanly is kept
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+network-trace: $(VENV)/.dev  ## run every command under strace: none may speak to anybody or write into the home (7 minutes)
+	$(BIN)/python -m tests.network_trace
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from flare_runtime.agreement import compare
 from flare_runtime.arrays import MaskArray
 from flare_runtime.errors import FlareError, UsageError
 from flare_runtime.nifti import read_nifti
+from flare_runtime.telemetry import silence_command
 from flare_runtime.volume import Volume
 
 
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> list[Look]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per case and return the exit code."""
     args = parse_args(argv)
+    silence_command()
     try:
         for look in run(args):
             print(look.line, f"({args.output / look.case}.png)")

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from flare_runtime.telemetry import silence_engines
+
 if TYPE_CHECKING:
     from flare_runtime.bundle import Bundle
     from flare_runtime.nifti import read_nifti
@@ -18,6 +20,8 @@ _HOMES = {
     "Volume": "volume",
     "read_nifti": "nifti",
 }
+
+silence_engines()
 
 
 def __getattr__(name: str) -> Any:

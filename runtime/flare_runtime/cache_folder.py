@@ -5,19 +5,26 @@ import os
 import stat
 from pathlib import Path
 
-from flare_runtime.output import replacing
-
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def cache_path(name: str) -> Path | None:
+    """Return where the folder `name` of the user's cache is or would be; None where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flare-lite" / name
+    except RuntimeError:
+        return None
 
 
 def cache_folder(name: str) -> Path | None:
     """Return the private folder `name` of the user's cache, or None where none can be had: a cache only saves time."""
+    folder = cache_path(name)
+    if folder is None:
+        return None
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "flare-lite" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owned = folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & _OTHERS_WRITE
-    except (OSError, RuntimeError):  # no home
+    except OSError:
         return None
     return folder if owned and os.access(folder, os.W_OK) else None
 
@@ -55,6 +62,8 @@ def write_private(path: Path, *parts: bytes) -> None:
     Raises:
         OutputError: where it cannot be written; what was there stays.
     """
+    from flare_runtime.output import replacing  # loads NumPy, which a command's --help does without
+
     with replacing(path) as file:
         os.fchmod(file.fileno(), 0o600)
         for part in parts:

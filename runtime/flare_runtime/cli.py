@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flare_runtime import __version__
 from flare_runtime.command_line import positive
 from flare_runtime.errors import DeviceError, FlareError
+from flare_runtime.telemetry import silence_command
 
 if TYPE_CHECKING:
     from flare_runtime.arrays import Box
@@ -227,6 +228,7 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = parse_args(argv)
+    silence_command()
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     logging.basicConfig(format="%(message)s")
     logging.getLogger("flare_runtime").setLevel(level)

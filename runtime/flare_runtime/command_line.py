@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.telemetry import silence_command
 
 
 def positive(text: str) -> int:
@@ -40,6 +41,7 @@ def exit_code_of(program: str, run: Callable[[], int], extra: str) -> int:
         run: does the work and returns the exit code.
         extra: of the packages that the program needs and a plain installation lacks.
     """
+    silence_command()
     try:
         return run()
     except FlareError as error:

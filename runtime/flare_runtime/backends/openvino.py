@@ -1,6 +1,5 @@
 """OpenVINO on the CPU: the default backend, in float32, 8-bit integers or, where the CPU has it, bfloat16."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,10 +98,7 @@ class OpenVINONetwork:
 
 
 def open_core() -> Any:
-    """Return an `openvino.Core`, imported in a way that tells nobody."""
-    # Importing OpenVINO tells a server in the internet so, from a forked process: nothing a hospital wants, and a
-    # deadlock where another thread is inside BLAS. Without this package it does not.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    """Return an `openvino.Core`, imported when it is first needed."""
     from openvino import Core
 
     return Core()
