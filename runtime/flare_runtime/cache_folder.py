@@ -64,6 +64,8 @@ def write_private(path: Path, *parts: bytes) -> None:
     """
     from flare_runtime.output import replacing  # loads NumPy, which a command's --help does without
 
+    if path.is_symlink():  # in a private folder it is nobody's
+        path.unlink(missing_ok=True)
     with replacing(path) as file:
         os.fchmod(file.fileno(), 0o600)
         for part in parts:

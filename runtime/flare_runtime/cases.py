@@ -2,13 +2,17 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flare_runtime.errors import UsageError
 from flare_runtime.nifti import SUFFIXES
-from flare_runtime.output import check_folder, check_target, strip_suffix
+from flare_runtime.output import check_folder, strip_suffix
+from flare_runtime.record import is_record
+from flare_runtime.target import check_targets
 
+_STALE = ".stale"
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
@@ -31,6 +35,12 @@ class Case:
         """Where the case's record is to be written."""
         return self.mask.with_name(strip_suffix(self.mask.name) + ".json")
 
+    @property
+    def stale(self) -> Path:
+        """Where an earlier run's mask goes if this run's is refused or fails."""
+        stem = strip_suffix(self.mask.name)
+        return self.mask.with_name(f"{stem}{_STALE}{self.mask.name[len(stem) :]}")
+
     def channel_files(self) -> list[Path]:
         """Return the files in the order of their channels."""
         return [self.images[channel] for channel in sorted(self.images)]
@@ -50,16 +60,23 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
     """
     if not source.exists():
         raise UsageError(f"{source}: there is no such file or folder")
-    if source.is_file():
-        cases = [_single(source, target, channels)]
-        check_folder(cases[0].mask.parent)
-    else:
-        cases = _folder(source, target, channels)
-        check_folder(target)
-    for case in cases:
-        for file in (case.mask, case.record):
-            check_target(file, [image for other in cases for image in other.images.values()])
+    cases = [_single(source, target, channels)] if source.is_file() else _folder(source, target, channels)
+    _check_outputs(cases)
     return cases
+
+
+def _check_outputs(cases: Sequence[Case]) -> None:
+    for case in cases:
+        if any(_is_stale(path) for path in (*case.images.values(), case.mask)):
+            raise UsageError(f"{case.name}: a name that ends in {_STALE} is a mask set aside; choose another")
+    images = [image for case in cases for image in case.images.values()]
+    check_targets((path for case in cases for path in (case.mask, case.stale)), images)
+    check_targets((case.record for case in cases), images, over=is_record)
+    check_folder(cases[0].mask.parent)
+
+
+def _is_stale(path: Path) -> bool:
+    return strip_suffix(path.name).endswith(_STALE)
 
 
 def _single(source: Path, target: Path, channels: int) -> Case:
@@ -80,7 +97,11 @@ def _single(source: Path, target: Path, channels: int) -> Case:
 def _folder(source: Path, target: Path, channels: int) -> list[Case]:
     if target.is_file() or target.name.endswith(SUFFIXES):
         raise UsageError(f"{target}: the output for a folder is a folder")
-    files = sorted(path for path in source.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
+    files = sorted(
+        path
+        for path in source.iterdir()
+        if path.name.lower().endswith(SUFFIXES) and path.name[0] != "." and not _is_stale(path)
+    )
     if not files:
         other = " (DICOM series have to be converted to NIfTI first)" if any(source.glob("*.dcm")) else ""
         raise UsageError(f"{source}: holds no .nii or .nii.gz file{other}")

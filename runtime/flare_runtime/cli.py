@@ -87,6 +87,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--max-voxels", type=positive, default=None, metavar="N", help="refuse larger inputs (default: 2e9)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report of the whole run")
+    add(
+        "--keep-header-text",
+        action="store_true",
+        help="copy the free text of the images' headers, which may name the patient, into the masks",
+    )
     verbosity = parser.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="say nothing unless a case fails")
     verbosity.add_argument("--verbose", action="store_true", help="also print the time of every stage and every lesion")
@@ -136,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
             _tell(record, args)
     finally:
         if args.report:
-            write_report(args.report, records)
+            write_report(args.report, records, [case.name for case in cases])
     failed = sum(record.status != "done" for record in records)
     if failed:
         _say(f"{failed} of {len(records)} case(s) not done")
@@ -174,6 +179,7 @@ def _segment(
         segmenter,
         cases,
         max_voxels=args.max_voxels or DEFAULT_MAX_VOXELS,
+        keep_header_text=args.keep_header_text,
         progress=lambda case: _progress_bar(case, announce, hidden=args.quiet),
     )
     for record in results:
@@ -183,12 +189,15 @@ def _segment(
 
 def _check_report(report: Path, cases: Sequence["Case"]) -> None:
     from flare_runtime.errors import UsageError
-    from flare_runtime.output import check_folder, check_target
+    from flare_runtime.output import check_folder
+    from flare_runtime.record import is_report
+    from flare_runtime.target import check_targets
 
-    check_folder(report.parent)
-    check_target(report, [file for case in cases for file in (*case.images.values(), case.mask, case.record)])
-    if any(report.resolve() in (case.mask.resolve(), case.record.resolve()) for case in cases):
+    results = {path.name for case in cases for path in (case.mask, case.record, case.stale)}
+    if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
         raise UsageError("the report would replace a result")
+    check_targets([report], [image for case in cases for image in case.images.values()], over=is_report)
+    check_folder(report.parent)
 
 
 def _progress_bar(case: "Case", before: Callable[[], None], *, hidden: bool) -> "Progress":

@@ -6,12 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
 from flare_runtime.cases import Case
+from flare_runtime.commit import commit_failure, commit_result
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
 from flare_runtime.host_memory import available_bytes
 from flare_runtime.inference import Progress
 from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
-from flare_runtime.output import write_mask
-from flare_runtime.record import CaseRecord, done_record, failed_record, sha256_of, write_json
+from flare_runtime.record import CaseRecord, done_record, failed_record
 from flare_runtime.segmenter import Segmenter
 from flare_runtime.volume import Volume
 
@@ -24,6 +24,7 @@ def segment_cases(
     cases: Sequence[Case],
     *,
     max_voxels: int = DEFAULT_MAX_VOXELS,
+    keep_header_text: bool = False,
     progress: Callable[[Case], Progress] = lambda _case: iter,
 ) -> Iterator[CaseRecord]:
     """Segment and write every case, and yield its record as soon as it is committed or given up.
@@ -32,6 +33,7 @@ def segment_cases(
         segmenter: the loaded model.
         cases: from `find_cases`.
         max_voxels: inputs larger than this are refused.
+        keep_header_text: masks take the free text of their image's header, which may name the patient.
         progress: gives each case its wrapper of tiles.
 
     Raises:
@@ -44,11 +46,11 @@ def segment_cases(
     with _ReadAhead(read, cases) as images:
         for case in cases:
             try:
-                yield _segment_in_memory(segmenter, case, images, progress(case))
+                yield _segment_in_memory(segmenter, case, images, progress(case), keep_header_text)
             except (DeviceError, BundleError):
                 raise
             except Exception as error:  # one bad case must not cost the others
-                yield failed_record(case.name, error)
+                yield commit_failure(case, failed_record(case.name, error))
 
 
 class _ReadAhead:
@@ -101,14 +103,16 @@ def _read(case: Case, channels: int, max_voxels: int) -> list[Volume]:
     return [read_nifti(path, max_voxels) for path in case.channel_files()]
 
 
-def _segment_in_memory(segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress) -> CaseRecord:
+def _segment_in_memory(
+    segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress, keep_text: bool
+) -> CaseRecord:
     """Segment a case, and once more with as little of the GPU's memory as can be where that ran out."""
     try:
-        return _segment(segmenter, case, images.take, progress)
+        return _segment(segmenter, case, images.take, progress, keep_text)
     except GpuMemoryError:
         pass  # until here its traceback holds the arrays
     segmenter.device.release()
-    return _segment(segmenter, case, images.read, progress, smallest=True)
+    return _segment(segmenter, case, images.read, progress, keep_text, smallest=True)
 
 
 def _segment(
@@ -116,6 +120,7 @@ def _segment(
     case: Case,
     take_images: Callable[[Case], list[Volume]],
     progress: Progress,
+    keep_text: bool,
     *,
     smallest: bool = False,
 ) -> CaseRecord:
@@ -127,17 +132,18 @@ def _segment(
     del volumes  # the scan as read takes no memory while the network runs
     result = segmenter.finish(prepared, progress=progress)
     segmented_at = perf_counter()
-    write_mask(case.mask, result.mask, header)
-    written_at = perf_counter()
-    timings = {
-        "read": read_at - started,
-        **result.timings_s,
-        "write": written_at - segmented_at,
-        "total": written_at - started,
-    }
-    record = done_record(case.name, result, spacing_mm, timings, segmenter)
-    record.inputs = [str(path) for path in case.channel_files()]
-    record.mask, record.mask_sha256 = str(case.mask), sha256_of(case.mask)
-    # Last of all: a mask with its record is a case that is done.
-    write_json(case.record, record)
-    return record
+
+    def record_of(mask_sha256: str) -> CaseRecord:
+        written_at = perf_counter()
+        timings = {
+            "read": read_at - started,
+            **result.timings_s,
+            "write": written_at - segmented_at,
+            "total": written_at - started,
+        }
+        record = done_record(case.name, result, spacing_mm, timings, segmenter)
+        record.inputs = [str(path) for path in case.channel_files()]
+        record.mask, record.mask_sha256 = str(case.mask), mask_sha256
+        return record
+
+    return commit_result(case, result.mask, header, record_of, keep_text=keep_text)

@@ -18,6 +18,8 @@ AIR_HU = -1024.0
 MAX_NONFINITE_SHARE = 0.01
 
 _HEADER_BYTES = {348: 1, 540: 2}
+# Of NIfTI-1 and NIfTI-2.
+_TEXT_FIELDS = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"}
 _REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
 
 
@@ -144,8 +146,11 @@ def _fill_nonfinite(voxels: AnyArray, slope: float, intercept: float) -> list[Re
     return [Remark("nonfinite", f"{count} NaN or infinite voxels were set to {AIR_HU:g}")] if count else []
 
 
-def mask_header(shape: Shape3, header: Any) -> bytes:
-    """Return what precedes the voxels of a uint8 mask (z, y, x) in a NIfTI file with the geometry of `header`."""
+def mask_header(shape: Shape3, header: Any, *, keep_text: bool = False) -> bytes:
+    """Return what precedes the voxels of a uint8 mask (z, y, x) in a NIfTI file with the geometry of `header`.
+
+    Text that people or programs wrote into `header`, which may name the patient, is left out unless `keep_text`.
+    """
     out = header.copy()
     # The geometry fields stay byte for byte; only what describes the voxels' values is set.
     z, y, x = shape
@@ -153,7 +158,11 @@ def mask_header(shape: Shape3, header: Any) -> bytes:
     out["datatype"], out["bitpix"] = 2, 8
     out["scl_slope"], out["scl_inter"] = 1, 0
     out["cal_min"], out["cal_max"] = 0, 0
-    out["descrip"], out["intent_code"], out["intent_name"] = b"flare-lite mask", 0, b""
+    out["intent_code"] = 0
+    if not keep_text:
+        for field in _TEXT_FIELDS.intersection(out.keys()):
+            out[field] = b""
+        out["descrip"] = b"flare-lite mask"
     no_extensions = bytes(4)
     out["vox_offset"] = len(out.binaryblock) + len(no_extensions)
     return bytes(out.binaryblock) + no_extensions

@@ -1,9 +1,9 @@
 """Writing results so that a final name never holds half of one."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,41 +12,80 @@ import numpy as np
 from flare_runtime.arrays import MaskArray
 from flare_runtime.errors import OutputError
 from flare_runtime.nifti import SUFFIXES, mask_header
+from flare_runtime.target import check_kind
+from flare_runtime.temporary import sweep, temporary_file
 
-_TEMPORARY_SUFFIX = ".flare-tmp"
 # Masks are mostly runs of one value: the fastest level already shrinks them two hundredfold.
 _LEVEL = 1
 _CHUNK = 1 << 22
 
 
-def check_target(target: Path, sources: list[Path]) -> None:
-    """Refuse a target that must not be replaced, before any work is done.
-
-    Raises:
-        OutputError: where it is a folder, a symbolic link, or one of the inputs.
-    """
-    if target.is_symlink():
-        raise OutputError(f"{target}: is a symbolic link; name the file it should become")
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; name a file")
-    if any(target.exists() and source.exists() and target.samefile(source) for source in sources):
-        raise OutputError(f"{target}: is the input itself; choose another output")
-
-
 def check_folder(folder: Path) -> None:
-    """Create the output folder if need be, try it, and sweep what a killed run of this machine left there.
+    """Create the output folder if need be, sweep what killed runs left there, and try it.
 
     Raises:
         OutputError: where nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        probe = _temporary(folder / "probe")
-        probe.touch()
-        probe.unlink()
+        sweep(folder)
+        with temporary_file(folder):
+            pass
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A file that is being written beside the one it is to become.
+
+    Attributes:
+        target: the name it is to take.
+        path: where it is until then.
+        file: it itself.
+    """
+
+    target: Path
+    path: Path
+    file: BinaryIO
+
+    def settle(self) -> None:
+        """Bring what was written to the disk.
+
+        Raises:
+            OSError: where it does not fit there.
+        """
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def take_name(self) -> None:
+        """Become the target.
+
+        Raises:
+            OutputError: where something else than a file has come there meanwhile.
+            OSError: where it cannot be renamed.
+        """
+        check_kind(self.target)
+        self.path.replace(self.target)
+
+    @property
+    def has_name(self) -> bool:
+        """Whether it has become the target."""
+        return not self.path.exists()
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[StagedFile]:
+    """Open a file beside `target`; it is gone after the block unless it has taken its name.
+
+    Raises:
+        OutputError: where it cannot be written, which any OSError in the block is taken for.
+    """
+    try:
+        with temporary_file(target.parent) as (path, file):
+            yield StagedFile(target, path, file)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -56,18 +95,10 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: where it cannot be written; `target` is then as it was.
     """
-    temporary = _temporary(target)
-    try:
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with staged(target) as new:
+        yield new.file
+        new.settle()
+        new.take_name()
 
 
 def write_mask(target: Path, mask: MaskArray, header: Any) -> None:
@@ -76,20 +107,25 @@ def write_mask(target: Path, mask: MaskArray, header: Any) -> None:
     Raises:
         OutputError: where it cannot be written.
     """
-    voxels = np.ascontiguousarray(mask).data.cast("B")
     with replacing(target) as file:
-        head = mask_header((mask.shape[0], mask.shape[1], mask.shape[2]), header)
-        if not target.name.endswith(".gz"):
-            file.write(head)
-            file.write(voxels)
-            return
-        from isal import isal_zlib
+        encode_mask(file, mask, header, compressed=target.name.endswith(".gz"))
 
-        encoder = isal_zlib.compressobj(_LEVEL, wbits=31)
-        file.write(encoder.compress(head))
-        for start in range(0, len(voxels), _CHUNK):
-            file.write(encoder.compress(voxels[start : start + _CHUNK]))
-        file.write(encoder.flush())
+
+def encode_mask(file: BinaryIO, mask: MaskArray, header: Any, *, compressed: bool, keep_text: bool = False) -> None:
+    """Write a mask (z, y, x) as NIfTI with the input header's geometry, and its free text where `keep_text`."""
+    voxels = np.ascontiguousarray(mask).data.cast("B")
+    head = mask_header((mask.shape[0], mask.shape[1], mask.shape[2]), header, keep_text=keep_text)
+    if not compressed:
+        file.write(head)
+        file.write(voxels)
+        return
+    from isal import isal_zlib
+
+    encoder = isal_zlib.compressobj(_LEVEL, wbits=31)
+    file.write(encoder.compress(head))
+    for start in range(0, len(voxels), _CHUNK):
+        file.write(encoder.compress(voxels[start : start + _CHUNK]))
+    file.write(encoder.flush())
 
 
 def strip_suffix(name: str) -> str:
@@ -98,19 +134,3 @@ def strip_suffix(name: str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY_SUFFIX}")
-
-
-def _sweep(folder: Path) -> None:
-    for stale in folder.glob(f".*.{socket.gethostname()}-*{_TEMPORARY_SUFFIX}"):
-        owner = stale.name.removesuffix(_TEMPORARY_SUFFIX)
-        process = owner.rpartition("-")[2]
-        if (
-            process.isdigit()
-            and owner.endswith(f".{socket.gethostname()}-{process}")
-            and not Path("/proc", process).exists()
-        ):
-            stale.unlink(missing_ok=True)

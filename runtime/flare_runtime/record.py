@@ -4,10 +4,10 @@ import hashlib
 import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,6 +17,8 @@ from flare_runtime.output import replacing
 from flare_runtime.segmenter import Segmentation, Segmenter
 from flare_runtime.volume import Remark
 
+_RECORD_FORMAT = "flare-lite record"
+_REPORT_FORMAT = "flare-lite report"
 _MIB = 1 << 20
 _PACKAGES = (
     "flare-lite",
@@ -31,7 +33,7 @@ _PACKAGES = (
 )
 
 
-class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="format", tag=_RECORD_FORMAT):
     """One case: what was done, how long it took, what was found.
 
     Attributes:
@@ -61,10 +63,10 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def line(self) -> str:
         """The case in one line, for a terminal or a log."""
-        if self.status != "done":
-            return f"{self.case}: {self.status} ({self.reason}): {self.message}"
-        volume = sum(lesion.volume_ml for lesion in self.lesions or [])
         odd = "".join(f"; note: {remark.text}" for remark in self.remarks)
+        if self.status != "done":
+            return f"{self.case}: {self.status} ({self.reason}): {self.message}{odd}"
+        volume = sum(lesion.volume_ml for lesion in self.lesions or [])
         timings = self.timings_s
         return (
             f"{self.case}: {len(self.lesions or [])} lesion(s), {volume:.2f} ml, "
@@ -125,12 +127,47 @@ def write_json(target: Path, content: object) -> None:
         OutputError: where it cannot be written.
     """
     with replacing(target) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+        file.write(encode_json(content))
 
 
-def write_report(target: Path, cases: Sequence[CaseRecord]) -> None:
-    """Write the report of a run: its cases and the environment."""
-    write_json(target, {"cases": list(cases), "environment": environment()})
+def encode_json(content: object) -> bytes:
+    """Return an object as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def is_record(data: bytes) -> bool:
+    """Whether a file's content is a case's record; those of before `format` was written are told by the model."""
+    return _is_ours(data, _RECORD_FORMAT, lambda content: "bundle_sha256" in content["model"])
+
+
+def is_report(data: bytes) -> bool:
+    """Whether a file's content is a run's report; those of before `format` was written are told by the versions."""
+    return _is_ours(data, _REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
+
+
+def _is_ours(data: bytes, wanted: str, was_ours: Callable[[dict[str, Any]], bool]) -> bool:
+    try:
+        content = msgspec.json.decode(data, type=dict[str, Any])
+        return bool(content["format"] == wanted if "format" in content else was_ours(content))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
+        return False
+
+
+def write_report(target: Path, records: Sequence[CaseRecord], cases: Sequence[str]) -> None:
+    """Write the report of a run.
+
+    Args:
+        target: the file.
+        records: of the cases that were done, refused or failed.
+        cases: the names of all cases; where one has no record, the run was interrupted and the report says so.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    known = {record.case for record in records}
+    not_begun = [name for name in cases if name not in known]
+    content = {"format": _REPORT_FORMAT, "complete": not not_begun, "not_begun": not_begun, "cases": list(records)}
+    write_json(target, {**content, "environment": environment()})
 
 
 def environment() -> dict[str, str]:

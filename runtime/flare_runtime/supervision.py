@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from flare_runtime.cases import Case
+from flare_runtime.commit import commit_failure
 from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.record import CaseRecord, failed_record
 
@@ -34,7 +35,8 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
         reason = yield from _one_worker(work, remaining)
         if remaining and remaining[0] is suspect:
             del remaining[0]
-            yield failed_record(suspect.name, LostDeviceError(f"two workers were lost at this case ({reason})"))
+            error = LostDeviceError(f"two workers were lost at this case ({reason})")
+            yield commit_failure(suspect, failed_record(suspect.name, error))
         suspect = remaining[0] if remaining else None
 
 

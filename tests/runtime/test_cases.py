@@ -6,6 +6,8 @@ import pytest
 
 from flare_runtime.cases import find_cases
 from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.record import CaseRecord, write_json
+from tests.runtime.manifests import write_bundle
 
 
 @pytest.fixture
@@ -162,5 +164,41 @@ def test_an_old_mask_may_be_replaced(tmp_path, folder):
     source, out = folder("a_0000.nii.gz"), tmp_path / "out"
     out.mkdir()
     (out / "a.nii.gz").write_bytes(b"old")
-    (out / "a.json").write_bytes(b"{}")
+    write_json(out / "a.json", CaseRecord(case="a", status="refused"))
     assert [case.mask for case in find_cases(source, out, 1)] == [Path(out / "a.nii.gz")]
+
+
+def test_a_record_replaces_nothing_but_a_record(tmp_path, folder):
+    source, out = folder("a_0000.nii.gz", "package_0000.nii.gz"), tmp_path / "out"
+    out.mkdir()
+    (out / "package.json").write_text('{"name": "a web project"}', encoding="utf-8")
+    with pytest.raises(OutputError, match=r"package\.json: was not written by this command"):
+        find_cases(source, out, 1)
+    assert names(out) == ["package.json"]
+
+
+def test_no_result_goes_into_a_bundle(tmp_path, folder):
+    bundle = write_bundle(tmp_path / "bundle")
+    for target in (bundle, bundle / "masks"):
+        with pytest.raises(OutputError, match="lies in the bundle"):
+            find_cases(folder("manifest.nii") if target == bundle else tmp_path / "in", target, 1)
+    assert names(bundle) == ["manifest.json", "network.onnx"]
+
+
+def test_masks_that_were_set_aside_are_no_cases(tmp_path, folder):
+    source = folder("a_0000.nii.gz", "a.stale.nii.gz", "b.stale.nii")
+    assert [case.name for case in find_cases(source, source, 1)] == ["a"]
+    assert find_cases(source, source, 1)[0].stale == source / "a.stale.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("a.stale.nii.gz", "out.nii.gz"), ("a.nii", "out.stale.nii"), ("a.stale_0000.nii.gz", "")]
+)
+def test_names_of_masks_that_were_set_aside_are_refused(tmp_path, folder, source, target):
+    source = folder(source) / source
+    with pytest.raises(UsageError, match=r"ends in \.stale"):
+        find_cases(source, tmp_path / target, 1)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())

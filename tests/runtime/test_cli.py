@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,9 +138,21 @@ def test_a_zip_serves_as_well_as_a_folder(infer, scan, tmp_path, tiny_bundle):
 
 def test_an_old_result_is_replaced(infer, scan, tmp_path):
     (tmp_path / "mask.nii.gz").write_bytes(b"old")
-    (tmp_path / "mask.json").write_bytes(b"old")
+    assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz")[0] == 0
     assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz")[0] == 0
     assert read_nifti(tmp_path / "mask.nii.gz").shape == (20, 30, 28)
+
+
+def test_the_text_of_a_header_is_left_out_unless_it_is_asked_for(infer, tmp_path):
+    text = {"descrip": b"Doe^Jane", "aux_file": b"Jane", "db_name": b"Doe", "intent_name": b"of Jane"}
+    scan = write_nifti(tmp_path / "scan.nii", blobs((9, 9, 9)), spacing_mm=SPACING, **text)
+    mask = tmp_path / "mask.nii"
+    infer("-i", scan, "-o", mask)
+    assert b"Jane" not in mask.read_bytes()
+    assert b"Doe" not in mask.read_bytes()
+    infer("-i", scan, "-o", mask, "--keep-header-text")
+    header = read_nifti(mask).header
+    assert {name: bytes(header[name]).rstrip(b"\0") for name in text} == text
 
 
 # --- 4: some cases refused
@@ -148,7 +161,7 @@ def test_an_old_result_is_replaced(infer, scan, tmp_path):
 def test_a_bad_case_does_not_cost_the_others(infer, cohort, tmp_path):
     code, err = infer("-i", cohort, "-o", tmp_path / "out", "--report", tmp_path / "reports" / "run.json")
     assert code == 4
-    assert names(tmp_path / "out") == ["a.json", "a.nii.gz", "c.json", "c.nii.gz"]
+    assert names(tmp_path / "out") == ["a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz"]
     assert "b: refused (truncated): b_0000.nii.gz: " in err
     assert err.splitlines()[-1] == "1 of 3 case(s) not done"
     report = json.loads((tmp_path / "reports" / "run.json").read_text(encoding="utf-8"))
@@ -158,7 +171,8 @@ def test_a_bad_case_does_not_cost_the_others(infer, cohort, tmp_path):
         ("c", "done", None),
     ]
     done = report["cases"][0]
-    assert done == json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))
+    assert report["cases"] == [json.loads((tmp_path / "out" / f"{name}.json").read_bytes()) for name in "abc"]
+    assert (report["complete"], report["not_begun"]) == (True, [])
     assert set(done["timings_s"]) >= {"read", "preprocess", "network", "restore", "write", "total"}
     assert done["peak_memory_mib"] > 0
     assert "numpy" in report["environment"]
@@ -179,12 +193,27 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("reason", "data"), REFUSED.items(), ids=REFUSED.keys())
-def test_a_refused_file_is_one_line_and_no_output(infer, tmp_path, reason, data):
+def test_a_refused_file_is_one_line_and_no_mask(infer, tmp_path, reason, data):
     (tmp_path / "x.nii.gz").write_bytes(data)
     code, err = infer("-i", tmp_path / "x.nii.gz", "-o", tmp_path / "out" / "mask.nii.gz", "--quiet")
     assert code == 4
     assert err.splitlines()[0].startswith(f"x: refused ({reason}): x.nii.gz: ")
-    assert names(tmp_path / "out") == []
+    assert names(tmp_path / "out") == ["mask.json"]
+
+
+def test_what_is_refused_this_time_has_no_mask_of_last_time(infer, scan, tmp_path):
+    out = tmp_path / "out"
+    assert infer("-i", scan, "-o", out / "a.nii.gz")[0] == 0
+    mask = (out / "a.nii.gz").read_bytes()
+    for _ in range(2):  # the second time there is none to be moved aside
+        assert infer("-i", scan, "-o", out / "a.nii.gz", "--max-voxels", "100")[0] == 4
+        assert names(out) == ["a.json", "a.stale.nii.gz"]
+        assert (out / "a.stale.nii.gz").read_bytes() == mask
+        record = json.loads((out / "a.json").read_bytes())
+        assert (record["status"], record["reason"]) == ("refused", "too_large")
+    assert infer("-i", scan, "-o", out / "a.nii.gz", "--max-voxels", "100")[0] == 4
+    assert infer("-i", scan, "-o", out / "a.nii.gz")[0] == 0
+    assert names(out) == ["a.json", "a.nii.gz", "a.stale.nii.gz"]
 
 
 def test_inputs_above_the_callers_limit_are_refused(infer, scan, tmp_path):
@@ -273,6 +302,24 @@ def test_the_report_replaces_nothing_else_of_the_run(infer, scan, tmp_path, vict
     assert code in (2, 6)
     one_line(err)
     assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_a_report_replaces_nothing_but_a_report(infer, scan, tmp_path, tiny_bundle):
+    model = shutil.copytree(tiny_bundle, tmp_path / "model")
+    (tmp_path / "config.json").write_text('{"cases": ["a web project"]}', encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    null = Path(os.devnull)
+    targets = (null, tmp_path / "pipe", tmp_path / "config.json", model / "network.onnx", model / "manifest.json")
+    before = [path.read_bytes() for path in targets[2:]]
+    for report in (*targets, model / "run.json"):
+        code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--report", report, model=model)
+        assert code == 6
+        assert str(report) in one_line(err)
+    assert null.is_char_device()
+    assert [path.read_bytes() for path in targets[2:]] == before
+    assert names(tmp_path) == ["config.json", "model", "pipe", "scan_0000.nii.gz"]
+    for _ in range(2):
+        assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--report", tmp_path / "run.json")[0] == 0
 
 
 def test_a_report_that_cannot_be_written_is_known_before_any_work(infer, scan, tmp_path):
@@ -367,7 +414,9 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
     ]
     assert names(out) == ["a.json", "a.nii.gz"]
     assert read_nifti(out / "a.nii.gz").shape == (16, 16, 16)
-    assert [case["case"] for case in json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["cases"]] == ["a"]
+    report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert [case["case"] for case in report["cases"]] == ["a"]
+    assert (report["complete"], report["not_begun"]) == (False, ["b"])
 
 
 def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle, scan):

@@ -87,7 +87,16 @@ def test_a_bad_case_is_refused_and_the_others_are_done(tmp_path, run):
     assert {name: record.status for name, record in records.items()} == {"a": "done", "b": "refused", "c": "done"}
     assert records["b"].reason == "truncated"
     assert records["b"].line.startswith("b: refused (truncated): b.nii.gz: ")
-    assert results(tmp_path) == ["a.json", "a.nii.gz", "c.json", "c.nii.gz"]
+    assert results(tmp_path) == ["a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz"]
+    written = json.loads((tmp_path / "out" / "b.json").read_text(encoding="utf-8"))
+    assert written == {
+        "format": "flare-lite record",
+        "case": "b",
+        "status": "refused",
+        "reason": "truncated",
+        "message": records["b"].message,
+        "inputs": [str(tmp_path / "in" / "b.nii.gz")],
+    }
 
 
 @pytest.mark.parametrize("names", [["a_0000"], ["a_0001"], ["a_0000", "a_0002"], ["a_0000", "a_0001", "a_0002"]])
@@ -96,7 +105,7 @@ def test_missing_or_surplus_channels_refuse_the_case(tmp_path, run, names):
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
     record = run(segmenter_of(channels=[RAW, RAW]))["a"]
     assert (record.status, record.reason) == ("refused", "wrong_channels")
-    assert results(tmp_path) == []
+    assert results(tmp_path) == ["a.json"]
 
 
 def test_channels_reach_the_network_by_their_numbers(tmp_path, run):
@@ -142,14 +151,14 @@ def test_an_unforeseen_error_fails_its_case_alone(tmp_path, run, error, reason):
     assert (records["a"].status, records["a"].reason) == ("failed", reason)
     assert "\n" not in records["a"].line
     assert records["b"].status == "done"
-    assert results(tmp_path) == ["b.json", "b.nii.gz"]
+    assert results(tmp_path) == ["a.json", "b.json", "b.nii.gz"]
 
 
 def test_nan_from_the_network_refuses_the_case_and_writes_no_mask(tmp_path, run):
     write_nifti(tmp_path / "in" / "a.nii.gz", image(), spacing_mm=ONE_MM)
     record = run(segmenter_of(ArithmeticNetwork(lambda tiles: np.concatenate([tiles, tiles * np.nan], axis=1))))["a"]
     assert record.reason == "nonfinite_logits"
-    assert results(tmp_path) == []
+    assert results(tmp_path) == ["a.json"]
 
 
 def test_a_lost_device_stops_the_run(tmp_path, run):
@@ -172,7 +181,8 @@ def test_a_result_that_cannot_be_written_fails_its_case_alone(tmp_path, run):
     records = run(segmenter_of(Hindering()))
     assert (records["a"].status, records["a"].reason) == ("failed", "output")
     assert records["b"].status == "done"
-    assert results(tmp_path) == ["a.nii.gz", "b.json", "b.nii.gz"]
+    assert results(tmp_path) == ["a.json", "a.nii.gz", "b.json", "b.nii.gz"]
+    assert "a.nii.gz: is a folder" in json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))["message"]
 
 
 def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run, monkeypatch):

@@ -269,6 +269,18 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
         assert header[name].tobytes() == source[name].tobytes(), name
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept(tmp_path, version):
+    fields = {"descrip": b"Doe^Jane", "aux_file": b"Jane", "intent_name": b"of Jane"}
+    fields |= {"db_name": b"Doe", "data_type": b"Jane"} if version == 1 else {"unused_str": b"Doe"}
+    header = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, version=version, **fields)).header
+    left_out, kept = (mask_header((6, 7, 8), header, keep_text=keep) for keep in (False, True))
+    assert b"Jane" not in left_out
+    assert b"Doe" not in left_out
+    read = type(header)(kept[:-4])
+    assert {name: bytes(read[name]).rstrip(b"\0") for name in fields} == fields
+
+
 # --- real volumes
 
 

@@ -6,7 +6,16 @@ import msgspec
 
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.lesions import Lesion
-from flare_runtime.record import CaseRecord, environment, failed_record, sha256_of, write_json, write_report
+from flare_runtime.record import (
+    CaseRecord,
+    environment,
+    failed_record,
+    is_record,
+    is_report,
+    sha256_of,
+    write_json,
+    write_report,
+)
 from flare_runtime.volume import Remark
 
 DONE = CaseRecord(
@@ -52,11 +61,33 @@ def test_a_finished_case_says_that_it_has_no_lesions(tmp_path):
 
 
 def test_a_report_holds_every_case_and_the_environment(tmp_path):
-    write_report(tmp_path / "run.json", [DONE, failed_record("b", CaseError("truncated", "cut"))])
+    records = [DONE, failed_record("b", CaseError("truncated", "cut"))]
+    write_report(tmp_path / "run.json", records, ["a", "b"])
     report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert (report["complete"], report["not_begun"]) == (True, [])
     assert [(case["case"], case["status"]) for case in report["cases"]] == [("a", "done"), ("b", "refused")]
     assert report["environment"] == environment()
     assert {"python", "system", "numpy", "openvino", "flare-lite"} <= report["environment"].keys()
+
+
+def test_the_report_of_an_interrupted_run_says_what_was_not_begun(tmp_path):
+    write_report(tmp_path / "run.json", [DONE], ["a", "b", "c"])
+    report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert (report["complete"], report["not_begun"]) == (False, ["b", "c"])
+
+
+def test_records_and_reports_are_told_from_other_files(tmp_path):
+    write_json(tmp_path / "a.json", DONE)
+    write_report(tmp_path / "run.json", [DONE], ["a"])
+    record, report = ((tmp_path / name).read_bytes() for name in ("a.json", "run.json"))
+    # Written before there was a `format`.
+    old_record = b'{"case": "a", "status": "done", "model": {"bundle_sha256": "0"}}'
+    old_report = b'{"cases": [], "environment": {"flare-lite": "0.1.0"}}'
+    others = [b"", b"{", b"[1]", b"\xff", b"null", b'{"format": "other"}', b'{"case": "a"}', b'{"environment": 1}']
+    others += [b'{"a":' * 10_000, b'{"case": "a", "status": "done", "model": "x"}', b'{"schema_version": 1}']
+    for content in (record, report, old_record, old_report, *others):
+        assert is_record(content) == (content in (record, old_record)), content
+        assert is_report(content) == (content in (report, old_report)), content
 
 
 def test_a_files_hash(tmp_path):

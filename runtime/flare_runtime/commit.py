@@ -1,0 +1,87 @@
+"""What a case ends with beside its name: its mask and record, both or neither, or the record of why there is none."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from flare_runtime.arrays import MaskArray
+from flare_runtime.cases import Case
+from flare_runtime.errors import OutputError
+from flare_runtime.output import StagedFile, encode_mask, staged
+from flare_runtime.record import CaseRecord, encode_json, sha256_of, write_json
+from flare_runtime.target import check_kind
+from flare_runtime.volume import Remark
+
+
+def commit_result(
+    case: Case, mask: MaskArray, header: Any, record_of: Callable[[str], CaseRecord], *, keep_text: bool = False
+) -> CaseRecord:
+    """Write a case's mask (z, y, x) and its record, of which an earlier run's are replaced, and return the record.
+
+    Args:
+        case: the case.
+        mask: its labels.
+        header: of the image, whose geometry the mask takes, and free text where `keep_text`.
+        record_of: makes the record from the mask's SHA-256, once the mask is on the disk.
+        keep_text: see `header`.
+
+    Raises:
+        OutputError: where one of the two cannot be written; then neither is there.
+    """
+    with staged(case.mask) as new_mask:
+        encode_mask(new_mask.file, mask, header, compressed=case.mask.name.endswith(".gz"), keep_text=keep_text)
+        new_mask.settle()
+        record = record_of(sha256_of(new_mask.path))
+        with staged(case.record) as new_record:
+            new_record.file.write(encode_json(record))
+            new_record.settle()
+            _take_names(new_mask, new_record)
+    return record
+
+
+def _take_names(mask: StagedFile, record: StagedFile) -> None:
+    """Let both take their names, so that at no moment a record is beside a mask that it does not describe."""
+    check_kind(mask.target)
+    check_kind(record.target)
+    record.target.unlink(missing_ok=True)
+    try:
+        mask.take_name()
+        record.take_name()
+    except BaseException:
+        if mask.has_name:
+            with suppress(OSError):
+                mask.target.unlink()
+        raise
+
+
+def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
+    """Write the record of a case that was not done, and move a mask of an earlier run aside; return the record.
+
+    What cannot be written or moved is said in the record's message.
+    """
+    record.inputs = [str(path) for path in case.channel_files()]
+    for step in (_drop_record, _set_mask_aside, _write_record):
+        try:
+            step(case, record)
+        except OutputError as error:
+            record.message = f"{record.message}; {error}"
+        except OSError as error:
+            record.message = f"{record.message}; {case.mask}: cannot be set aside ({error.strerror or error})"
+    return record
+
+
+def _drop_record(case: Case, _record: CaseRecord) -> None:
+    check_kind(case.record)
+    case.record.unlink(missing_ok=True)
+
+
+def _set_mask_aside(case: Case, record: CaseRecord) -> None:
+    check_kind(case.mask)
+    check_kind(case.stale)
+    with suppress(FileNotFoundError):
+        case.mask.replace(case.stale)
+        record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {case.stale.name}"))
+
+
+def _write_record(case: Case, record: CaseRecord) -> None:
+    write_json(case.record, record)

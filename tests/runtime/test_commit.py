@@ -1,0 +1,196 @@
+"""A mask and its record are there together or not at all, and no mask of an earlier run beside a failure."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+
+from flare_runtime.cases import Case
+from flare_runtime.commit import commit_failure, commit_result
+from flare_runtime.errors import CaseError, OutputError
+from flare_runtime.nifti import read_nifti
+from flare_runtime.output import check_folder
+from flare_runtime.record import CaseRecord, failed_record, sha256_of
+from tests.runtime.nifti_files import noise, write_nifti
+
+SHAPE = (4, 5, 6)
+
+
+@pytest.fixture
+def case(tmp_path):
+    source = write_nifti(tmp_path / "a_0000.nii.gz", noise(SHAPE))
+    (tmp_path / "out").mkdir()
+    return Case("a", {0: source}, tmp_path / "out" / "a.nii.gz")
+
+
+def commit(case, value):
+    def record_of(mask_sha256):
+        return CaseRecord(case="a", status="done", mask_sha256=mask_sha256)
+
+    header = read_nifti(case.images[0]).header
+    return commit_result(case, np.full(SHAPE, value, np.uint8), header, record_of)
+
+
+def read_record(case):
+    return msgspec.json.decode(case.record.read_bytes(), type=CaseRecord)
+
+
+def names(case):
+    return sorted(path.name for path in case.mask.parent.iterdir())
+
+
+def refused():
+    return failed_record("a", CaseError("truncated", "cut short"))
+
+
+def test_a_result_is_a_mask_and_a_record_of_it(case):
+    for value in (1, 2):  # the second replaces the first
+        record = commit(case, value)
+        assert names(case) == ["a.json", "a.nii.gz"]
+        assert (read_nifti(case.mask).voxels == value).all()
+        assert read_record(case) == record
+        assert record.mask_sha256 == sha256_of(case.mask)
+
+
+@pytest.mark.parametrize("blocked", ["mask", "record"])
+def test_where_one_cannot_be_written_neither_is_there(case, blocked):
+    getattr(case, blocked).mkdir()
+    with pytest.raises(OutputError, match=f"{getattr(case, blocked).name}: is a folder"):
+        commit(case, 1)
+    assert names(case) == [getattr(case, blocked).name]
+
+
+@pytest.mark.parametrize("blocked", ["mask", "record"])
+def test_an_earlier_result_is_not_left_as_a_mask_without_a_record(case, blocked):
+    commit(case, 1)
+    getattr(case, blocked).unlink()
+    getattr(case, blocked).mkdir()
+    with pytest.raises(OutputError):
+        commit(case, 2)
+    record = commit_failure(case, failed_record("a", OutputError("disk full")))
+    assert not (case.mask.is_file() and case.record.is_file())
+    assert f"{getattr(case, blocked).name}: is a folder" in record.message
+
+
+@pytest.mark.parametrize("fails", ["mask", "record"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_an_error_between_the_two_leaves_neither(case, monkeypatch, fails, error):
+    commit(case, 1)
+    replace = type(case.mask).replace
+
+    def failing(path, target):
+        if target == getattr(case, fails):
+            raise error
+        return replace(path, target)
+
+    monkeypatch.setattr(type(case.mask), "replace", failing)
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        commit(case, 2)
+    # What is left of the earlier result, if anything, is no mask with a record.
+    assert names(case) == (["a.nii.gz"] if fails == "mask" else [])
+    assert not case.mask.exists() or (read_nifti(case.mask).voxels == 1).all()
+
+
+# A disk that fills up, at a byte of its own, while a result is replaced.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from flare_runtime.cases import Case
+from flare_runtime.commit import commit_failure, commit_result
+from flare_runtime.errors import OutputError
+from flare_runtime.nifti import read_nifti
+from flare_runtime.record import CaseRecord, failed_record
+
+source, mask, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+case = Case("a", {0: source}, mask)
+header = read_nifti(source).header
+labels = np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+try:
+    commit_result(case, labels, header, lambda digest: CaseRecord(case="a", status="done", inputs=["x" * 20_000]))
+except OutputError as error:
+    print(error)
+    print(commit_failure(case, failed_record("a", error)).message)
+"""
+
+
+@pytest.mark.parametrize(("room", "culprit"), [(1000, "a.nii.gz"), (15_000, "a.json")])
+def test_a_disk_that_fills_up_leaves_the_record_of_the_failure_and_no_mask(case, room, culprit):
+    commit(case, 1)
+    command = [sys.executable, "-c", FULL_DISK, case.images[0], case.mask, str(room)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    cannot, message = run.stdout.splitlines()
+    assert cannot == f"{case.mask.with_name(culprit)}: cannot be written (File too large)"
+    assert names(case) == ["a.json", "a.stale.nii.gz"]
+    assert read_record(case).message == message == f"OutputError: {cannot}"
+
+
+def killed_at(case, step):
+    """Commit 2 in a process that is killed at that step, and return whether it was."""
+    process = os.fork()
+    if process == 0:
+        seen = iter(range(1, 1000))
+
+        def kill(event, _arguments):
+            if event in ("open", "os.rename", "os.remove") and next(seen) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        commit(case, 2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
+    step, killed = 0, True
+    while killed:
+        step += 1
+        before = commit(case, 1)
+        killed = killed_at(case, step)
+        labels = set(np.unique(read_nifti(case.mask).voxels))
+        assert labels in ({1}, {2})
+        if case.record.exists():
+            assert labels == ({1} if read_record(case) == before else {2})
+        check_folder(case.mask.parent)
+        assert set(names(case)) <= {"a.json", "a.nii.gz"}
+    assert step > 6
+
+
+def test_a_refusal_is_a_record_and_an_earlier_mask_is_set_aside(case):
+    commit(case, 1)
+    for _ in range(2):
+        record = commit_failure(case, refused())
+        assert names(case) == ["a.json", "a.stale.nii.gz"]
+        assert (read_nifti(case.stale).voxels == 1).all()
+        assert read_record(case) == record
+        assert (record.status, record.reason, record.message) == ("refused", "truncated", "cut short")
+        assert record.inputs == [str(case.images[0])]
+    commit(case, 2)
+    record = commit_failure(case, refused())
+    assert (read_nifti(case.stale).voxels == 2).all()
+    assert [remark.code for remark in record.remarks] == ["stale_mask"]
+    assert record.line == "a: refused (truncated): cut short; note: the mask of an earlier run is now a.stale.nii.gz"
+
+
+def test_a_mask_that_cannot_be_set_aside_is_said(case):
+    commit(case, 1)
+    case.stale.mkdir()
+    record = commit_failure(case, refused())
+    assert record.message == f"cut short; {case.stale}: is a folder; name a file"
+    assert read_record(case) == record
+
+
+def test_the_mask_beside_is_not_touched_through_a_link(case):
+    precious = case.mask.parent.parent / "precious.nii.gz"
+    precious.write_bytes(b"precious")
+    case.mask.symlink_to(precious)
+    os.mkfifo(case.record)
+    record = commit_failure(case, refused())
+    assert "a.json: is a named pipe" in record.message
+    assert "a.nii.gz: is a symbolic link" in record.message
+    assert precious.read_bytes() == b"precious"

@@ -1,0 +1,71 @@
+"""What may be written over, and what never."""
+
+import os
+import socket
+
+import pytest
+
+from flare_runtime.errors import OutputError
+from flare_runtime.target import check_targets
+from tests.runtime.manifests import write_bundle
+
+
+def test_a_free_name_and_an_old_result_may_be_written(tmp_path):
+    source = tmp_path / "source.nii"
+    source.write_bytes(b"image")
+    (tmp_path / "old.nii").write_bytes(b"mask")
+    check_targets([tmp_path / "new.nii", tmp_path / "old.nii", tmp_path / "missing" / "new.nii"], [source])
+
+
+@pytest.mark.parametrize("points_to", ["file.nii", "missing.nii"])
+def test_a_symbolic_link_is_no_target(tmp_path, points_to):
+    (tmp_path / "file.nii").write_bytes(b"precious")
+    (tmp_path / "link.nii").symlink_to(tmp_path / points_to)
+    with pytest.raises(OutputError, match="symbolic link"):
+        check_targets([tmp_path / "link.nii"])
+
+
+def test_only_files_are_targets(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.chdir(tmp_path)  # the path of a socket has to be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    for name, kind in (("folder", "a folder"), ("pipe", "a named pipe"), ("socket", "a socket")):
+        with pytest.raises(OutputError, match=f"{name}: is {kind}; name a file"):
+            check_targets([tmp_path / name])
+    with pytest.raises(OutputError, match=f"{os.devnull}: is a device; name a file"):
+        check_targets([tmp_path.__class__(os.devnull)])
+
+
+def test_the_input_is_no_target_by_whatever_name(tmp_path):
+    source = tmp_path / "source.nii"
+    source.write_bytes(b"image")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked.nii").hardlink_to(source)
+    for target in (source, tmp_path / "folder" / ".." / "source.nii", tmp_path / "linked.nii"):
+        with pytest.raises(OutputError, match="is the input itself"):
+            check_targets([target], [tmp_path / "other.nii", source])
+
+
+def test_nothing_is_written_into_a_bundle(tmp_path):
+    bundle = write_bundle(tmp_path / "bundle")
+    (tmp_path / "link").symlink_to(bundle)
+    for folder in (bundle, bundle / "new" / "folder", tmp_path / "link"):
+        with pytest.raises(OutputError, match="lies in the bundle"):
+            check_targets([folder / "report.html"])
+    for content in (b"{}", b"not JSON", b'{"name": "a web project"}'):
+        (bundle / "manifest.json").write_bytes(content)
+        check_targets([bundle / "report.html"])
+
+
+def test_what_is_there_has_to_be_of_the_kind_that_replaces_it(tmp_path):
+    for name, content in (("ours", b"ours: 1"), ("empty", b""), ("other", b"theirs")):
+        (tmp_path / name).write_bytes(content)
+
+    def over(content):
+        return content.startswith(b"ours")
+
+    check_targets([tmp_path / "new", tmp_path / "ours", tmp_path / "empty"], over=over)
+    with pytest.raises(OutputError, match="other: was not written by this command"):
+        check_targets([tmp_path / "ours", tmp_path / "other"], over=over)
