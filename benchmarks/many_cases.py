@@ -1,0 +1,111 @@
+"""What thousands of cases in one process of `flare-infer` cost: the start, and memory, files and threads as they pass.
+
+usage: python -m benchmarks.many_cases [--cases 10000] [--model BUNDLE] [--json FILE]
+Exits with 1 where the run begins later than 2 s, memory rises by more than 2 MiB per 1,000 cases, or the open files or
+threads do not stay as they were.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+
+from tests.runtime.nifti_files import blobs, write_nifti
+
+MAX_START_S, MAX_SLOPE_MIB = 2.0, 2.0
+SHAPE, SPACING = (16, 16, 16), (2.5, 1.5, 1.5)
+# Caches fill and libraries load during the first cases.
+_SETTLED = 0.1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The process after so many cases."""
+
+    cases: int
+    seconds: float
+    memory_mib: float
+    files: int
+    threads: int
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--model", type=Path, help="default: the model that is shipped")
+    parser.add_argument("--json", type=Path, help="where the samples are written")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, and return the exit code."""
+    with TemporaryDirectory() as scratch:
+        write_cases(Path(scratch, "images"), args.cases)
+        start_s, samples = measure(Path(scratch, "images"), Path(scratch, "masks"), args.model, args.cases)
+    slope = memory_slope(samples)
+    print(f"{'cases':>7}{'s':>9}{'MiB':>9}{'files':>7}{'threads':>9}")
+    for sample in samples:
+        print(f"{sample.cases:>7}{sample.seconds:>9.1f}{sample.memory_mib:>9.1f}{sample.files:>7}{sample.threads:>9}")
+    print(f"begun after {start_s:.2f} s; memory {slope:+.2f} MiB per 1,000 cases")
+    if args.json:
+        content = {"start_s": start_s, "mib_per_1000_cases": slope, "samples": [asdict(sample) for sample in samples]}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    settled = [sample for sample in samples if sample.cases >= _SETTLED * args.cases]
+    flat = all(len({getattr(sample, what) for sample in settled}) == 1 for what in ("files", "threads"))
+    return 0 if start_s <= MAX_START_S and slope <= MAX_SLOPE_MIB and flat else 1
+
+
+def write_cases(folder: Path, count: int) -> None:
+    """Write a hundred different images under `count` names."""
+    folder.mkdir()
+    images = [write_nifti(folder / f"case{i:05d}_0000.nii.gz", blobs(SHAPE, i), spacing_mm=SPACING) for i in range(100)]
+    for image in images[count:]:
+        image.unlink()
+    for index in range(100, count):
+        os.link(images[index % 100], folder / f"case{index:05d}_0000.nii.gz")
+
+
+def measure(images: Path, masks: Path, model: Path | None, count: int) -> tuple[float, list[Sample]]:
+    """Segment a folder in one fresh process; return when its first line came, and twenty samples of it on the way."""
+    options = ["-m", str(model)] if model else []
+    command = [sys.executable, "-m", "flare_runtime.cli", "-i", str(images), "-o", str(masks), *options]
+    started = perf_counter()
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--threads", "1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr
+    start_s, done, samples = 0.0, 0, []
+    for line in process.stderr:
+        start_s = start_s or perf_counter() - started
+        done += line.startswith("case")
+        if line.startswith("case") and done % max(count // 20, 1) == 0 and done < count:
+            samples.append(_sample(process.pid, done, perf_counter() - started))
+    if process.wait() or done != count:
+        raise RuntimeError(f"{done} of {count} cases, exit code {process.returncode}")
+    return start_s, samples
+
+
+def memory_slope(samples: Sequence[Sample]) -> float:
+    """Return by how many MiB memory rises per 1,000 cases once the run has settled."""
+    settled = [sample for sample in samples if sample.cases >= _SETTLED * samples[-1].cases]
+    cases = np.array([sample.cases for sample in settled])
+    return float(np.polyfit(cases, [sample.memory_mib for sample in settled], 1)[0] * 1000)
+
+
+def _sample(pid: int, cases: int, seconds: float) -> Sample:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines())
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return Sample(cases, seconds, int(fields["VmRSS"].split()[0]) / 1024, files, int(fields["Threads"]))
+
+
+if __name__ == "__main__":
+    sys.exit(run(parse_args()))
