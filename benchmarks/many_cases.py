@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
-
 from tests.runtime.nifti_files import blobs, write_nifti
 
 MAX_START_S, MAX_SLOPE_MIB = 2.0, 2.0
@@ -59,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         content = {"start_s": start_s, "mib_per_1000_cases": slope, "samples": [asdict(sample) for sample in samples]}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    settled = [sample for sample in samples if sample.cases >= _SETTLED * args.cases]
-    flat = all(len({getattr(sample, what) for sample in settled}) == 1 for what in ("files", "threads"))
-    return 0 if start_s <= MAX_START_S and slope <= MAX_SLOPE_MIB and flat else 1
+    return 0 if start_s <= MAX_START_S and slope <= MAX_SLOPE_MIB and is_flat(samples) else 1
 
 
 def write_cases(folder: Path, count: int) -> None:
@@ -75,7 +72,7 @@ def write_cases(folder: Path, count: int) -> None:
 
 
 def measure(images: Path, masks: Path, model: Path | None, count: int) -> tuple[float, list[Sample]]:
-    """Segment a folder in one fresh process; return when its first line came, and twenty samples of it on the way."""
+    """Segment a folder in one fresh process; return when its first line came, and twenty samples on the way."""
     options = ["-m", str(model)] if model else []
     command = [sys.executable, "-m", "flare_runtime.cli", "-i", str(images), "-o", str(masks), *options]
     started = perf_counter()
@@ -88,7 +85,7 @@ def measure(images: Path, masks: Path, model: Path | None, count: int) -> tuple[
         start_s = start_s or perf_counter() - started
         done += line.startswith("case")
         if line.startswith("case") and done % max(count // 20, 1) == 0 and done < count:
-            samples.append(_sample(process.pid, done, perf_counter() - started))
+            samples.append(_sample(process.pid, images.parent, done, perf_counter() - started))
     if process.wait() or done != count:
         raise RuntimeError(f"{done} of {count} cases, exit code {process.returncode}")
     return start_s, samples
@@ -101,10 +98,25 @@ def memory_slope(samples: Sequence[Sample]) -> float:
     return float(np.polyfit(cases, [sample.memory_mib for sample in settled], 1)[0] * 1000)
 
 
-def _sample(pid: int, cases: int, seconds: float) -> Sample:
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines())
-    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def is_flat(samples: Sequence[Sample]) -> bool:
+    """Whether as many files and threads are open at the end as once the run had settled."""
+    settled = [sample for sample in samples if sample.cases >= _SETTLED * samples[-1].cases]
+    return len({(sample.files, sample.threads) for sample in settled}) == 1
+
+
+def _sample(pid: int, scratch: Path, cases: int, seconds: float) -> Sample:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    files = sum(_stays_open(file, scratch) for file in Path(f"/proc/{pid}/fd").iterdir())
     return Sample(cases, seconds, int(fields["VmRSS"].split()[0]) / 1024, files, int(fields["Threads"]))
+
+
+def _stays_open(file: Path, scratch: Path) -> bool:
+    """Whether an open file is anything but an image or a result of the case at hand."""
+    try:
+        return not str(file.readlink()).startswith(str(scratch))
+    except FileNotFoundError:  # closed in the meantime
+        return False
 
 
 if __name__ == "__main__":
