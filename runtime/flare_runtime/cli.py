@@ -77,6 +77,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="average over mirrored tiles, as nnU-Net does by default; up to 8 times the work",
     )
+    add("--any-intensity", action="store_true", help="take a CT that cannot be in Hounsfield units, with a remark")
     add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
     add(
         "--gpu-memory",
@@ -110,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.model or default_bundle())
     options = {
-        name: getattr(args, name) for name in ("device", "backend", "precision", "step", "tta", "crop", "threads")
+        name: getattr(args, name)
+        for name in ("device", "backend", "precision", "step", "tta", "crop", "any_intensity", "threads")
     }
     options |= {"gpu_memory_mib": args.gpu_memory or DEFAULT_GPU_MEMORY_MIB, "wait": False}
     choice = choose(bundle, args.device, args.backend, args.precision)

@@ -12,6 +12,7 @@ from flare_runtime.crop import nonzero_box
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device
 from flare_runtime.errors import CaseError
+from flare_runtime.hounsfield import check_hounsfield
 from flare_runtime.manifest import CTScheme, Manifest, ZScoreScheme
 from flare_runtime.memory_plan import CaseSize, MemoryPlan
 from flare_runtime.resampling import Resizing, new_shape, plan_resizing, resize_image
@@ -63,6 +64,7 @@ def prepare(
     plan: Callable[[CaseSize], MemoryPlan | None] = lambda _size: None,
     *,
     body_only: bool = False,
+    any_intensity: bool = False,
 ) -> Prepared | None:
     """Prepare a case given as one volume per channel, all of one grid; None where every voxel is zero.
 
@@ -72,9 +74,10 @@ def prepare(
         device: where the image is computed and the network runs.
         plan: decides what of the case is on the device, needed unless that is the host; may refuse it.
         body_only: the network is to see the patient alone, for models whose first channel is a CT.
+        any_intensity: remark upon a CT that is not in Hounsfield units instead of refusing it.
 
     Raises:
-        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_rgb`, or as `plan` does.
+        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `plan` does.
     """
     _check_channels(channels, manifest)
     volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
@@ -92,17 +95,18 @@ def prepare(
     memory = plan(_size(volumes, resizing, padded, manifest))
     if memory is not None:
         device = device if memory.image_on_device else HOST
+    remarks = [
+        remark
+        for volume, channel in zip(volumes, manifest.channels, strict=True)
+        if isinstance(channel.normalisation, CTScheme)
+        for remark in check_hounsfield(volume, channel.name, any_intensity=any_intensity)
+    ]
     image = device.xp.zeros((len(volumes), *padded), np.float32)
-    remarks: list[Remark] = []
     for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
         cropped = Volume(volume.voxels[crop], spacing, volume.slope, volume.intercept)
         normalise = normalisation.fit(channel.normalisation, cropped, inside, device)
         reader = _SlabReader(cropped, normalise, device, at_once=memory is not None and memory.raw_on_device)
         resize_image(reader, resizing, image[index][inner], device)
-        if isinstance(channel.normalisation, CTScheme) and reader.lowest >= 0:
-            remarks.append(
-                Remark("not_hounsfield", f"no intensity of {channel.name} is below 0; is it in Hounsfield units?")
-            )
         del reader  # and with it the scan on the device, before the next one goes there
     region = _body_region(volumes[0], crop, target, manifest.patch, padded) if body_only else whole(padded)
     return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
@@ -157,14 +161,13 @@ def _size(volumes: Sequence[Volume], resizing: Resizing, padded: Shape3, manifes
 
 
 class _SlabReader:
-    """Reads normalised slabs of a volume to a device, and keeps the lowest raw intensity on the way."""
+    """Reads normalised slabs of a volume to a device."""
 
     def __init__(self, volume: Volume, normalise: normalisation.Normaliser, device: Device, *, at_once: bool) -> None:
         self._volume = volume
         self._normalise = normalise
         self._device = device
         self._uploaded = device.upload(volume.voxels) if at_once else None
-        self.lowest = np.inf
 
     def __call__(self, axis: int, part: slice) -> FloatArray:
         sides = [slice(0, n) for n in self._volume.shape]
@@ -173,7 +176,6 @@ class _SlabReader:
         uploaded = self._uploaded
         raw = self._device.upload(self._volume.voxels[where]) if uploaded is None else uploaded[where]
         slab = self._volume.intensities(raw)
-        self.lowest = min(self.lowest, float(slab.min()))
         self._normalise(slab, where)
         return slab
 

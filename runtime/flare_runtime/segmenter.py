@@ -83,6 +83,7 @@ class Segmenter:
         step: float | None = None,
         tta: bool = False,
         crop: str = "nonzero",
+        any_intensity: bool = False,
         device: "Device | Future[Device]" = HOST,
         plan: Plan = lambda _size: None,
         threads: int | None = None,
@@ -103,6 +104,7 @@ class Segmenter:
         if crop == "body" and not isinstance(manifest.channels[0].normalisation, CTScheme):
             raise UsageError(f"--crop body is for CT; this model takes {manifest.channels[0].name}")
         self.crop = crop
+        self.any_intensity = any_intensity
         self._mirror_axes = manifest.mirror_axes if tta else ()
         self._decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
 
@@ -117,6 +119,7 @@ class Segmenter:
         step: float | None = None,
         tta: bool = False,
         crop: str = "nonzero",
+        any_intensity: bool = False,
         threads: int | None = None,
         gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB,
         wait: bool = True,
@@ -133,6 +136,7 @@ class Segmenter:
             step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
             tta: average over all flips the model was trained for, as nnU-Net does by default.
             crop: `nonzero` as nnU-Net does, or `body`: the network sees the patient alone, without the air around.
+            any_intensity: segment a CT that is not in Hounsfield units, with a remark, instead of refusing it.
             wait: False compiles in the background, while the first case is read; errors come when it is needed.
 
         Raises:
@@ -148,7 +152,17 @@ class Segmenter:
         worker.shutdown(wait=wait)
         if wait:
             network.result()
-        return cls(opened, network, step=step, tta=tta, crop=crop, device=place, plan=plan, threads=threads)
+        return cls(
+            opened,
+            network,
+            step=step,
+            tta=tta,
+            crop=crop,
+            any_intensity=any_intensity,
+            device=place,
+            plan=plan,
+            threads=threads,
+        )
 
     @property
     def network(self) -> Network:
@@ -210,7 +224,12 @@ class Segmenter:
         device = self.device
         with device.active():
             prepared = prepare(
-                channels, self.bundle.manifest, device, self._planner(smallest), body_only=self.crop == "body"
+                channels,
+                self.bundle.manifest,
+                device,
+                self._planner(smallest),
+                body_only=self.crop == "body",
+                any_intensity=self.any_intensity,
             )
         remarks = tuple(remark for volume in channels for remark in volume.remarks)
         return PreparedCase(prepared, channels[0].shape, channels[0].spacing_mm, remarks, perf_counter() - started)

@@ -120,6 +120,19 @@ def test_an_all_zero_scan_is_done_with_no_lesions(infer, tmp_path):
     assert json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))["lesions"] == []
 
 
+def test_a_scan_without_hounsfield_units_is_refused_unless_asked_for(infer, tmp_path):
+    scan = write_nifti(tmp_path / "a.nii.gz", blobs((20, 30, 28)), spacing_mm=SPACING, scl_slope=1, scl_inter=1024)
+    code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz")
+    assert code == 4
+    assert "a: refused (not_hounsfield): CT is not in Hounsfield units: 100.0% of the voxels lie above 300" in err
+    assert not (tmp_path / "mask.nii.gz").exists()
+    code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--any-intensity")
+    assert code == 0
+    assert "note: CT is not in Hounsfield units" in err
+    (remark,) = json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))["remarks"]
+    assert remark["code"] == "not_hounsfield"
+
+
 def test_quiet_says_nothing_and_verbose_says_more(infer, scan, tmp_path, caplog):
     assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--quiet") == (0, "")
     _, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz", "--verbose")

@@ -94,17 +94,25 @@ def test_an_image_thinner_than_half_a_voxel_of_the_network_is_refused():
     assert caught.value.reason == "bad_dimensions"
 
 
-@pytest.mark.parametrize(("lowest", "remarked"), [(-1, False), (0, True), (5, True)])
-def test_a_ct_without_negative_intensities_is_remarked_upon(lowest, remarked):
-    voxels = np.full((9, 9, 9), 60, np.int16)
-    voxels[4, 4, 4] = lowest
-    prepared = prepare([Volume(voxels, ONE_MM)], make_manifest(spacing_mm=ONE_MM))
-    assert [remark.code for remark in prepared.remarks] == ["not_hounsfield"] * remarked
+def test_a_ct_without_hounsfield_units_is_refused_unless_any_intensity_is_allowed():
+    manifest, grey = make_manifest(spacing_mm=ONE_MM), Volume(np.full((10, 10, 10), 60, np.int16), ONE_MM)
+    with pytest.raises(CaseError) as caught:
+        prepare([grey], manifest)
+    assert caught.value.reason == "not_hounsfield"
+    prepared = prepare([grey], manifest, any_intensity=True)
+    assert [remark.code for remark in prepared.remarks] == ["not_hounsfield"]
+
+
+def test_every_ct_channel_has_to_be_in_hounsfield_units():
+    manifest = make_manifest(channels=manifest_fields()["channels"] * 2, spacing_mm=ONE_MM)
+    sound, grey = Volume(blobs((12, 12, 12)), ONE_MM), Volume(np.full((12, 12, 12), 60, np.int16), ONE_MM)
+    with pytest.raises(CaseError, match="not in Hounsfield units"):
+        prepare([sound, grey], manifest)
 
 
 def test_other_schemes_do_not_ask_for_hounsfield_units():
     manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM)
-    assert prepare([Volume(np.ones((9, 9, 9), np.int16), ONE_MM)], manifest).remarks == ()
+    assert prepare([Volume(np.ones((10, 10, 10), np.int16), ONE_MM)], manifest).remarks == ()
 
 
 def test_the_input_is_left_as_it_was():

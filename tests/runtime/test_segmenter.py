@@ -13,9 +13,10 @@ ONE_MM = (1.0, 1.0, 1.0)
 RAW = {"name": "raw", "normalisation": {"scheme": "none"}}
 
 
-def segmenter_of(network=None, *, tta=False, step=None, **changes):
+def segmenter_of(network=None, *, tta=False, step=None, any_intensity=False, **changes):
     changes = {"channels": [RAW], "spacing_mm": ONE_MM, **changes}
-    return Segmenter(memory_bundle(**changes), network or ArithmeticNetwork(), tta=tta, step=step)
+    options = {"tta": tta, "step": step, "any_intensity": any_intensity}
+    return Segmenter(memory_bundle(**changes), network or ArithmeticNetwork(), **options)
 
 
 def two_balls(shape=(24, 30, 32)):
@@ -133,8 +134,10 @@ def test_an_all_zero_image_is_empty_with_a_remark_and_no_network_run():
 
 def test_remarks_of_reader_and_preprocessing_are_passed_on():
     channels = manifest_fields()["channels"]
-    volume = Volume(np.ones((9, 9, 9), np.int16), ONE_MM, remarks=(Remark("misnamed", "text"),))
-    result = segmenter_of(channels=channels).segment(volume)
+    volume = Volume(np.ones((10, 10, 10), np.int16), ONE_MM, remarks=(Remark("misnamed", "text"),))
+    with pytest.raises(CaseError, match="not in Hounsfield units"):
+        segmenter_of(channels=channels).segment(volume)
+    result = segmenter_of(channels=channels, any_intensity=True).segment(volume)
     assert [remark.code for remark in result.remarks] == ["misnamed", "not_hounsfield"]
 
 
