@@ -6,8 +6,9 @@ from math import prod
 
 from flare_runtime.arrays import Shape3
 from flare_runtime.errors import CaseError, DeviceError
+from flare_runtime.interpolation import band_bytes
 from flare_runtime.manifest import Manifest
-from flare_runtime.resampling import ROWS, SLAB
+from flare_runtime.resampling import DEVICE_BAND, ROWS, SLAB
 from flare_runtime.restoring import BLOCK
 
 MIB = 1 << 20
@@ -155,16 +156,19 @@ def _preparing(size: CaseSize, raw: bool) -> int:
 
 
 def _running(size: CaseSize) -> int:
-    """A batch of tiles and their mirror images, their logits, a tile's scores and what comes of them, the weights."""
+    """A batch of tiles and their mirror images, their logits, a tile's scores and what comes of them, the weights.
+
+    At the end a slice is divided by the sums of its weights, which are computed from those of another.
+    """
     # Tiles are gathered and copied, and a last batch filled up; logits are each network's, two means' and a sum's.
     logits = size.folds + 2 + (size.folds > 1)
     batched = size.batch * (3 * size.channels + logits * size.outputs)
-    return prod(size.patch) * (batched + 3 * size.scores + 1) * _FLOAT
+    return (prod(size.patch) * (batched + 3 * size.scores + 1) + 2 * prod(size.padded[1:])) * _FLOAT
 
 
 def _restoring(size: CaseSize) -> int:
     """Which scores are positive, and one block of the output: interpolated along each axis, then labelled."""
-    fine = (*(min(side, most) for side, most in zip(size.crop, BLOCK, strict=False)), size.crop[2])
+    fine = [min(side, most) for side, most in zip(size.crop, BLOCK, strict=True)]
     # As many coarse planes and rows as linear interpolation of a block can reach.
     reached = [
         min(coarse, round(side * coarse / whole) + 3)
@@ -173,13 +177,14 @@ def _restoring(size: CaseSize) -> int:
     along_z = fine[0] * prod(reached[1:])
     along_x = fine[0] * reached[1] * fine[2]
     block = 2 * prod(reached) + along_z + along_x + prod(fine)
+    matrices = sum(whole * coarse for whole, coarse in zip(fine, reached, strict=True)) * _FLOAT
     positive = (size.scores + 1) * prod(size.resampled)
     # Labels are found among several classes by an index of eight bytes a voxel, and what is made of it.
-    return max(positive, size.scores * block * _FLOAT + _matrices(size) + 40 * prod(fine))
+    return max(positive, size.scores * block * _FLOAT + matrices + 40 * prod(fine))
 
 
 def _matrices(size: CaseSize) -> int:
-    return sum(old * new for old, new in zip(size.crop, size.resampled, strict=True)) * _FLOAT
+    return sum(band_bytes(old, new, DEVICE_BAND) for old, new in zip(size.crop, size.resampled, strict=True))
 
 
 def _first(axis: int, shape: Shape3) -> list[int]:

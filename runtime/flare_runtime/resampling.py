@@ -1,95 +1,25 @@
 """nnU-Net's resampling, written as one matrix per axis.
 
 Spline interpolation on a regular grid is linear and separable, its prefilter and edge padding included, so resizing a
-volume is three matrix products. The matrices are those of `skimage.transform.resize(mode="edge", anti_aliasing=False)`,
-of `scipy.ndimage.zoom(grid_mode=True, mode="nearest")` and of `map_coordinates` at the same centres.
+volume is three matrix products.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from flare_runtime.arrays import FloatArray, Shape3, Vector3
 from flare_runtime.device import HOST, Device
+from flare_runtime.interpolation import Band, BandedMatrix, resize_matrix
 from flare_runtime.volume import slabs
 
-FloatArray64: TypeAlias = npt.NDArray[np.float64]
-IntArray: TypeAlias = npt.NDArray[np.intp]
-Band: TypeAlias = tuple[slice, slice, FloatArray]
-
 ANISOTROPY_THRESHOLD = 3.0
-# As many edge voxels SciPy repeats before its prefilter.
-_EDGE = 12
-_NEGLIGIBLE = 1e-9
 # So many slices are read at a time, and so many rows resampled along the remaining axis.
 SLAB = 8
 ROWS = 16
-# So many rows of a matrix are multiplied at a time on the host, by the columns that they need.
-_BAND = 64
-
-
-@lru_cache(maxsize=32)
-def resize_matrix(old: int, new: int, order: int) -> FloatArray:
-    """Return the (new, old) float32 matrix that interpolates at the new voxels' centres with a spline and edge padding.
-
-    Args:
-        old: number of voxels given.
-        new: number of voxels wanted.
-        order: of the spline; 0 selects the nearest voxel, 1 is linear, 3 cubic.
-    """
-    if old == new:
-        exact = np.eye(old)
-    elif order in _SPLINES:
-        exact = _SPLINES[order](old, np.asarray(old / new * (np.arange(new) + 0.5) - 0.5, np.float64))
-    else:
-        from scipy.ndimage import zoom
-
-        exact = zoom(np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True)
-    # A spline's weights fall off without end. Beside the sum of the others these change no digit of float32, and the
-    # least of them are numbers that Intel's CPUs multiply twenty times slower.
-    exact[np.abs(exact) < _NEGLIGIBLE] = 0
-    matrix: FloatArray = np.ascontiguousarray(exact, dtype=np.float32)
-    matrix.setflags(write=False)
-    return matrix
-
-
-def _nearest(old: int, centres: FloatArray64) -> FloatArray64:
-    return _rows(old, np.floor(centres + 0.5).astype(int), np.ones((len(centres), 1)))
-
-
-def _linear(old: int, centres: FloatArray64) -> FloatArray64:
-    below = np.floor(centres).astype(int)
-    share = centres - below
-    return _rows(old, below, np.stack([1 - share, share], axis=1))
-
-
-def _cubic(old: int, centres: FloatArray64) -> FloatArray64:
-    """Solve for the B-spline coefficients of edge-padded unit impulses, and sum four of them for each centre."""
-    size = old + 2 * _EDGE
-    padded = _rows(old, np.arange(size) - _EDGE, np.ones((size, 1)))
-    at_voxels = (4 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 6
-    at_voxels[0, 0] = at_voxels[-1, -1] = 5 / 6  # the coefficients are mirrored about the outermost voxels' edges
-    coefficients = np.linalg.solve(at_voxels, padded)
-    below = np.floor(centres).astype(int)
-    t = centres - below
-    weights = np.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3], axis=1) / 6
-    return _rows(size, below + _EDGE - 1, weights) @ coefficients
-
-
-def _rows(old: int, first: IntArray, weights: FloatArray64) -> FloatArray64:
-    """Return a matrix whose row i has `weights[i]` from column `first[i]` on; beyond an edge counts at it."""
-    count, taps = weights.shape
-    matrix = np.zeros((count, old))
-    columns = np.clip(first[:, None] + np.arange(taps), 0, old - 1)
-    np.add.at(matrix, (np.arange(count)[:, None], columns), weights)
-    return matrix
-
-
-_SPLINES = {0: _nearest, 1: _linear, 3: _cubic}
+# A GPU multiplies so many rows of a matrix at a time: of most scans all.
+DEVICE_BAND = 1024
 
 
 def new_shape(shape: Shape3, spacing: Vector3, new_spacing: Vector3) -> Shape3:
@@ -119,13 +49,13 @@ class Resizing:
 
     Attributes:
         old_shape, new_shape: (z, y, x).
-        matrices: one (new, old) float32 matrix per axis.
+        matrices: one (new, old) matrix per axis.
         separate: the axis whose slices are resized in 2D first and then selected, or None.
     """
 
     old_shape: Shape3
     new_shape: Shape3
-    matrices: tuple[FloatArray, FloatArray, FloatArray]
+    matrices: tuple[BandedMatrix, BandedMatrix, BandedMatrix]
     separate: int | None
 
     @property
@@ -136,7 +66,7 @@ class Resizing:
     @property
     def clips(self) -> bool:
         """Whether the spline can overshoot, so that skimage's clipping to the input's range matters."""
-        return not self.is_identity and any(bool((matrix < 0).any()) for matrix in self.matrices)
+        return not self.is_identity and any(matrix.has_negative for matrix in self.matrices)
 
 
 def plan_resizing(
@@ -186,10 +116,10 @@ def resize_image(
     for part in slabs(slices, SLAB):
         slab = xp.moveaxis(read_slab(axis, part), axis, 0)
         half = shorter[: len(slab)]
-        for to, needed, weights in rows:
-            xp.matmul(weights, slab[:, needed], out=half[:, to])
-        for to, needed, weights in columns:
-            xp.matmul(half[:, :, needed], weights.T, out=in_plane[part, :, to])
+        for band in rows:
+            xp.matmul(band.weights, slab[:, band.columns], out=half[:, band.rows])
+        for band in columns:
+            xp.matmul(half[:, :, band.columns], band.weights.T, out=in_plane[part, :, band.rows])
         if resizing.clips:
             ranges.append(_range(slab, per_slice=resizing.separate is not None))
             if resizing.separate is not None:
@@ -198,16 +128,12 @@ def resize_image(
     _resize_along(along, in_plane, xp.moveaxis(out, axis, 0), None if resizing.separate is not None else ranges)
 
 
-def _bands(matrix: FloatArray, device: Device) -> list[Band]:
-    """Return groups of rows, the columns that hold what is not 0 of them, and that part of the matrix, on `device`."""
-    if device is not HOST:
-        return [(slice(0, len(matrix)), slice(0, matrix.shape[1]), device.upload(matrix))]
-    bands = []
-    for rows in slabs(len(matrix), _BAND):
-        used = np.flatnonzero(matrix[rows].any(axis=0))
-        columns = slice(int(used[0]), int(used[-1]) + 1)
-        bands.append((rows, columns, np.ascontiguousarray(matrix[rows, columns])))
-    return bands
+def _bands(matrix: BandedMatrix, device: Device) -> Sequence[Band]:
+    """Return the matrix in bands as thick as `device` likes them, the weights being there."""
+    if device is HOST:
+        return matrix.bands
+    parts = (matrix.part(rows) for rows in slabs(matrix.new, DEVICE_BAND))
+    return [Band(part.rows, part.columns, device.upload(part.weights)) for part in parts]
 
 
 def _range(slab: FloatArray, *, per_slice: bool) -> tuple[FloatArray, FloatArray]:
@@ -216,7 +142,7 @@ def _range(slab: FloatArray, *, per_slice: bool) -> tuple[FloatArray, FloatArray
 
 
 def _resize_along(
-    along: list[Band],
+    along: Sequence[Band],
     in_plane: FloatArray,
     out: FloatArray,
     ranges: Sequence[tuple[FloatArray, FloatArray]] | None,
@@ -227,8 +153,8 @@ def _resize_along(
     for part in slabs(in_plane.shape[1], ROWS):
         block = in_plane[:, part]
         flat = block.reshape(len(block), -1)
-        for to, needed, weights in along:
-            resized = (weights @ flat[needed]).reshape(len(weights), *block.shape[1:])
+        for band in along:
+            resized = (band.weights @ flat[band.columns]).reshape(len(band.weights), *block.shape[1:])
             if limits is not None:
                 resized.clip(*limits, out=resized)
-            out[to, part] = resized
+            out[band.rows, part] = resized

@@ -78,6 +78,18 @@ def test_the_mask_is_the_hosts_and_the_memory_within_the_plan(model, index):
     assert type(result.mask) is np.ndarray
 
 
+@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("axis", range(3))
+def test_an_axis_of_thousands_of_voxels_is_resampled_in_several_bands(axis, index):
+    host, on_device, device, chosen = segmenters("its own grid", index=index)
+    image = (blobs((4, 6, 2700)) - 20).astype(np.int16)
+    volume = Volume(np.ascontiguousarray(np.moveaxis(image, 2, axis)), (1.5, 1.5, 1.5))
+    expected, result = host.segment(volume), on_device.segment(volume)
+    assert 0 < expected.mask.mean() < 1
+    np.testing.assert_array_equal(result.mask, expected.mask)
+    assert device.memory.peak <= chosen[0].peak_bytes
+
+
 def test_nothing_is_left_on_the_device():
     _, on_device, device, _ = segmenters("two classes")
     on_device.segment(scan())

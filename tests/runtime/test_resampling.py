@@ -1,18 +1,12 @@
-"""The resampling matrices and everything nnU-Net's resampling does with images."""
+"""Everything nnU-Net's resampling does with images."""
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import map_coordinates, zoom
 
-from flare_runtime.resampling import (
-    new_shape,
-    plan_resizing,
-    resize_image,
-    resize_matrix,
-    separate_axis,
-)
+from flare_runtime.resampling import new_shape, plan_resizing, resize_image, separate_axis
+from tests.runtime.dense_matrices import dense
 
 SIDES = st.integers(1, 40)
 SPACINGS = st.tuples(*[st.sampled_from([0.5, 0.7, 0.8, 1.0, 1.5, 2.0, 2.4, 2.5, 3.0, 5.0, 7.5])] * 3)
@@ -42,89 +36,6 @@ def smooth(shape, seed=0):
     image = rng.standard_normal(shape)
     image[tuple(slice(n // 3, 2 * n // 3 + 1) for n in shape)] += 8
     return image.astype(np.float32)
-
-
-# --- matrices
-
-
-def test_linear_doubling_has_the_weights_of_pixel_centres():
-    # New centres lie at -0.25, 0.25, 0.75 and 1.25 of the old grid; the outer two are clamped to the edge.
-    expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
-    np.testing.assert_allclose(resize_matrix(2, 4, 1), expected, atol=1e-7)
-
-
-def test_linear_halving_averages_neighbours():
-    np.testing.assert_allclose(resize_matrix(4, 2, 1), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]], atol=1e-7)
-
-
-@given(old=SIDES, new=SIDES, order=st.integers(0, 3))
-def test_a_constant_stays_constant(old, new, order):
-    matrix = resize_matrix(old, new, order)
-    assert matrix.shape == (new, old)
-    assert matrix.dtype == np.float32
-    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
-
-
-@given(old=SIDES, new=SIDES, order=st.integers(0, 1))
-def test_linear_and_nearest_weights_are_never_negative(old, new, order):
-    assert resize_matrix(old, new, order).min() >= 0
-
-
-@given(old=SIDES, new=SIDES)
-def test_nearest_selects_one_slice_each_and_rounds_half_up(old, new):
-    matrix = resize_matrix(old, new, 0)
-    centres = old / new * (np.arange(new) + 0.5) - 0.5
-    nearest = np.clip(np.floor(centres + 0.5), 0, old - 1).astype(int)
-    np.testing.assert_array_equal(matrix, np.eye(old)[nearest])
-
-
-def test_nearest_halving_takes_the_upper_of_two_equally_near_slices():
-    # Centres 0.5 and 2.5 lie half-way: floor(c + 0.5) goes up, where rounding half to even would give 0 and 2.
-    np.testing.assert_array_equal(resize_matrix(4, 2, 0).argmax(axis=1), [1, 3])
-
-
-def test_nearest_to_one_third_takes_the_middle_slices():
-    np.testing.assert_array_equal(resize_matrix(9, 3, 0).argmax(axis=1), [1, 4, 7])
-
-
-@pytest.mark.parametrize("order", [0, 1, 3])
-def test_equal_lengths_give_the_identity(order):
-    np.testing.assert_array_equal(resize_matrix(5, 5, order), np.eye(5))
-
-
-@given(old=SIDES, new=SIDES, order=st.sampled_from([0, 1, 3]))
-def test_matrices_are_scipys_to_the_last_digits_of_float32(old, new, order):
-    expected = zoom(np.eye(old), (new / old, 1.0), order=order, mode="nearest", grid_mode=True)
-    np.testing.assert_allclose(resize_matrix(old, new, order), expected, atol=1e-7)
-
-
-def test_no_weight_is_a_number_that_slows_the_cpu_down():
-    matrix = resize_matrix(512, 256, 3)
-    assert np.abs(matrix[matrix != 0]).min() >= 1e-9
-    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
-
-
-def test_cached_matrices_cannot_be_changed():
-    with pytest.raises(ValueError, match="read-only"):
-        resize_matrix(7, 9, 3)[0, 0] = 1
-
-
-@given(old=SIDES, new=SIDES, order=st.integers(0, 3))
-def test_a_row_of_voxels_is_resized_as_skimage_does(old, new, order):
-    transform = pytest.importorskip("skimage.transform")
-    signal = np.random.default_rng(old * 41 + new).standard_normal(old)
-    expected = transform.resize(
-        signal[:, None], (new, 1), order=order, mode="edge", anti_aliasing=False, clip=False, preserve_range=True
-    )[:, 0]
-    np.testing.assert_allclose(resize_matrix(old, new, order) @ signal, expected, atol=1e-5)
-
-
-@given(old=SIDES, new=SIDES, order=st.integers(0, 1))
-def test_slices_are_selected_as_map_coordinates_does(old, new, order):
-    signal = np.random.default_rng(old * 41 + new).standard_normal(old)
-    centres = old / new * (np.arange(new) + 0.5) - 0.5
-    expected = map_coordinates(signal, [centres], order=order, mode="nearest")
-    np.testing.assert_allclose(resize_matrix(old, new, order) @ signal, expected, atol=1e-5)
 
 
 # --- which shape, which axis
@@ -237,7 +148,7 @@ def test_a_cubic_resize_never_leaves_the_range_of_the_input():
     image = np.zeros((16, 16, 16), np.float32)
     image[4:12, 4:12, 4:12] = 1
     resizing = plan_resizing((16, 16, 16), (37, 41, 35), (1.0,) * 3, (0.4,) * 3, order=3)
-    unclipped = np.einsum("ai,bj,ck,ijk->abc", *resizing.matrices, image, optimize=True)
+    unclipped = np.einsum("ai,bj,ck,ijk->abc", *map(dense, resizing.matrices), image, optimize=True)
     assert unclipped.max() > 1.02
     assert unclipped.min() < -0.02
     got = resize(image, resizing)

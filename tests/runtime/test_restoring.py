@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from flare_runtime.decoding import Decoder
 from flare_runtime.resampling import plan_resizing
 from flare_runtime.restoring import restore
+from tests.runtime.dense_matrices import dense
 
 JOINT, THICK = ((1.0, 1.0, 1.0), (0.7, 0.6, 0.8)), ((1.0, 1.0, 1.0), (5.0, 0.6, 0.8))
 
@@ -24,7 +25,7 @@ def restored(scores, resizing, decoder):
 
 def everywhere(scores, resizing):
     """Interpolate all scores in float64."""
-    z, y, x = (matrix.astype(np.float64) for matrix in resizing.matrices)
+    z, y, x = (dense(matrix).astype(np.float64) for matrix in resizing.matrices)
     return np.einsum("ai,bj,ck,nijk->nabc", z, y, x, scores, optimize=True)
 
 
