@@ -37,6 +37,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", help="the model's name (default: data set and configuration)")
     parser.add_argument("--licence", default="unspecified", help="of the weights")
     parser.add_argument("--model-card", type=Path, metavar="FILE", help="Markdown that goes into the bundle")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a bundle although the new one lacks its model card, what int8 needs or how it agrees on cases",
+    )
     return parser.parse_args(argv)
 
 
@@ -52,7 +57,9 @@ def run(args: argparse.Namespace) -> None:
     verify = channel_files(args.verify, folder.inputs)
     if verify:
         print("Against nnU-Net's own predictor (no TTA, step 0.5):\n" + HEADING)
-    bundle, cases = export_bundle(folder, args.output, naming, verify, lambda case: print(case.row, flush=True))
+    bundle, cases = export_bundle(
+        folder, args.output, naming, verify, lambda case: print(case.row, flush=True), force=args.force
+    )
     manifest = bundle.manifest
     network = manifest.network
     print(f"{args.output}: {manifest.name}, {network.architecture} of {network.stages} stages,")
@@ -144,6 +151,7 @@ def parse_int8_args(argv: Sequence[str]) -> argparse.Namespace:
     add("bundle", type=Path, metavar="BUNDLE", help="a folder made by flare-export")
     add("--calibrate", nargs="+", type=Path, required=True, metavar="CASE", help="NIfTI images of the model's kind")
     add("--verify", nargs="+", type=Path, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
+    add("--force", action="store_true", help="without --verify, drop what an earlier --verify of int8 measured")
     return parser.parse_args(argv)
 
 
@@ -157,7 +165,7 @@ def export_int8(args: argparse.Namespace) -> None:
     bundle = Bundle.open(args.bundle)
     channels = len(bundle.manifest.channels)
     calibrate, verify = (channel_files(paths, channels) for paths in (args.calibrate, args.verify))
-    done = add_int8(bundle, calibrate, verify, lambda line: print(line, flush=True))
+    done = add_int8(bundle, calibrate, verify, lambda line: print(line, flush=True), force=args.force)
     taken = "does" if agrees(done, "openvino", INT8) else "does not"
     rule = f"a Dice of {MIN_AUTO_DICE} on every case of --verify that has any foreground"
     print(f"{args.bundle}: --precision int8 can be had; auto takes it with {rule}: it {taken}")

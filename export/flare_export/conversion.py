@@ -1,7 +1,6 @@
 """A model folder becomes a bundle: convert, write aside, run, compare, and only then take the bundle's name."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import nn
 
 from flare_export import plans as plan_rules
 from flare_export.architecture import describe
+from flare_export.bundle_place import bundle_at, new_bundle
 from flare_export.case_parity import CaseParity, measure_case_parity
 from flare_export.errors import DisagreementError
 from flare_export.fp16_graph import to_fp16
@@ -48,6 +48,8 @@ def export_bundle(
     naming: Naming,
     verify: Sequence[Sequence[Path]] = (),
     on_case: Callable[[CaseParity], None] = lambda _case: None,
+    *,
+    force: bool = False,
 ) -> tuple[Bundle, list[CaseParity]]:
     """Write the bundle of a model folder to `output`, replacing a bundle that is there.
 
@@ -57,42 +59,40 @@ def export_bundle(
         naming: what the manifest says of it.
         verify: cases, each as its channels' files, to compare with nnU-Net's own predictor.
         on_case: is told each comparison as it is made, also those of an export that is then refused.
+        force: also replace a bundle that holds what the new one will lack.
 
     Raises:
         ModelError: where the model cannot be exported.
         DisagreementError: where the result does not agree; nothing is left behind.
-        OutputError: where `output` is something else than a bundle, or cannot be written.
+        OutputError: where `output` is something else than a bundle, holds what would be lost, or cannot be written.
     """
-    _check_output(output)
+    place = output.absolute()
+    before = bundle_at(place)
+    if before is not None and not force:
+        _check_losses(output, before, naming, verify)
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-            aside = Path(scratch) / output.name
-            aside.mkdir()
-            _write(folder, networks, aside, naming)
-            bundle = Bundle.open(aside)
-            parity = measure_network_parity(bundle, networks)
-            cases = _verify(folder, aside, verify, on_case)
-            records = (*parity, *(case.record for case in cases))
-            (aside / MANIFEST_NAME).write_bytes(
-                encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records))
-            )
-            _take_name(aside, output, Path(scratch))
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
+    with new_bundle(place) as aside:
+        _write(folder, networks, aside, naming)
+        bundle = Bundle.open(aside)
+        parity = measure_network_parity(bundle, networks)
+        cases = _verify(folder, aside, verify, on_case)
+        records = (*parity, *(case.record for case in cases))
+        (aside / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records)))
     return Bundle.open(output), cases
 
 
-def _check_output(output: Path) -> None:
-    if output.exists() and not (output / MANIFEST_NAME).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output}: exists and is not a bundle; choose another name")
-
-
-def _take_name(aside: Path, output: Path, scratch: Path) -> None:
-    if output.exists():
-        output.rename(scratch / "previous")
-    aside.rename(output)
+def _check_losses(output: Path, before: Manifest, naming: Naming, verify: Sequence[Sequence[Path]]) -> None:
+    """Refuse to replace a bundle by one that lacks what somebody measured, made or wrote for it."""
+    roles = {file.role for file in before.files}
+    losses = {
+        "how it agrees on whole cases (--verify)": not verify and any(one.scope == "case" for one in before.parity),
+        "what int8 needs (flare-export int8)": "activations" in roles,
+        "its model card (--model-card)": naming.model_card is None and "model_card" in roles,
+    }
+    if lost := [what for what, is_lost in losses.items() if is_lost]:
+        raise OutputError(
+            f"{output}: the new bundle would lack {' and '.join(lost)}; choose another output, or --force to go on"
+        )
 
 
 def _write(folder: ModelFolder, networks: Sequence[nn.Module], target: Path, naming: Naming) -> None:

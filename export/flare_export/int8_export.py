@@ -1,6 +1,7 @@
 """A bundle's network learns to run in 8-bit integers: what its convolutions take, and how well the result agrees."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from flare_runtime.nifti import read_nifti
 from flare_runtime.output import check_folder, replacing
 from flare_runtime.preprocessing import prepare
 from flare_runtime.segmenter import Segmenter
+from flare_runtime.target import check_kind
 from flare_runtime.tiling import TileGrid
 
 PRECISION: Final = "int8"
@@ -33,6 +35,8 @@ def add_int8(
     calibrate: Sequence[Sequence[Path]],
     verify: Sequence[Sequence[Path]],
     say: Callable[[str], None],
+    *,
+    force: bool = False,
 ) -> Bundle:
     """Add to a bundle what `--precision int8` needs, and the record of how far that agrees with its float32.
 
@@ -41,18 +45,20 @@ def add_int8(
         calibrate: cases, each as its channels' files, to take the ranges from: of the kind the model is for.
         verify: cases to segment in float32 and in int8.
         say: is told each comparison as it is made.
+        force: without cases to verify, drop the record of those of an earlier time.
 
     Raises:
         UsageError: where the cases to calibrate with hold nothing.
-        OutputError: where the bundle is a zip, or cannot be written.
+        OutputError: where the bundle is a zip, holds what would be lost, or cannot be written.
         DeviceError: where this CPU has no dot products of 8-bit integers.
         BundleError: where the network overflows on a case to calibrate with.
         CaseError: where a case cannot be read or does not fit the model.
     """
     if not bundle.path.is_dir():
         raise OutputError(f"{bundle.path}: is a zip; unpack it first")
-    check_folder(bundle.path)
     networks = bundle.networks("fp32")
+    _check_losses(bundle, networks, verified=bool(verify) or force)
+    check_folder(bundle.path)
     ranges = [activation_ranges(bundle.read(file), case_tiles(calibrate, bundle.manifest)) for file in networks]
     compiled = [
         OpenVINONetwork(bundle.read(file), PRECISION, ranges=found)
@@ -76,10 +82,28 @@ def add_int8(
     return Bundle.open(bundle.path)
 
 
+def _check_losses(bundle: Bundle, networks: Sequence[BundleFile], *, verified: bool) -> None:
+    """Refuse to drop what was measured of int8 earlier, and to replace files that are not the bundle's."""
+    if not verified and any(record.precision == PRECISION for record in bundle.manifest.parity):
+        raise OutputError(
+            f"{bundle.path}: would lose how int8 agrees on cases; name cases with --verify, or --force to go on"
+        )
+    own = {file.name for file in bundle.manifest.files}
+    check_kind(bundle.path / MANIFEST_NAME)
+    for path in (bundle.path / _ranges_name(network) for network in networks):
+        if os.path.lexists(path) and path.name not in own:
+            raise OutputError(f"{path}: is none of the bundle's own files; move it elsewhere")
+        check_kind(path)
+
+
+def _ranges_name(network: BundleFile) -> str:
+    return network.name.removesuffix(".onnx") + ".int8.json"
+
+
 def _file(network: BundleFile, ranges: Mapping[str, ActivationRange]) -> tuple[BundleFile, bytes]:
     data = encode_ranges(ranges)
     file = BundleFile(
-        name=network.name.removesuffix(".onnx") + ".int8.json",
+        name=_ranges_name(network),
         role="activations",
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 import onnx
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from flare_export.errors import ModelError
 from flare_runtime.arrays import Shape3
+from flare_runtime.temporary import temporary_folder
 
 OPSET = 18
 INPUT, OUTPUT = "tiles", "logits"
@@ -40,8 +41,8 @@ def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[st
         ModelError: where the graph came out with anything the runtime's backends should not meet.
     """
     example = torch.zeros(1, inputs, *patch)
-    with TemporaryDirectory() as scratch, torch.no_grad(), warnings.catch_warnings():
-        path = Path(scratch) / "network.onnx"
+    with temporary_folder(Path(gettempdir())) as scratch, torch.no_grad(), warnings.catch_warnings():
+        path = scratch / "network.onnx"
         warnings.simplefilter("ignore")  # tracing a U-Net is static; the exporter warns of what cannot happen here
         torch.onnx.export(
             network,

@@ -35,10 +35,10 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path] = (), *, over:
         OutputError: where a target is no regular file, is an input, lies in a bundle, or holds something else.
     """
     read = {identity for path in inputs if (identity := _identity(path))}
-    bundle_around = cache(_bundle_around)
+    around = cache(bundle_around)
     for target in targets:
         check_kind(target)
-        bundle = bundle_around(target.parent)
+        bundle = around(target.parent)
         if bundle is not None:
             raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
         identity = _identity(target)
@@ -82,7 +82,7 @@ def _holds(target: Path, over: IsOurs) -> bool:
         raise OutputError(f"{target}: cannot be read ({error.strerror or error}); choose another output") from error
 
 
-def _bundle_around(folder: Path) -> Path | None:
+def bundle_around(folder: Path) -> Path | None:
     """Return the bundle that a folder is or lies in."""
     whole = folder.resolve()
     return next((place for place in (whole, *whole.parents) if _is_bundle(place)), None)

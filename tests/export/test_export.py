@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from flare_export.onnx_graph import fold_biases
 from flare_export.plans import resolve_configuration
 from flare_runtime.bundle import Bundle
 from flare_runtime.errors import OutputError
+from flare_runtime.manifest import encode_manifest
 from tests.model_folders import CONFIGURATION, make_plans, write_model_folder
 
 
@@ -230,6 +232,35 @@ def test_an_existing_bundle_is_replaced_and_anything_else_is_not(folder: Path, t
     (tmp_path / "precious" / "thesis.txt").write_text("words")
     with pytest.raises(OutputError, match="is not a bundle"):
         export_bundle(model, tmp_path / "precious", Naming())
+    (target / "notes.txt").write_text("words")
+    with pytest.raises(OutputError, match=r"notes\.txt: is none of the bundle's own files"):
+        export_bundle(model, target, Naming("third"))
+    assert Bundle.open(target).manifest.name == "second"
+    assert (target / "notes.txt").read_text() == "words"
+
+
+def test_what_the_new_bundle_would_lack_is_not_dropped_without_force(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, card = tmp_path / "bundle", tmp_path / "card.md"
+    card.write_text("# A model")
+    command = [str(folder), "-o", str(target)]
+    assert cli.main([*command, "--model-card", str(card)]) == 0
+    manifest = Bundle.open(target).manifest
+    measured = msgspec.structs.replace(manifest.parity[0], scope="case", subject="case1")
+    content = encode_manifest(msgspec.structs.replace(manifest, parity=(*manifest.parity, measured)))
+    (target / "manifest.json").write_bytes(content)
+    for options, says in (
+        (["--model-card", str(card)], "lack how it agrees on whole cases (--verify);"),
+        ([], "lack how it agrees on whole cases (--verify) and its model card (--model-card);"),
+    ):
+        assert cli.main([*command, *options]) == 6
+        error = capsys.readouterr().err
+        assert says in error
+        assert "--force" in error
+        assert (target / "manifest.json").read_bytes() == content
+    assert cli.main([*command, "--force"]) == 0
+    assert {record.scope for record in Bundle.open(target).manifest.parity} == {"patch"}
 
 
 def test_a_network_that_disagrees_leaves_no_bundle(

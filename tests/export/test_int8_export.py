@@ -79,8 +79,11 @@ def test_a_bundle_learns_int8_and_tells_how_it_agrees(bundle, cases, capsys):
         Segmenter.load(after, precision=precision).segment(read_nifti(cases[1])).mask for precision in ("fp32", "int8")
     )
     assert compare(exact, rounded).dice == record.dice
-    # Anew: what was there is replaced.
-    assert int8(bundle, "--calibrate", *cases) == 0
+    # Anew: what was there is replaced, but no record is dropped unless that was meant.
+    assert int8(bundle, "--calibrate", *cases) == 6
+    assert "--force" in capsys.readouterr().err
+    assert Bundle.open(bundle) == after
+    assert int8(bundle, "--calibrate", *cases, "--force") == 0
     again = Bundle.open(bundle)
     assert len(again.activations()) == 1
     assert not [record for record in again.manifest.parity if record.precision == "int8"]
@@ -112,13 +115,18 @@ def test_a_network_that_overflows_is_refused(tiny_bundle):
         activation_ranges((tiny_bundle / "network.onnx").read_bytes(), [tile])
 
 
-@pytest.mark.parametrize("which", ["zip", "missing case", "broken case", "all zero"])
+@pytest.mark.parametrize("which", ["zip", "missing case", "broken case", "all zero", "stranger", "link"])
 def test_what_is_refused_leaves_the_bundle_as_it_was(bundle, cases, tmp_path, capsys, which):
     given, case = bundle, cases[0]
     if which == "zip":
         given = Path(shutil.make_archive(str(tmp_path / "tiny"), "zip", bundle))
     elif which == "missing case":
         case = tmp_path / "none.nii.gz"
+    elif which == "stranger":
+        (bundle / "network.int8.json").write_bytes(b"{}")
+    elif which == "link":
+        (bundle / "manifest.json").rename(bundle / "real.json")
+        (bundle / "manifest.json").symlink_to("real.json")
     elif which == "broken case":
         case.write_bytes(case.read_bytes()[:-100])
     else:
@@ -129,6 +137,7 @@ def test_what_is_refused_leaves_the_bundle_as_it_was(bundle, cases, tmp_path, ca
     assert int8(given, "--calibrate", case) != 0
     said = capsys.readouterr().err
     expected = {"zip": "unpack it", "missing case": "no such file", "broken case": "gzip", "all zero": "every voxel"}
+    expected |= {"stranger": "none of the bundle's own", "link": "symbolic link"}
     assert expected[which] in said
     assert said.count("\n") == 1
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before

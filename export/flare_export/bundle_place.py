@@ -1,0 +1,90 @@
+"""The place that a bundle is written to: what may be replaced there, and the replacing."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flare_runtime.bundle import MANIFEST_NAME, Bundle
+from flare_runtime.errors import BundleError, OutputError
+from flare_runtime.manifest import Manifest
+from flare_runtime.target import bundle_around
+from flare_runtime.temporary import sweep, temporary_folder
+
+
+def bundle_at(place: Path) -> Manifest | None:
+    """Return the manifest of the bundle at a place where one may be written, or None where there is none yet.
+
+    A bundle that a killed export had taken away is put back.
+
+    Raises:
+        OutputError: where something else is there, the bundle holds files that are not its own, or the place lies in
+            another bundle.
+    """
+    if place.is_symlink():
+        raise OutputError(f"{place}: is a symbolic link; name the folder it should become")
+    if around := bundle_around(place.parent):
+        raise OutputError(f"{place}: lies in the bundle {around}; choose another output")
+    try:
+        _put_back(place)
+        if not place.exists():
+            return None
+        if place.is_dir():
+            sweep(place)
+            found = sorted(place.iterdir())
+            if not found:
+                return None
+            own = Bundle.open(place).manifest
+            _check_own(found, own)
+            return own
+    except BundleError as error:
+        raise OutputError(f"{place}: exists and is not a bundle ({error}); choose another output") from error
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be read ({error.strerror or error})") from error
+    raise OutputError(f"{place}: exists and is not a bundle; choose another output")
+
+
+def _check_own(found: Iterable[Path], manifest: Manifest) -> None:
+    own = {MANIFEST_NAME, *(file.name for file in manifest.files)}
+    for path in found:
+        if path.name not in own or path.is_symlink() or not path.is_file():
+            raise OutputError(f"{path}: is none of the bundle's own files; move it, or choose another output")
+
+
+@contextmanager
+def new_bundle(place: Path) -> Iterator[Path]:
+    """Make an empty folder that becomes the bundle at `place` when the block ends without an error.
+
+    Raises:
+        OutputError: where it cannot be written, or something else came to the place meanwhile; what was there stays.
+    """
+    previous = _previous(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(place.parent) as scratch:
+            fresh = scratch / place.name
+            fresh.mkdir()
+            yield fresh
+            bundle_at(place)
+            if previous.exists():  # an export was killed once it was replaced
+                previous.rename(scratch / f"{place.name}.older")
+            try:
+                if place.exists():
+                    place.rename(previous)
+                fresh.rename(place)
+            except BaseException:
+                _put_back(place)
+                raise
+            if previous.exists():
+                previous.rename(scratch / f"{place.name}.old")
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from error
+
+
+def _previous(place: Path) -> Path:
+    """Return where a bundle is while another takes its place; no sweep takes that for left over."""
+    return place.with_name(f".{place.name}.flare-previous")
+
+
+def _put_back(place: Path) -> None:
+    if not place.exists() and _previous(place).exists():
+        _previous(place).rename(place)
