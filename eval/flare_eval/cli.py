@@ -3,14 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from flare_eval.accuracy import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
-from flare_eval.results import CaseAccuracy, save
-from flare_runtime.command_line import exit_code_of, positive
+from flare_eval.results import save
+from flare_runtime.command_line import exit_code_of, path_of, positive
 from flare_runtime.errors import DeviceError, UsageError
+from flare_runtime.naming import visible
 from flare_runtime.output import check_folder
+from flare_runtime.terminal import open_streams, progress_bar, say
 
 EXIT_CODES = """\
 exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 5 no such GPU;
@@ -35,7 +37,7 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--reference",
-        type=Path,
+        type=path_of,
         required=True,
         metavar="DIR",
         help="folder of <case>.nii.gz, values 0 and 1; or a file",
@@ -47,7 +49,7 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         metavar="[METHOD=]DIR",
         help="folder of <case>.nii.gz; or a file; again for a further method",
     )
-    add("-o", "--output", type=Path, required=True, metavar="OUT", help="gets a folder for each method")
+    add("-o", "--output", type=path_of, required=True, metavar="OUT", help="gets a folder for each method")
     add(
         "--tolerance",
         type=_tolerance,
@@ -63,8 +65,8 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
 
 def _add_efficiency(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-i", "--images", type=Path, required=True, metavar="DIR", help="folder of <case>_0000.nii.gz")
-    add("-o", "--output", type=Path, required=True, metavar="OUT", help="gets a folder for each method")
+    add("-i", "--images", type=path_of, required=True, metavar="DIR", help="folder of <case>_0000.nii.gz")
+    add("-o", "--output", type=path_of, required=True, metavar="OUT", help="gets a folder for each method")
     add(
         "--run",
         dest="methods",
@@ -75,7 +77,7 @@ def _add_efficiency(parser: argparse.ArgumentParser) -> None:
         "further method: they take turns at every case, and ratios are to the last one",
     )
     add("--docker", metavar="IMAGE", help="measure the challenge's own command line with this image")
-    add("--reference", type=Path, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
+    add("--reference", type=path_of, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
     add("--warm", action="store_true", help="also run each command once over all cases in one process")
     add("--gpu", type=int, metavar="N", help="which GPU's memory to watch (default: the first, if there is one)")
     parser.set_defaults(run=run_efficiency)
@@ -83,9 +85,9 @@ def _add_efficiency(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("results", type=Path, nargs="+", metavar="OUT", help="what accuracy or efficiency wrote")
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="gets report.html, report.md and pictures")
-    add("--images", type=Path, metavar="DIR", help="folder of <case>_0000.nii.gz, for the gallery")
+    add("results", type=path_of, nargs="+", metavar="OUT", help="what accuracy or efficiency wrote")
+    add("-o", "--output", type=path_of, required=True, metavar="DIR", help="gets report.html, report.md and pictures")
+    add("--images", type=path_of, metavar="DIR", help="folder of <case>_0000.nii.gz, for the gallery")
     add("--gallery", type=int, default=4, metavar="N", help="best and worst cases to draw (default: %(default)s)")
     parser.set_defaults(run=run_report)
 
@@ -125,14 +127,12 @@ def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], 
     print(markdown(*accuracy_table(results)))
     remarks = [case for result in results for case in result.cases if case.message]
     for case in remarks:
-        print(f"{case.case}: {case.status}: {case.message}", file=sys.stderr)
+        say(f"{case.case}: {case.status}: {case.message}")
     return _SOME_BAD if any(case.status.startswith("bad") for case in remarks) else 0
 
 
 def run_efficiency(args: argparse.Namespace) -> int:
     """Measure every method on every case, write the results and print the tables."""
-    from tqdm import tqdm
-
     from flare_eval.cost_tables import Cost, ratio_table, table_4
     from flare_eval.efficiency import Method, measure_methods
     from flare_eval.gpu import GpuMeter
@@ -155,7 +155,7 @@ def run_efficiency(args: argparse.Namespace) -> int:
         make_folder(args.output),
         warm=args.warm,
         gpu=gpu,
-        progress=lambda cases: tqdm(cases, unit="case", leave=False, disable=None),
+        progress=lambda cases: progress_bar(cases, "", "case"),
     )
     failed = 0
     for result in results:
@@ -164,11 +164,11 @@ def run_efficiency(args: argparse.Namespace) -> int:
         efficiency_csv(result, folder / "efficiency.csv")
         warm = Cost.of(result.warm) if result.warm else None
         table = markdown(*table_4([Cost.of(run) for run in result.runs], warm))
-        print(f"{result.method}: {' '.join(result.command)}\n\n{table}\n")
+        print(visible(f"{result.method}: {' '.join(result.command)}"), f"\n\n{table}\n", sep="")
         for run in [*result.runs, *([result.warm] if result.warm else [])]:
             if run.message:
                 failed += 1
-                print(f"{run.case}: {result.method}: {run.message}", file=sys.stderr)
+                say(f"{run.case}: {result.method}: {run.message}")
     if len(results) > 1:
         print(markdown(*ratio_table(results)), end="\n\n")
     code = _SOME_BAD if failed else 0
@@ -190,8 +190,8 @@ def run_report(args: argparse.Namespace) -> int:
     from flare_eval.report import write_report
 
     folder = make_folder(args.output)
-    for path in write_report(args.results, folder, images=args.images, gallery=args.gallery):
-        print(path)
+    for file in write_report(args.results, folder, images=args.images, gallery=args.gallery):
+        print(visible(file))
     return 0
 
 
@@ -223,18 +223,12 @@ def make_folder(folder: Path) -> Path:
 
 
 def _progress_bar(name: str) -> Progress:
-    from tqdm import tqdm
-
-    def wrap(cases: Iterable[CaseAccuracy], count: int) -> Iterable[CaseAccuracy]:
-        # tqdm's None means: only on a terminal.
-        bar: Iterable[CaseAccuracy] = tqdm(cases, total=count, desc=name, unit="case", leave=False, disable=None)
-        return bar
-
-    return wrap
+    return lambda cases, count: progress_bar(cases, name, "case", count)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    open_streams()
     args = parse_args(argv)
     return exit_code_of("flare-eval", lambda: int(args.run(args)), "eval")
 

@@ -11,9 +11,11 @@ import numpy as np
 from flare_eval.overlay import draw_overlay
 from flare_runtime.agreement import compare
 from flare_runtime.arrays import MaskArray
-from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.command_line import exit_code_of, path_of
+from flare_runtime.errors import UsageError
+from flare_runtime.naming import visible
 from flare_runtime.nifti import read_nifti
-from flare_runtime.telemetry import silence_command
+from flare_runtime.terminal import open_streams
 from flare_runtime.volume import Volume
 
 
@@ -65,10 +67,10 @@ def _found(truth: MaskArray, mask: MaskArray) -> tuple[int, int]:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m flare_eval.show", description=__doc__)
-    parser.add_argument("-i", "--images", type=Path, required=True, help="folder of <case>_0000.nii.gz")
-    parser.add_argument("-r", "--references", type=Path, required=True, help="folder of <case>.nii.gz")
-    parser.add_argument("-p", "--predictions", type=Path, required=True, help="folder of <case>.nii.gz")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("-i", "--images", type=path_of, required=True, help="folder of <case>_0000.nii.gz")
+    parser.add_argument("-r", "--references", type=path_of, required=True, help="folder of <case>.nii.gz")
+    parser.add_argument("-p", "--predictions", type=path_of, required=True, help="folder of <case>.nii.gz")
+    parser.add_argument("-o", "--output", type=path_of, required=True, help="folder for the pictures")
     return parser.parse_args(argv)
 
 
@@ -93,15 +95,15 @@ def run(args: argparse.Namespace) -> list[Look]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per case and return the exit code."""
+    open_streams()
     args = parse_args(argv)
-    silence_command()
-    try:
+
+    def show() -> int:
         for look in run(args):
-            print(look.line, f"({args.output / look.case}.png)")
-    except FlareError as error:
-        print(f"flare_eval.show: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+            print(visible(f"{look.line} ({args.output / look.case}.png)"))
+        return 0
+
+    return exit_code_of("flare_eval.show", show, "eval")
 
 
 if __name__ == "__main__":

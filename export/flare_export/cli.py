@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flare_runtime.command_line import exit_code_of, positive
+from flare_runtime.terminal import open_streams
 
 ENGINES = "trt"
 INT8 = "int8"
@@ -173,6 +174,7 @@ def export_int8(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    open_streams()
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == [ENGINES]:  # a model folder of that name is ./trt, or ./int8
         program, extra = f"flare-export {ENGINES}", "tensorrt"

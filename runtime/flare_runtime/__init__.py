@@ -1,10 +1,13 @@
 """The lean runtime: a bundle and a CT in, a mask out; NumPy and an inference engine, never torch."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from flare_runtime.telemetry import silence_engines
 
+TYPE_CHECKING = False  # of `typing`, which takes longer to import than the command's first steps
 if TYPE_CHECKING:
+    from typing import Any
+
     from flare_runtime.bundle import Bundle
     from flare_runtime.nifti import read_nifti
     from flare_runtime.segmenter import Segmentation, Segmenter

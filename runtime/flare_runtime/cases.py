@@ -1,19 +1,21 @@
 """Which cases an input holds and where their masks go, settled before any work is done."""
 
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flare_runtime.errors import UsageError
+from flare_runtime.naming import visible
 from flare_runtime.nifti import SUFFIXES
 from flare_runtime.output import check_folder, strip_suffix
 from flare_runtime.record import is_record
 from flare_runtime.target import check_targets
 
 _STALE = ".stale"
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,10 @@ class Case:
     """One case to segment.
 
     Attributes:
-        name: the file name without channel number and suffix.
+        name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
         images: channel number to file.
-        mask: where the mask is to be written; the record goes beside it as .json.
+        mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
+            goes beside it as .json.
     """
 
     name: str
@@ -58,9 +61,7 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
         UsageError: where there is nothing to do, or two inputs would write one output.
         OutputError: where an output cannot or must not be written.
     """
-    if not source.exists():
-        raise UsageError(f"{source}: there is no such file or folder")
-    cases = [_single(source, target, channels)] if source.is_file() else _folder(source, target, channels)
+    cases = _folder(source, target, channels) if _is_folder(source) else [_single(source, target, channels)]
     _check_outputs(cases)
     return cases
 
@@ -79,6 +80,19 @@ def _is_stale(path: Path) -> bool:
     return strip_suffix(path.name).endswith(_STALE)
 
 
+def _is_folder(source: Path) -> bool:
+    try:
+        return stat.S_ISDIR(source.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{source}: there is no such file or folder") from error
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: Path, error: OSError) -> UsageError:
+    return UsageError(f"{source}: cannot be read ({error.strerror or error})")
+
+
 def _single(source: Path, target: Path, channels: int) -> Case:
     name, channel = _split(source)
     if channel:
@@ -91,19 +105,22 @@ def _single(source: Path, target: Path, channels: int) -> Case:
     if channel == 0:
         others = (source.with_name(source.name.replace("_0000.", f"_{i:04d}.")) for i in range(1, channels))
         images |= {i: other for i, other in enumerate(others, start=1) if other.exists()}
-    return Case(name, images, target)
+    return Case(visible(name), images, target)
 
 
 def _folder(source: Path, target: Path, channels: int) -> list[Case]:
     if target.is_file() or target.name.endswith(SUFFIXES):
         raise UsageError(f"{target}: the output for a folder is a folder")
-    files = sorted(
-        path
-        for path in source.iterdir()
-        if path.name.lower().endswith(SUFFIXES) and path.name[0] != "." and not _is_stale(path)
-    )
+    try:
+        entries = sorted(source.iterdir())
+    except OSError as error:
+        raise _unreadable(source, error) from error
+    files = [
+        path for path in entries if path.name.lower().endswith(SUFFIXES) and path.name[0] != "." and not _is_stale(path)
+    ]
     if not files:
-        other = " (DICOM series have to be converted to NIfTI first)" if any(source.glob("*.dcm")) else ""
+        dicom = any(path.suffix.lower() == ".dcm" for path in entries)
+        other = " (DICOM series have to be converted to NIfTI first)" if dicom else ""
         raise UsageError(f"{source}: holds no .nii or .nii.gz file{other}")
     found: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in files:
@@ -113,7 +130,7 @@ def _folder(source: Path, target: Path, channels: int) -> list[Case]:
         found[name][channel] = path
     if channels == 1:
         found = _without_numbers(found)
-    return [Case(name, images, target / f"{name}.nii.gz") for name, images in found.items()]
+    return [Case(visible(name), images, target / f"{name}.nii.gz") for name, images in found.items()]
 
 
 def _without_numbers(found: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
@@ -134,5 +151,5 @@ def _same_mask(first: Path, second: Path, name: str) -> UsageError:
 
 def _split(path: Path) -> tuple[str, int]:
     stem = strip_suffix(path.name)
-    match = _CHANNEL.match(stem)
+    match = _CHANNEL.fullmatch(stem)
     return (match["case"], int(match["channel"])) if match else (stem, 0)

@@ -10,6 +10,7 @@ from flare_runtime.commit import commit_failure, commit_result
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
 from flare_runtime.host_memory import available_bytes
 from flare_runtime.inference import Progress
+from flare_runtime.naming import visible
 from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
 from flare_runtime.record import CaseRecord, done_record, failed_record
 from flare_runtime.segmenter import Segmenter
@@ -142,8 +143,8 @@ def _segment(
             "total": written_at - started,
         }
         record = done_record(case.name, result, spacing_mm, timings, segmenter)
-        record.inputs = [str(path) for path in case.channel_files()]
-        record.mask, record.mask_sha256 = str(case.mask), mask_sha256
+        record.inputs = [visible(path) for path in case.channel_files()]
+        record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record
 
     return commit_result(case, result.mask, header, record_of, keep_text=keep_text)

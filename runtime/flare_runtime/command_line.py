@@ -1,12 +1,23 @@
 """What the programs of this project share: arguments' types, and errors as one line and an exit code."""
 
 import argparse
+import logging
 import math
-import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.naming import visible_lines
 from flare_runtime.telemetry import silence_command
+from flare_runtime.terminal import say, say_lines
+
+
+def path_of(text: str) -> Path:
+    """Read the name of a file or folder; an empty one, such as of an unset variable, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; give a file or folder, . for the current one")
+    return Path(text)
 
 
 def positive(text: str) -> int:
@@ -33,8 +44,23 @@ def above_zero(text: str) -> float:
     return number
 
 
-def exit_code_of(program: str, run: Callable[[], int], extra: str) -> int:
+def log_to_stderr(package: str, level: int) -> None:
+    """Print what a package logs at `level` or above, each message as it is, on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger(package).setLevel(level)
+
+
+class _VisibleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
+
+
+def exit_code_of(program: str, run: Callable[[], int], extra: str | None = None) -> int:
     """Run a program and return its exit code; what is wrong becomes one line on standard error.
+
+    What nobody foresaw is shown whole, so that it can be mended.
 
     Args:
         program: its name.
@@ -45,11 +71,15 @@ def exit_code_of(program: str, run: Callable[[], int], extra: str) -> int:
     try:
         return run()
     except FlareError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        say(f"{program}: {error}")
         return error.exit_code
-    except ModuleNotFoundError as error:
-        print(f"{program}: {error.name} is not installed; pip install 'flare-lite[{extra}]'", file=sys.stderr)
-        return UsageError.exit_code
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        say(f"{program}: interrupted")
         return 130
+    except Exception as error:
+        if extra and isinstance(error, ModuleNotFoundError):
+            say(f"{program}: {error.name} is not installed; pip install 'flare-lite[{extra}]'")
+            return UsageError.exit_code
+        say_lines(traceback.format_exc())
+        say(f"{program}: internal error: {type(error).__name__}; please report it with the lines above")
+        return FlareError.exit_code

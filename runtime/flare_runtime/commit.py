@@ -7,6 +7,8 @@ from typing import Any
 from flare_runtime.arrays import MaskArray
 from flare_runtime.cases import Case
 from flare_runtime.errors import OutputError
+from flare_runtime.interruption import committing
+from flare_runtime.naming import visible
 from flare_runtime.output import StagedFile, encode_mask, staged
 from flare_runtime.record import CaseRecord, encode_json, sha256_of, write_json
 from flare_runtime.target import check_kind
@@ -35,7 +37,8 @@ def commit_result(
         with staged(case.record) as new_record:
             new_record.file.write(encode_json(record))
             new_record.settle()
-            _take_names(new_mask, new_record)
+            with committing:
+                _take_names(new_mask, new_record)
     return record
 
 
@@ -59,14 +62,14 @@ def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
 
     What cannot be written or moved is said in the record's message.
     """
-    record.inputs = [str(path) for path in case.channel_files()]
+    record.inputs = [visible(path) for path in case.channel_files()]
     for step in (_drop_record, _set_mask_aside, _write_record):
         try:
             step(case, record)
         except OutputError as error:
-            record.message = f"{record.message}; {error}"
+            record.message = f"{record.message}; {visible(error)}"
         except OSError as error:
-            record.message = f"{record.message}; {case.mask}: cannot be set aside ({error.strerror or error})"
+            record.message = f"{record.message}; {visible(case.mask)}: cannot be set aside ({error.strerror or error})"
     return record
 
 
@@ -80,7 +83,7 @@ def _set_mask_aside(case: Case, record: CaseRecord) -> None:
     check_kind(case.stale)
     with suppress(FileNotFoundError):
         case.mask.replace(case.stale)
-        record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {case.stale.name}"))
+        record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(case.stale.name)}"))
 
 
 def _write_record(case: Case, record: CaseRecord) -> None:

@@ -42,7 +42,15 @@ class DeviceError(FlareError):
 
 
 class LostDeviceError(DeviceError):
-    """The device failed in the middle of work; in this process it will not work again."""
+    """The device failed in the middle of work; in this process it will not work again.
+
+    Attributes:
+        traceback: of an error that nobody foresaw and that was taken for such a failure.
+    """
+
+    def __init__(self, message: str, traceback: str | None = None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class OutputError(FlareError):

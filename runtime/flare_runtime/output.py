@@ -11,6 +11,7 @@ import numpy as np
 
 from flare_runtime.arrays import MaskArray
 from flare_runtime.errors import OutputError
+from flare_runtime.interruption import committing
 from flare_runtime.nifti import SUFFIXES, mask_header
 from flare_runtime.target import check_kind
 from flare_runtime.temporary import sweep, temporary_file
@@ -65,8 +66,9 @@ class StagedFile:
             OutputError: where something else than a file has come there meanwhile.
             OSError: where it cannot be renamed.
         """
-        check_kind(self.target)
-        self.path.replace(self.target)
+        with committing:
+            check_kind(self.target)
+            self.path.replace(self.target)
 
     @property
     def has_name(self) -> bool:

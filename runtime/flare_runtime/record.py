@@ -4,6 +4,7 @@ import hashlib
 import platform
 import resource
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 
 from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
 from flare_runtime.lesions import Lesion
+from flare_runtime.naming import visible, visible_lines
 from flare_runtime.output import replacing
 from flare_runtime.segmenter import Segmentation, Segmenter
 from flare_runtime.volume import Remark
@@ -39,6 +41,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     Attributes:
         status: `done`; `refused` for an input that cannot be trusted or is too large; `failed` for anything else.
         reason, message: why it was not done: a stable code and one line.
+        traceback: of an error that nobody foresaw.
         timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
             the case before is segmented; `total` is from before that wait until after writing.
         peak_memory_mib: of the whole process so far.
@@ -49,6 +52,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     status: Literal["done", "refused", "failed"]
     reason: str | None = None
     message: str | None = None
+    traceback: str | None = None
     inputs: list[str] = []
     mask: str | None = None
     mask_sha256: str | None = None
@@ -95,20 +99,27 @@ def failed_record(case: str, error: Exception) -> CaseRecord:
     """Return the record of a case that was not segmented."""
     if isinstance(error, CaseError):
         status: Literal["failed", "refused"] = "failed" if isinstance(error, GpuMemoryError) else "refused"
-        return CaseRecord(case=case, status=status, reason=error.reason, message=str(error))
+        return CaseRecord(case=case, status=status, reason=error.reason, message=visible(error))
     if isinstance(error, LostDeviceError):
-        return CaseRecord(case=case, status="failed", reason="worker_lost", message=str(error))
-    reason = "output" if isinstance(error, FlareError) else "memory" if isinstance(error, MemoryError) else "internal"
-    return CaseRecord(
-        case=case, status="failed", reason=reason, message=f"{type(error).__name__}: {error}".splitlines()[0]
-    )
+        message, evidence = visible(error), error.traceback
+        return CaseRecord(case=case, status="failed", reason="worker_lost", message=message, traceback=evidence)
+    message = f"{type(error).__name__}: {visible(error)}"
+    if isinstance(error, FlareError):
+        return CaseRecord(case=case, status="failed", reason="output", message=message)
+    reason = "memory" if isinstance(error, MemoryError) else "internal"
+    return CaseRecord(case=case, status="failed", reason=reason, message=message, traceback=traceback_of(error))
+
+
+def traceback_of(error: Exception) -> str:
+    """Return what Python would print of an error, to be kept where only a line is said."""
+    return visible_lines("".join(traceback.format_exception(error)))
 
 
 def model_identity(segmenter: Segmenter) -> dict[str, str]:
     """Return which model ran, and how."""
     network = segmenter.network
     return {
-        "name": segmenter.bundle.manifest.name,
+        "name": visible(segmenter.bundle.manifest.name),
         "bundle_sha256": segmenter.bundle.sha256,
         "backend": network.backend,
         "device": network.device,

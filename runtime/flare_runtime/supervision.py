@@ -1,5 +1,6 @@
 """Work in a process of its own that is started again where it dies: after CUDA has failed, it fails there for good."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -10,17 +11,21 @@ from typing import TypeAlias
 from flare_runtime.cases import Case
 from flare_runtime.commit import commit_failure
 from flare_runtime.errors import FlareError, LostDeviceError
-from flare_runtime.record import CaseRecord, failed_record
+from flare_runtime.interruption import committing
+from flare_runtime.naming import visible
+from flare_runtime.record import CaseRecord, failed_record, traceback_of
 
 # Segments cases in turn and yields the record of each.
 Work: TypeAlias = Callable[[Sequence[Case]], Iterable[CaseRecord]]
+_LOG = logging.getLogger(__name__)
 
 
 def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
     """Yield what `work` yields of `cases`, each case in a worker process.
 
-    Where the worker loses its device or is killed, another one begins with the case it was at; a case that costs two
-    workers fails, and a third goes on behind it.
+    Where the worker loses its device or is killed, the case it was at is tried once more by a worker that does nothing
+    else: the one before may have died of a later case, which it had begun to read. A case that costs both fails;
+    another worker goes on behind it.
 
     Args:
         work: must be able to run in a forked process, so nothing of CUDA may have been used in this one.
@@ -32,38 +37,49 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
     remaining = list(cases)
     suspect: Case | None = None
     while remaining:
-        reason = yield from _one_worker(work, remaining)
-        if remaining and remaining[0] is suspect:
-            del remaining[0]
-            error = LostDeviceError(f"two workers were lost at this case ({reason})")
-            yield commit_failure(suspect, failed_record(suspect.name, error))
+        alone = remaining[0] is suspect
+        waiting = remaining[1:] if alone else []
+        remaining = remaining[:1] if alone else remaining
+        loss = yield from _one_worker(work, remaining)
+        if alone and remaining:
+            message = f"two workers were lost at this case ({loss})"
+            lost = remaining.pop()
+            yield commit_failure(lost, failed_record(lost.name, LostDeviceError(message, loss.traceback)))
         suspect = remaining[0] if remaining else None
+        if suspect:
+            _LOG.warning("a worker was lost at %s (%s); it is tried once more", suspect.name, loss)
+            if loss.traceback:
+                _LOG.info(loss.traceback)
+        remaining += waiting
 
 
-def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, str]:
+def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, LostDeviceError]:
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
     # A fork has what is imported already, and starts in a millisecond.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_worker, args=(work, tuple(remaining), ours, theirs), daemon=True)
-    process.start()
+    with committing:
+        process.start()
     theirs.close()
-    reason = ""
+    loss: LostDeviceError | None = None
     try:
         while (message := _receive(ours)) is not None:
             if isinstance(message, CaseRecord):
                 del remaining[0]
                 yield message
             elif isinstance(message, LostDeviceError):
-                reason = str(message)
+                loss = message
             else:
                 raise message
         process.join()
+        with committing:  # where a signal has ended the worker, this process ends here too
+            pass
     finally:
         ours.close()
-        process.terminate()
+        process.kill()
         process.join()
-    return reason or f"the worker ended with {process.exitcode}"
+    return loss or LostDeviceError(f"the worker ended with {process.exitcode}")
 
 
 def _receive(results: Connection) -> CaseRecord | FlareError | None:
@@ -78,6 +94,7 @@ def _worker(work: Work, cases: Sequence[Case], parents: Connection, results: Con
     parents.close()  # or a parent that is gone would not break the pipe
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
+    signal.set_wakeup_fd(-1)
     try:
         for record in work(cases):
             results.send(record)
@@ -86,7 +103,7 @@ def _worker(work: Work, cases: Sequence[Case], parents: Connection, results: Con
     except BrokenPipeError:  # nobody is left to work for
         pass
     except Exception as error:
-        results.send(LostDeviceError(f"{type(error).__name__}: {error}".splitlines()[0]))
+        results.send(LostDeviceError(f"{type(error).__name__}: {visible(error)}", traceback_of(error)))
     finally:
         results.close()
         # Not the usual way out: CUDA's own clean-up can hang once it has failed.

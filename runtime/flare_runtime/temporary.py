@@ -13,6 +13,8 @@ from typing import BinaryIO
 _NAME = re.compile(r"\.[0-9a-f]{32}\.flare-tmp")
 # Where the file system keeps no locks, what was not written to for so long is left over.
 _ABANDONED_S = 24 * 3600
+# The files of this process that are there.
+_OURS: set[Path] = set()
 
 
 @contextmanager
@@ -23,11 +25,13 @@ def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
         OSError: where it cannot be made.
     """
     path, descriptor = _locked(folder, _new_file)
+    _OURS.add(path)
     file = os.fdopen(descriptor, "wb")
     try:
         yield path, file
     finally:
         path.unlink(missing_ok=True)
+        _OURS.discard(path)
         with suppress(OSError):  # of what was to be kept, nothing is left to be flushed
             file.close()
 
@@ -46,6 +50,13 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(descriptor)
+
+
+def remove_ours() -> None:
+    """Remove the temporary files of this process, which is about to end in the middle of writing them."""
+    for path in tuple(_OURS):
+        with suppress(OSError):
+            path.unlink()
 
 
 def sweep(folder: Path) -> None:

@@ -21,14 +21,6 @@ from tests.runtime.nifti_files import blobs, nifti_bytes, write_nifti
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
 
 
-@pytest.fixture(autouse=True)
-def terminate_as_before():
-    """Undo what `main` does to SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.fixture
 def infer(tiny_bundle, capfd):
     """A function that runs the command in this process and returns exit code and stderr."""

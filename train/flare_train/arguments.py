@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from flare_runtime.command_line import above_zero, natural, positive
+from flare_runtime.command_line import above_zero, natural, path_of, positive
 from flare_train.plan import BATCH_SIZE, PATCH, PRESETS, SPACING_MM
 
 DESCRIPTION = "Look at a training set, choose from it, plan the network, train it, report on it."
@@ -29,16 +28,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_inspect(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="statistics by source, and what is wrong with which file")
-    inspect.add_argument("dataset", type=Path, nargs="+", help="folder of a FLARE-style data set")
-    inspect.add_argument("-o", "--output", type=Path, required=True, help="gets facts.jsonl, summary.json, sources.png")
+    inspect.add_argument("dataset", type=path_of, nargs="+", help="folder of a FLARE-style data set")
+    inspect.add_argument(
+        "-o", "--output", type=path_of, required=True, help="gets facts.jsonl, summary.json, sources.png"
+    )
     _add_workers(inspect)
 
 
 def _add_select(commands: Any) -> None:
     select = commands.add_parser("select", help="choose the cases to train on and link them as an nnU-Net data set")
-    select.add_argument("facts", type=Path, help="facts.jsonl of `inspect`")
+    select.add_argument("facts", type=path_of, help="facts.jsonl of `inspect`")
     select.add_argument(
-        "-o", "--output", type=Path, required=True, help="the raw data set, .../nnUNet_raw/DatasetXXX_Name"
+        "-o", "--output", type=path_of, required=True, help="the raw data set, .../nnUNet_raw/DatasetXXX_Name"
     )
     select.add_argument(
         "--keep-pseudo-labels", action="store_true", help="keep DeepLesion's; the paper leaves them out"
@@ -83,7 +84,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--fold", choices=("all", *"01234"), help="to train (default: 0 where `select` held cases out, else all)"
     )
-    run.add_argument("--validation", type=Path, metavar="DATASET", help="validate on these, not the fold's own")
+    run.add_argument("--validation", type=path_of, metavar="DATASET", help="validate on these, not the fold's own")
     run.add_argument("--epochs", type=positive, default=2000, help="of the first stretch (default: %(default)s)")
     run.add_argument("--extension", type=positive, default=500, help="epochs added at a time (default: %(default)s)")
     run.add_argument("--last", type=positive, help="epochs at most (default: 5000, or --epochs if that is more)")
@@ -95,7 +96,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: %(default)s)")
     run.add_argument("--learning-rate", type=above_zero, default=1e-3, help="of the first epoch (default: %(default)s)")
     run.add_argument("--weight-decay", type=above_zero, default=3e-5, help="(default: %(default)s)")
-    run.add_argument("--initial-weights", type=Path, metavar="CHECKPOINT", help="begin with these weights")
+    run.add_argument("--initial-weights", type=path_of, metavar="CHECKPOINT", help="begin with these weights")
     run.add_argument("--small-lesions", action="store_true", help="draw small lesions as often as large ones")
     run.add_argument("--seed", type=natural, default=0)
     run.add_argument(
@@ -108,14 +109,14 @@ def _add_run(commands: Any) -> None:
 
 def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="a training run as Markdown and HTML, with the paper's Tables 1 and 2")
-    report.add_argument("trained", type=Path, metavar="RUN", help="folder of a trained fold, or of a model with one")
-    report.add_argument("-o", "--output", type=Path, required=True, help="gets report.md, report.html, charts/")
+    report.add_argument("trained", type=path_of, metavar="RUN", help="folder of a trained fold, or of a model with one")
+    report.add_argument("-o", "--output", type=path_of, required=True, help="gets report.md, report.html, charts/")
 
 
 def _add_lint(commands: Any) -> None:
     lint = commands.add_parser("lint", help="find the traps in any nnU-Net plans file")
-    lint.add_argument("plans", type=Path)
-    lint.add_argument("--checkpoint", type=Path, help="compare its stage count with the plans'")
+    lint.add_argument("plans", type=path_of)
+    lint.add_argument("--checkpoint", type=path_of, help="compare its stage count with the plans'")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from flare_runtime.command_line import exit_code_of
 from flare_runtime.errors import UsageError
+from flare_runtime.naming import visible
+from flare_runtime.terminal import open_streams, progress_bar, say
 from flare_train.arguments import parse_args
 from flare_train.plan import PRESETS
 
@@ -23,7 +25,6 @@ _PLAN_IS_WRONG = 4
 def run_inspect(args: argparse.Namespace) -> int:
     """Inspect every case; write facts, summary and plot; print the table and what is wrong."""
     import msgspec
-    from tqdm import tqdm
 
     from flare_eval.tables import markdown
     from flare_runtime.output import check_folder, replacing
@@ -36,8 +37,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     check_folder(args.output)
 
     def bar(facts: Iterable[CaseFacts], count: int) -> Iterable[CaseFacts]:
-        wrapped: Iterable[CaseFacts] = tqdm(facts, total=count, unit="case", leave=False, disable=None)
-        return wrapped
+        return progress_bar(facts, "", "case", count)
 
     facts = list(inspect_cases(cases, min(args.workers, len(cases)), bar))
     with replacing(args.output / "facts.jsonl") as file:
@@ -48,7 +48,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     print(markdown(*summary.table(statistics)))
     for case in facts:
         for message in case.messages:
-            print(message, file=sys.stderr)
+            say(message)
     return 0
 
 
@@ -109,7 +109,7 @@ def run_plan(args: argparse.Namespace) -> int:
     target = dataset.preprocessed / f"{name}.json"
     with replacing(target) as file:
         file.write(json.dumps(plans, indent=2).encode() + b"\n")
-    print(target)
+    print(visible(target))
     for line in network_size(plans["configurations"][CONFIGURATION]).lines:
         print(f"  {line}")
     return _tell_findings(plans)
@@ -167,7 +167,7 @@ def run_report(args: argparse.Namespace) -> int:
     from flare_train.run_report import find_fold, write_run_report
 
     for path in write_run_report(find_fold(args.trained), args.output):
-        print(path)
+        print(visible(path))
     return 0
 
 
@@ -185,7 +185,7 @@ def _tell_findings(plans: dict[str, Any], weights: Any = None) -> int:
 
     findings = lint(plans, weights)
     for finding in findings:
-        print(finding, file=sys.stderr)
+        say(str(finding))
     return _PLAN_IS_WRONG if any(finding.severity == "error" for finding in findings) else 0
 
 
@@ -201,6 +201,7 @@ _RUNS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    open_streams()
     args = parse_args(argv)
     return exit_code_of("flare-train", lambda: _RUNS[args.command](args), "train")
 

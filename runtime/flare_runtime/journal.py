@@ -1,0 +1,44 @@
+"""The records of a run as they come, and its report, which is written once however the run ends."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from flare_runtime.cases import Case
+from flare_runtime.record import CaseRecord, write_report
+
+
+class Journal:
+    """What a run has come to.
+
+    Attributes:
+        count: of cases that are over.
+        failed: those of them that are not done.
+    """
+
+    def __init__(self, report: Path | None, cases: Sequence[Case]) -> None:
+        self.count = 0
+        self.failed = 0
+        self._report = report
+        self._cases = [case.name for case in cases]
+        self._records: list[CaseRecord] = []
+        self._lock = threading.Lock()
+        self._written = False
+
+    def add(self, record: CaseRecord) -> None:
+        """Note that a case is over."""
+        self.count += 1
+        self.failed += record.status != "done"
+        if self._report:
+            self._records.append(record)
+
+    def write(self) -> None:
+        """Write the report, if there is to be one and it was not written yet.
+
+        Raises:
+            OutputError: where it cannot be written.
+        """
+        with self._lock:
+            if self._report and not self._written:
+                self._written = True
+                write_report(self._report, self._records, self._cases)

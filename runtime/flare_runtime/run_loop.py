@@ -1,0 +1,159 @@
+"""The run of `flare-infer`: a model, its cases one after the other, what is said of them, and the report."""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from flare_runtime.arrays import Box
+from flare_runtime.backends import choose, read_network
+from flare_runtime.bundle import Bundle, default_bundle
+from flare_runtime.cases import Case, find_cases
+from flare_runtime.cohort import segment_cases
+from flare_runtime.errors import DeviceError, FlareError, UsageError
+from flare_runtime.inference import Progress
+from flare_runtime.interruption import Interruption, committing
+from flare_runtime.journal import Journal
+from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
+from flare_runtime.nifti import DEFAULT_MAX_VOXELS
+from flare_runtime.output import check_folder
+from flare_runtime.record import CaseRecord, is_report
+from flare_runtime.segmenter import Segmenter
+from flare_runtime.supervision import supervise
+from flare_runtime.target import check_targets
+from flare_runtime.temporary import remove_ours, sweep
+from flare_runtime.terminal import PatientLine, clear_line, progress_bar, say, say_lines
+from flare_runtime.tiling import TileGrid
+
+SOME_FAILED = 4
+# How long the report of an interrupted run waits for what should take no time, and for the journal to hear of a case
+# that was just committed.
+_MOMENT_S, _NOTED_S = 0.3, 0.02
+
+
+class RunLoop:
+    """One run.
+
+    Args:
+        args: of the command line.
+        interruption: is given the last words of a run that is ended by a signal.
+    """
+
+    def __init__(self, args: argparse.Namespace, interruption: Interruption) -> None:
+        self.args = args
+        self.bundle = Bundle.open(args.model or default_bundle())
+        given = ("device", "backend", "precision", "step", "tta", "crop", "any_intensity", "threads")
+        self._options: dict[str, Any] = {name: getattr(args, name) for name in given}
+        self._options |= {"gpu_memory_mib": args.gpu_memory or DEFAULT_GPU_MEMORY_MIB, "wait": False}
+        choice = choose(self.bundle, args.device, args.backend, args.precision)
+        self._on_cpu = choice.device == "cpu"
+        self._segmenter: Segmenter | None = None
+        if self._on_cpu:
+            self._segmenter = Segmenter.load(self.bundle, **self._options)
+        else:
+            read_network(self.bundle, choice)  # what is wrong with the bundle is said before anything is begun
+        self.cases = find_cases(args.input, args.output, len(self.bundle.manifest.channels))
+        if args.report:
+            self._check_report()
+        self.journal = Journal(args.report, self.cases)
+        interruption.last_words = [(self._give_report, 1.0), (self._clean_up, 0.2), (self._say_goodbye, 0.2)]
+
+    def run(self) -> int:
+        """Segment the cases and return the exit code."""
+        try:
+            for record in self._results():
+                self.journal.add(record)
+                self._tell(record)
+        finally:
+            self.journal.write()
+        if self.journal.failed:
+            say(f"{self.journal.failed} of {self.journal.count} case(s) not done")
+        return SOME_FAILED if self.journal.failed else 0
+
+    def _results(self) -> Iterator[CaseRecord]:
+        if not self._on_cpu:
+            try:
+                # CUDA is first used in the worker: a process that has used it cannot be forked.
+                yield from supervise(self._work, self.cases)
+                return
+            except DeviceError as error:
+                if self.args.device != "auto" or self.journal.count:
+                    raise
+                say(f"flare-infer: {error}; going on on the CPU")
+        segmenter = self._segmenter or Segmenter.load(self.bundle, **{**self._options, "device": "cpu"})
+        yield from self._segment(segmenter, self.cases)
+
+    def _work(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        return self._segment(Segmenter.load(self.bundle, **self._options), cases)
+
+    def _segment(self, segmenter: Segmenter, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        """Segment cases, the first of all under a line that says what runs where."""
+        waiting = PatientLine("flare-infer: preparing the network and the first case ...")
+
+        @cache
+        def announce() -> None:
+            network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
+            waiting.end()
+            if cases[0] is self.cases[0] and not self.args.quiet:
+                place = f"{network.device} ({network.backend}, {network.precision})"
+                say(f"{self.bundle.manifest.name} on {place}, {len(self.cases)} case(s)")
+
+        def progress(case: Case) -> Progress:
+            def wrap(tiles: TileGrid) -> Iterable[Box]:
+                announce()
+                return tiles if self.args.quiet else progress_bar(tiles, case.name, "tile")
+
+            return wrap
+
+        with waiting:
+            records = segment_cases(
+                segmenter,
+                cases,
+                max_voxels=self.args.max_voxels or DEFAULT_MAX_VOXELS,
+                keep_header_text=self.args.keep_header_text,
+                progress=progress,
+            )
+            for record in records:
+                announce()
+                yield record
+
+    def _check_report(self) -> None:
+        report, cases = self.args.report, self.cases
+        results = {path.name for case in cases for path in (case.mask, case.record, case.stale)}
+        if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
+            raise UsageError("the report would replace a result")
+        check_targets([report], [image for case in cases for image in case.images.values()], over=is_report)
+        check_folder(report.parent)
+
+    def _tell(self, record: CaseRecord) -> None:
+        if record.status != "done" or not self.args.quiet:
+            say(record.line)
+        if not self.args.verbose:
+            return
+        if record.timings_s:
+            say("  " + ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in record.timings_s.items()))
+        for lesion in record.lesions or []:
+            say(f"  lesion of label {lesion.label}: {lesion.volume_ml:.3f} ml about voxel {lesion.centre} (z, y, x)")
+        if record.traceback:
+            say_lines(record.traceback)
+
+    def _give_report(self, _word: str) -> None:
+        if committing.acquire(timeout=_MOMENT_S):
+            time.sleep(_NOTED_S)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join(_MOMENT_S)
+        try:
+            self.journal.write()
+        except FlareError as error:
+            say(f"flare-infer: {error}")
+
+    def _clean_up(self, _word: str) -> None:
+        remove_ours()
+        sweep(self.cases[0].mask.parent)  # what a worker has left
+
+    def _say_goodbye(self, word: str) -> None:
+        clear_line()
+        say(f"flare-infer: {word}; finished cases are kept")

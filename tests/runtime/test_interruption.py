@@ -1,0 +1,150 @@
+"""SIGINT and SIGTERM end the command within two seconds, whatever it is in the middle of; in real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.runtime.nifti_files import blobs, write_nifti
+
+SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
+LIMIT_S = 2.0
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+PREPARE = """
+import hashlib, os, sys, time
+from flare_runtime import backends, cli, cohort, device, output, run_loop, segmenter
+
+def stuck(*_args, **_options):
+    print("stuck", flush=True)
+    os.read(os.pipe()[0], 1)
+
+def in_c(*_args, **_options):
+    print("stuck", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
+
+def second(function, then):  # what to do the first time, and from the second on
+    calls = []
+    def call(*args, **options):
+        calls.append(args)
+        return (then if len(calls) > 1 else function)(*args, **options)
+    return call
+"""
+# Where the program hangs, by how it is made to; `a` is the first case.
+PLACES = {
+    "listing the cases": "run_loop.find_cases = stuck",
+    "reading the first case": "cohort.read_nifti = stuck",
+    "reading ahead": "cohort.read_nifti = second(cohort.read_nifti, stuck)",
+    "compiling": "segmenter.read_network = lambda *_args, **_options: stuck",
+    "the engine": "from flare_runtime.backends.openvino import OpenVINONetwork as n; n.run = in_c",
+    "the engine at the second case": (
+        "from flare_runtime.backends.openvino import OpenVINONetwork as n; n.run = second(n.run, in_c)"
+    ),
+    "writing": "os.fsync = second(stuck, os.fsync)",
+    "a disk that does not answer": "os.fsync = stuck",
+    "the worker of a GPU": (
+        "backends.resolve = lambda name: 'cuda:0'; segmenter.open_device = stuck;backends._on_gpu = lambda *args: []"
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of two scans, each of one tile."""
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        write_nifti(tmp_path / "in" / f"{name}.nii", blobs((16, 16, 16)), spacing_mm=SPACING)
+    return tmp_path
+
+
+def start(folder, model, code=""):
+    """Start the command in a process that is prepared by some code, over the folder, with a report."""
+    paths = ["-i", folder / "in", "-o", folder / "out", "--report", folder / "run.json", "-m", model]
+    options = [*map(str, paths), "--threads", "1", "--precision", "fp32"]
+    script = f"{PREPARE}\n{code}\nsys.exit(cli.main())" if code else None
+    program = ["-c", script] if script else ["-m", "flare_runtime.cli"]
+    return subprocess.Popen(
+        [sys.executable, *program, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test runner in the background may have SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finish(process, number):
+    """Send a signal and return what was said on standard error; the process must end in time and with its code."""
+    os.kill(process.pid, number)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < LIMIT_S
+    assert process.returncode == CODES[number], err
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_hangs_is_left_and_the_report_is_written(folder, tiny_bundle, place, number):
+    process = start(folder, tiny_bundle, PLACES[place])
+    assert process.stdout.readline() == "stuck\n", process.stderr.read()
+    time.sleep(0.1)
+    err = finish(process, number)
+    if place == "listing the cases":
+        assert err.splitlines() == [f"flare-infer: {WORDS[number]}"]
+        return
+    assert err.splitlines()[-1] == f"flare-infer: {WORDS[number]}; finished cases are kept"
+    if place == "a disk that does not answer":
+        assert list((folder / "out").iterdir()) == []
+        return
+    report = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    done = [case["case"] for case in report["cases"]]
+    assert not report["complete"]
+    assert done + report["not_begun"] == ["a", "b"]
+    if place != "reading ahead":  # where the first case goes on meanwhile
+        assert done == (["a"] if place == "the engine at the second case" else [])
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert names == ({"a.json", "a.nii.gz"} if done else set())
+
+
+def test_the_worker_of_a_gpu_ends_with_its_parent(folder, tiny_bundle):
+    code = PLACES["the worker of a GPU"].replace("stuck", "worker") + "\n"
+    code = f"def worker(*_args):\n    print(os.getpid(), flush=True)\n    stuck()\n{code}"
+    process = start(folder, tiny_bundle, code)
+    worker = int(process.stdout.readline())
+    finish(process, signal.SIGTERM)
+    deadline = time.monotonic() + 1
+    while os.path.exists(f"/proc/{worker}") and time.monotonic() < deadline:  # noqa: PTH110
+        time.sleep(0.01)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_the_start_is_no_exception(folder, tiny_bundle, number):
+    for delay_s in (0.05, 0.1, 0.2, 0.4, 0.8):
+        process = start(folder, tiny_bundle)
+        time.sleep(delay_s)
+        os.kill(process.pid, number)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=30)
+        assert time.monotonic() - began < LIMIT_S
+        # Before the first line of the program has run, the system ends it.
+        assert process.returncode in (CODES[number], -number, 0), (delay_s, err)
+        assert "Traceback" not in err, (delay_s, err)
+
+
+def test_a_signal_that_was_to_be_ignored_still_is(folder, tiny_bundle):
+    code = "signal = __import__('signal'); signal.signal(2, signal.SIG_IGN); cohort.read_nifti = stuck"
+    process = start(folder, tiny_bundle, code)
+    assert process.stdout.readline() == "stuck\n"
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    finish(process, signal.SIGTERM)

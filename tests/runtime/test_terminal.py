@@ -1,0 +1,110 @@
+"""Talking costs nothing: streams that are closed, full or broken, in real processes."""
+
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.runtime.nifti_files import blobs, write_nifti
+
+SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
+SAYS = """
+import logging, os, sys, warnings
+from flare_runtime.command_line import log_to_stderr
+from flare_runtime.terminal import open_streams, progress_bar, say
+open_streams()
+log_to_stderr("flare_runtime", logging.INFO)
+for item in progress_bar(range(3), "bar", "item"):
+    say(f"item {item}")
+    print("a table")
+logging.getLogger("flare_runtime.x").warning("a warning")
+warnings.warn("another")
+sys.stderr.write("no end of line")
+with open(sys.argv[1], "x") as file:
+    file.write(f"{file.fileno()}")
+sys.exit(4)
+"""
+BROKEN = ["2>&-", "2>/dev/full", "2>&1 | true", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", ">&-", "| true"]
+
+
+def shell(command, redirection):
+    """Run a command in a shell and return its exit code."""
+    line = f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}'
+    return subprocess.run(["bash", "-c", line, "bash", *map(str, command)], check=False, timeout=60).returncode
+
+
+@pytest.mark.parametrize("redirection", BROKEN)
+def test_whatever_is_said_is_said_to_nobody_and_the_exit_code_stays(tmp_path, redirection):
+    assert shell([sys.executable, "-c", SAYS, tmp_path / "done"], redirection) == 4
+    # Not one of the numbers on which libraries print.
+    assert int((tmp_path / "done").read_text()) > 2
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 | head -1"])
+def test_a_run_that_nobody_hears_does_all_its_work(tmp_path, tiny_bundle, redirection):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", blobs((16, 16, 16)), spacing_mm=SPACING)
+    (tmp_path / "in" / "c.nii.gz").write_bytes(b"no image")
+    options = ["-m", tiny_bundle, "-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose", "--threads", 1]
+    assert shell([sys.executable, "-m", "flare_runtime.cli", *options], redirection) == 4
+    assert {"a.json", "a.nii.gz", "b.json", "b.nii.gz"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("program", ["flare_runtime", "flare_eval", "flare_train", "flare_export"])
+def test_every_program_minds_its_streams(program):
+    if program in {"flare_train", "flare_export"}:
+        pytest.importorskip("torch")
+    command = [sys.executable, "-m", f"{program}.cli"]
+    assert shell([*command, "--help"], ">/dev/full") == 0
+    assert shell([*command, "--surprise"], "2>/dev/full") == 2
+    assert shell([*command, "--surprise"], ">&- 2>&-") == 2
+
+
+def test_nothing_is_said_on_a_stream_that_was_taken_for_another(tmp_path):
+    # Without standard error, print would use standard output in its place.
+    run = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" "$2" 2>&-', sys.executable, SAYS, tmp_path / "done"],
+        capture_output=True,
+        check=False,
+    )
+    assert run.stdout == b"a table\n" * 3
+
+
+PATIENT = """
+import sys, time
+from flare_runtime.terminal import PatientLine, say
+with PatientLine("looking at \\x1b[31m ...") as line:
+    time.sleep(float(sys.argv[1]))
+say("done")
+"""
+
+
+def on_a_terminal(*command):
+    """Return what a command prints on a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", *command], stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        output = b""
+        try:
+            while piece := os.read(ours, 1000):
+                output += piece
+        except OSError:  # the terminal's way to say that nobody is there any more
+            pass
+    os.close(ours)
+    return output.decode()
+
+
+def test_a_terminal_shows_that_something_takes_long():
+    started = time.perf_counter()
+    assert on_a_terminal(PATIENT, "1") == "looking at \\x1b[31m ...\r\x1b[Kdone\r\n"
+    assert time.perf_counter() - started < 30
+    assert on_a_terminal(PATIENT, "0") == "done\r\n"
+
+
+def test_a_pipe_gets_no_passing_lines():
+    run = subprocess.run([sys.executable, "-c", PATIENT, "0.5"], capture_output=True, text=True, check=True)
+    assert run.stderr == "done\n"
