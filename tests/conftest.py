@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,19 @@ def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     target = tmp_path_factory.mktemp("bundle") / "tiny"
     export_bundle(ModelFolder.read(tiny_model), target, Naming(name="tiny"))
     return target
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the fault table after a run of the whole suite."""
+    from tests.fault_rows import ROWS
+    from tests.fault_table import summary
+
+    outcomes: dict[str, list[str]] = defaultdict(list)
+    for outcome, reports in terminalreporter.stats.items():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                outcomes[report.nodeid].append(outcome)
+    if any(test.startswith("tests/test_faults.py") for test in outcomes):
+        terminalreporter.section("faults")
+        for line in summary(ROWS, outcomes):
+            terminalreporter.write_line(line)
