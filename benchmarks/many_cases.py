@@ -72,17 +72,17 @@ def write_cases(folder: Path, count: int) -> None:
 
 
 def measure(images: Path, masks: Path, model: Path | None, count: int) -> tuple[float, list[Sample]]:
-    """Segment a folder in one fresh process; return when its first line came, and twenty samples on the way."""
+    """Segment a folder in one fresh process; return when it began, and twenty samples on the way."""
     options = ["-m", str(model)] if model else []
+    options += ["--device", "cpu", "--threads", "1", "--report", str(masks.with_suffix(".json"))]
     command = [sys.executable, "-m", "flare_runtime.cli", "-i", str(images), "-o", str(masks), *options]
     started = perf_counter()
-    process = subprocess.Popen(
-        [*command, "--device", "cpu", "--threads", "1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr
     start_s, done, samples = 0.0, 0, []
     for line in process.stderr:
-        start_s = start_s or perf_counter() - started
+        if line.endswith("case(s)\n"):  # the heading, once the first case is at the network
+            start_s = perf_counter() - started
         done += line.startswith("case")
         if line.startswith("case") and done % max(count // 20, 1) == 0 and done < count:
             samples.append(_sample(process.pid, images.parent, done, perf_counter() - started))

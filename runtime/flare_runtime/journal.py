@@ -4,6 +4,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from flare_runtime.cases import Case
 from flare_runtime.record import CaseRecord, write_report
 
@@ -20,8 +22,9 @@ class Journal:
         self.count = 0
         self.failed = 0
         self._report = report
-        self._cases = [case.name for case in cases]
-        self._records: list[CaseRecord] = []
+        self._not_begun = dict.fromkeys(case.name for case in cases)
+        # As JSON they take a third of the memory.
+        self._records: list[msgspec.Raw] = []
         self._lock = threading.Lock()
         self._written = False
 
@@ -29,8 +32,9 @@ class Journal:
         """Note that a case is over."""
         self.count += 1
         self.failed += record.status != "done"
+        self._not_begun.pop(record.case, None)
         if self._report:
-            self._records.append(record)
+            self._records.append(msgspec.Raw(msgspec.json.encode(record)))
 
     def write(self) -> None:
         """Write the report, if there is to be one and it was not written yet.
@@ -41,4 +45,4 @@ class Journal:
         with self._lock:
             if self._report and not self._written:
                 self._written = True
-                write_report(self._report, self._records, self._cases)
+                write_report(self._report, self._records, list(self._not_begun))

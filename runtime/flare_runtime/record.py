@@ -6,6 +6,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -164,20 +165,23 @@ def _is_ours(data: bytes, wanted: str, was_ours: Callable[[dict[str, Any]], bool
         return False
 
 
-def write_report(target: Path, records: Sequence[CaseRecord], cases: Sequence[str]) -> None:
+def write_report(target: Path, records: Sequence[CaseRecord | msgspec.Raw], not_begun: Sequence[str]) -> None:
     """Write the report of a run.
 
     Args:
         target: the file.
-        records: of the cases that were done, refused or failed.
-        cases: the names of all cases; where one has no record, the run was interrupted and the report says so.
+        records: of the cases that were done, refused or failed, as they are or as JSON.
+        not_begun: the names of the others; where there are any, the run was interrupted and the report says so.
 
     Raises:
         OutputError: where it cannot be written.
     """
-    known = {record.case for record in records}
-    not_begun = [name for name in cases if name not in known]
-    content = {"format": _REPORT_FORMAT, "complete": not not_begun, "not_begun": not_begun, "cases": list(records)}
+    content = {
+        "format": _REPORT_FORMAT,
+        "complete": not not_begun,
+        "not_begun": list(not_begun),
+        "cases": list(records),
+    }
     write_json(target, {**content, "environment": environment()})
 
 
@@ -198,6 +202,7 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
