@@ -14,6 +14,7 @@ from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.arrays import AnyArray, Box, MaskArray, Shape3, Vector3
 from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError
+from flare_runtime.geometry import grid_affine
 from flare_runtime.nifti import AIR_HU, read_nifti
 from flare_runtime.volume import Volume
 
@@ -81,7 +82,7 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     sides = lesion_cube(truth if truth.any() else mask, image.spacing_mm)
     box = clipped(sides, image.shape)
     beyond = [(side.start - start, stop - side.stop) for side, (start, stop) in zip(box, sides, strict=True)]
-    turn = _Upright(image.header.get_best_affine())
+    turn = _Upright(grid_affine(image))
 
     def cut(voxels: AnyArray, outside: float) -> AnyArray:
         return turn.volume(np.pad(voxels, beyond, constant_values=outside))

@@ -1,8 +1,10 @@
 """The decoded bytes of a plain or gzip-compressed file, every one of them checked."""
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flare_runtime.errors import CaseError
 from flare_runtime.volume import Remark
@@ -14,6 +16,14 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # DEFLATE cannot expand a byte to more than this many.
 DEFLATE_MAX_RATIO = 1032
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 class ByteStream:
     """Reads a file front to back, decompressing gzip by its magic bytes, whatever its name.
@@ -21,13 +31,14 @@ class ByteStream:
     Several gzip members in a row (pigz, bgzip) are one stream. Bytes after the last member are remarked upon.
 
     Raises:
-        CaseError: `truncated` where a gzip stream ends early, `corrupt` where it or its CRC is wrong.
+        CaseError: `not_a_file` for anything but a regular file or a link to one, `truncated` where a gzip stream ends
+            early, `corrupt` where it or its CRC is wrong.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.remarks: list[Remark] = []
-        self._file = path.open("rb")
+        self._file = _open_regular(path)
         magic = self._file.read(2)
         self._file.seek(0)
         self.compressed = magic == _GZIP_MAGIC
@@ -104,3 +115,22 @@ class ByteStream:
             if block and not block.startswith(_GZIP_MAGIC):
                 self.remarks.append(Remark("trailing_bytes", "bytes after the end of the gzip stream were ignored"))
                 return
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    # What is none is not even opened: that blocks on a pipe and does things to devices.
+    _check_regular(path, path.stat().st_mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _check_regular(path, os.fstat(descriptor).st_mode)  # another may have come in its place
+    except CaseError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+        raise CaseError("not_a_file", f"{path.name}: is {kind}; give a .nii or .nii.gz file")

@@ -9,13 +9,16 @@ import numpy as np
 from flare_runtime.arrays import AnyArray, Shape3
 from flare_runtime.byte_stream import DEFLATE_MAX_RATIO, ByteStream
 from flare_runtime.errors import CaseError
-from flare_runtime.geometry import grid_shape, grid_spacing
+from flare_runtime.geometry import forget_invalid, grid_shape, grid_spacing
 from flare_runtime.volume import Remark, Volume, slabs
 
 SUFFIXES = (".nii.gz", ".nii")
 DEFAULT_MAX_VOXELS = 2_000_000_000
 AIR_HU = -1024.0
 MAX_NONFINITE_SHARE = 0.01
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# An image of fewer intensities, though its voxels have more, was ruined by its header.
+_MIN_LEVELS = 100
 
 _HEADER_BYTES = {348: 1, 540: 2}
 # Of NIfTI-1 and NIfTI-2.
@@ -30,9 +33,9 @@ def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume
     and non-finite voxels become air.
 
     Raises:
-        CaseError: with `reason` one of `unreadable`, `not_nifti`, `truncated`, `corrupt`, `bad_dimensions`,
-            `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared`, `spacing_mismatch`,
-            `nonfinite`.
+        CaseError: with `reason` one of `unreadable`, `not_a_file`, `not_nifti`, `truncated`, `corrupt`,
+            `bad_dimensions`, `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared`,
+            `spacing_mismatch`, `bad_scaling`, `nonfinite`.
     """
     path = Path(path)
     try:
@@ -51,6 +54,7 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
     dtype = _voxel_type(header)
     _check_size(stream, shape, dtype, max_voxels)
     spacing_mm, remarks = grid_spacing(header, shape)
+    forget_invalid(header, remarks)
 
     offset = float(header["vox_offset"])
     if not header_bytes + 4 <= offset <= 2**31:
@@ -77,6 +81,7 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
         voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
     slope, intercept = _scaling(header)
     notes += _fill_nonfinite(voxels, slope, intercept)
+    _check_scaling(voxels, slope, intercept)
     return Volume(voxels, spacing_mm, slope, intercept, header, tuple(notes))
 
 
@@ -135,15 +140,33 @@ def _fill_nonfinite(voxels: AnyArray, slope: float, intercept: float) -> list[Re
     if voxels.dtype.kind != "f":
         return []
     count = 0
-    for part in slabs(len(voxels), 8):
-        bad = ~(np.abs(voxels[part] * np.float64(slope) + intercept) <= np.finfo(np.float32).max)
-        found = int(np.count_nonzero(bad))
-        if found:
-            count += found
-            voxels[part][bad] = (AIR_HU - intercept) / slope
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in slabs(len(voxels), 8):
+            bad = ~(np.abs(voxels[part] * np.float64(slope) + intercept) <= _FLOAT32_MAX)
+            found = int(np.count_nonzero(bad))
+            if found:
+                count += found
+                voxels[part][bad] = (AIR_HU - intercept) / slope
     if count > MAX_NONFINITE_SHARE * voxels.size:
         raise CaseError("nonfinite", f"{count} of {voxels.size} voxels are NaN or infinite; at most 1 % is allowed")
     return [Remark("nonfinite", f"{count} NaN or infinite voxels were set to {AIR_HU:g}")] if count else []
+
+
+def _check_scaling(voxels: AnyArray, slope: float, intercept: float) -> None:
+    """Refuse a slope and an intercept that make intensities infinite, or nearly all the same in single precision."""
+    if (slope, intercept) == (1.0, 0.0):
+        return
+    low, high = float(voxels.min()), float(voxels.max())
+    first, last = slope * low + intercept, slope * high + intercept
+    largest = max(abs(first), abs(last))
+    scaling = f"the slope {slope:g} and the intercept {intercept:g}"
+    if not largest <= _FLOAT32_MAX:
+        raise CaseError("nonfinite", f"{scaling} make voxels of {low:g} to {high:g} infinite; mend the header")
+    levels = _MIN_LEVELS if voxels.dtype.kind == "f" else min(high - low, _MIN_LEVELS)
+    if low != high and abs(last - first) < levels * float(np.spacing(np.float32(largest))):
+        raise CaseError(
+            "bad_scaling", f"{scaling} leave hardly a difference of voxels of {low:g} to {high:g}; mend the header"
+        )
 
 
 def mask_header(shape: Shape3, header: Any, *, keep_text: bool = False) -> bytes:

@@ -20,7 +20,7 @@ class CaseDoor(NiftiDoor):
     """Segments a file with the tiny model into a folder of its own."""
 
     def __init__(self, bundle: Path) -> None:
-        self._segmenter = Segmenter.load(bundle, device="cpu", precision="fp32", threads=1)
+        self._segmenter = Segmenter.load(bundle, device="cpu", precision="fp32", threads=1, any_intensity=True)
 
     def enter(self, path: Path) -> None:
         """Segment it, and assert that there is a mask on its grid and its record, or neither."""

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError
-from flare_runtime.geometry import grid_shape, grid_spacing
+from flare_runtime.geometry import forget_invalid, grid_affine, grid_difference, grid_shape, grid_spacing
+from flare_runtime.volume import Volume
 from tests.runtime.nifti_files import nifti_header, sform_fields
 
 SHAPE = (30, 40, 50)
@@ -141,8 +142,31 @@ def test_an_impossible_quaternion_alone_is_refused(bad):
     assert refusal(sform_code=0, **bad) == "bad_orientation"
 
 
-def test_an_impossible_quaternion_beside_a_sound_sform_does_no_harm():
-    assert spacing_of(quatern_b=np.nan) == (SPACING, [])
+@pytest.mark.parametrize(
+    "bad", [{"quatern_b": np.nan}, {"quatern_b": 1e30}, {"pixdim": [np.nan, 1.5, 2, 3, 0, 0, 0, 0]}]
+)
+def test_an_impossible_quaternion_beside_a_sound_sform_does_no_harm(bad):
+    assert spacing_of(**bad) == (SPACING, ["bad_qform"])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("axis", "xyz")
+def test_an_offset_that_is_no_number_is_refused_in_any_form_that_is_set(bad, axis, version):
+    row = [*nifti_header(SHAPE)[f"srow_{axis}"][:3], bad]
+    assert refusal(version=version, **{f"qoffset_{axis}": bad}) == "bad_orientation"
+    assert refusal(version=version, **{f"srow_{axis}": row}) == "bad_orientation"
+    assert refusal(version=version, sform_code=0, **{f"qoffset_{axis}": bad}) == "bad_orientation"
+    assert refusal(version=version, qform_code=0, **{f"srow_{axis}": row}) == "bad_orientation"
+    # What is not set is not read.
+    assert spacing_of(version=version, qform_code=0, **{f"qoffset_{axis}": bad}) == (SPACING, [])
+    assert spacing_of(version=version, sform_code=0, **{f"srow_{axis}": row}) == (SPACING, [])
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_too_large_to_compute_with_raise_no_warning():
+    assert refusal(version=2, **sform_fields(np.diag([1e38, 2.0, 3.0]))) == "spacing_mismatch"
+    assert spacing_of(version=2, **sform_fields(np.diag([1e300, 2.0, 3.0]))) == (SPACING, ["bad_sform"])
 
 
 SINGULAR = {
@@ -150,6 +174,7 @@ SINGULAR = {
     "a zero column": np.diag([1.5, 2.0, 0.0]),
     "NaN": np.full((3, 3), np.nan),
     "infinite": np.diag([np.inf, 2.0, 3.0]),
+    "NaN beside numbers": np.diag([1.5, 2.0, np.nan]),
     "parallel columns": np.array([[1.5, 2.0, 0], [0, 0, 0], [0, 0, 3.0]]),
 }
 
@@ -217,3 +242,88 @@ def test_no_header_raises_anything_but_a_refusal(numbers, codes):
         spacing, reason = (1.0, 1.0, 1.0), error.reason
     assert reason in {None, "bad_spacing", "bad_orientation", "sheared", "spacing_mismatch"}
     assert all(0.1 <= side <= 20 for side in spacing)
+
+
+# --- what is not believed is not passed on
+
+
+def test_an_invalid_form_is_unset_and_a_valid_one_is_left_as_it_is():
+    header = nifti_header(SHAPE, **sform_fields(np.full((3, 3), np.nan)))
+    before = header.copy()
+    forget_invalid(header, grid_spacing(header, SHAPE)[1])
+    assert int(header["sform_code"]) == 0
+    assert all(header[f"srow_{axis}"].tolist() == [0] * 4 for axis in "xyz")
+    for name in ("pixdim", "qform_code", "quatern_b", "qoffset_x", "qoffset_z"):
+        assert header[name].tobytes() == before[name].tobytes(), name
+
+    header = nifti_header(SHAPE, quatern_c=np.nan)
+    forget_invalid(header, grid_spacing(header, SHAPE)[1])
+    assert int(header["qform_code"]) == 0
+    assert np.isfinite([header[f"quatern_{axis}"] for axis in "bcd"]).all()
+    assert header["srow_x"].tobytes() == nifti_header(SHAPE)["srow_x"].tobytes()
+
+    sound = nifti_header(SHAPE)
+    before = sound.binaryblock
+    forget_invalid(sound, grid_spacing(sound, SHAPE)[1])
+    assert sound.binaryblock == before
+
+
+# --- grids of two volumes
+
+
+def volume_of(**fields):
+    header = nifti_header(SHAPE, **fields)
+    return Volume(np.zeros(SHAPE, np.uint8), grid_spacing(header, SHAPE)[0], header=header)
+
+
+def test_the_affine_is_the_one_that_nibabel_finds():
+    quaternion = {"quatern_b": 0.1, "quatern_c": -0.3, "quatern_d": 0.5}
+    for fields in (
+        {},
+        sform_fields(rotation(30) @ np.diag([1.5, 2, 3])),
+        {"sform_code": 0, **quaternion},
+        {"sform_code": 0, **quaternion, "pixdim": [-1, 1.5, 2, 3, 0, 0, 0, 0]},
+    ):
+        volume = volume_of(**fields)
+        np.testing.assert_allclose(grid_affine(volume), volume.header.get_best_affine(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pixdim": [1, -1.5, 2, 3, 0, 0, 0, 0]},
+        {"pixdim": [0, 1.5, 2, 3, 0, 0, 0, 0]},
+        {"quatern_d": np.float32(1 + 2e-5)},
+        {"qform_code": -1},
+        {"dim": [4, 50, 40, 30, 1, 1, 1, 1], "qform_code": 0},
+    ],
+)
+def test_grids_that_nibabel_does_not_read_are_compared_too(fields):
+    odd = volume_of(sform_code=0, **fields)
+    assert grid_difference(odd, odd) is None
+    assert "mm off" in grid_difference(odd, volume_of(srow_x=[1.5, 0, 0, 90]))
+
+
+def test_units_do_not_make_a_difference():
+    metres = np.diag([0.0015, 0.002, 0.003])
+    other = volume_of(
+        xyzt_units=1, pixdim=pixdim(0.0015, 0.002, 0.003), **sform_fields(metres, (-0.005, -0.006, -0.007))
+    )
+    assert grid_difference(volume_of(), other) is None
+
+
+@pytest.mark.parametrize("shift", [np.nan, np.inf, 1e300])
+def test_a_difference_that_is_no_number_is_a_difference(shift):
+    sound, odd = volume_of(), volume_of(version=2)
+    odd.header["srow_y"] = [0, 2, 0, shift]
+    assert "mm off" in grid_difference(sound, odd)
+    assert "mm off" in grid_difference(odd, sound)
+    if not np.isfinite(shift):
+        assert "mm off" in grid_difference(odd, odd)
+
+
+@given(shift=st.floats(-3, 3))
+def test_the_difference_is_the_distance_of_the_corners(shift):
+    found = grid_difference(volume_of(), volume_of(srow_z=[0, 0, 3, -7 + shift]))
+    if abs(abs(shift) - 0.075) > 1e-4:  # a twentieth of the smallest side
+        assert (found is None) == (abs(shift) < 0.075)

@@ -165,6 +165,7 @@ ODD = {
     "garbage after plain voxels": ("a.nii", PLAIN + b"garbage", "trailing_bytes"),
     "no orientation": ("a.nii", nifti_bytes(VOXELS, qform_code=0, sform_code=0), "no_orientation"),
     "singular sform": ("a.nii", nifti_bytes(VOXELS, **sform_fields(np.zeros((3, 3)))), "bad_sform"),
+    "impossible qform": ("a.nii", nifti_bytes(VOXELS, quatern_c=np.nan), "bad_qform"),
 }
 
 
@@ -228,6 +229,13 @@ def test_numbers_beyond_float32_never_reach_the_network(tmp_path):
     assert volume is None or np.isfinite(intensities(volume)).all()
 
 
+@pytest.mark.parametrize("kind", ["u1", "i2", "i4", "f4"])
+def test_one_value_may_be_scaled_to_one_value(tmp_path, kind):
+    voxels = np.full((4, 5, 6), 7, kind)
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", voxels, scl_slope=1e-30, scl_inter=-1024))
+    assert np.unique(intensities(volume)).tolist() == [-1024]
+
+
 # --- the header of a mask
 
 
@@ -279,6 +287,17 @@ def test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept(tmp_path, ve
     assert b"Doe" not in left_out
     read = type(header)(kept[:-4])
     assert {name: bytes(read[name]).rstrip(b"\0") for name in fields} == fields
+
+
+@pytest.mark.parametrize("fields", [sform_fields(np.full((3, 3), np.nan)), {"quatern_d": np.inf}])
+def test_a_masks_header_has_nothing_that_was_not_believed(tmp_path, fields):
+    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, **fields))
+    data = mask_header(volume.shape, volume.header) + bytes(VOXELS.size)
+    (tmp_path / "mask.nii").write_bytes(data)
+    image = nib.load(tmp_path / "mask.nii")
+    np.testing.assert_allclose(image.affine, [[1.5, 0, 0, -5], [0, 2, 0, -6], [0, 0, 3, -7], [0, 0, 0, 1]])
+    for name in ("pixdim", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"):
+        assert np.isfinite(image.header[name]).all(), name
 
 
 # --- real volumes

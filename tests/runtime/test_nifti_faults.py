@@ -1,8 +1,11 @@
 """NIfTI files that cannot be trusted: each is refused by name, and no bytes whatever do anything worse."""
 
 import gzip
+import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,9 @@ from tests.runtime.nifti_files import nifti_bytes, noise, sform_fields, write_ni
 from tests.runtime.test_nifti import PACKED, PLAIN, SPACING, VOXELS, flipped, read_or_reason
 
 # --- refused files
+
+WITH_NAN = VOXELS.astype("f4")
+WITH_NAN[0, 0, 0] = np.nan
 
 
 def other_type(code, bits, item):
@@ -70,12 +76,53 @@ REFUSED = {
     ),
     "shear": (nifti_bytes(VOXELS, **sform_fields([[1.5, 1, 0], [0, 3**0.5, 0], [0, 0, 3]])), "sheared"),
     "sform of another spacing": (nifti_bytes(VOXELS, **sform_fields(np.diag([1.5, 2.0, 3.1]))), "spacing_mismatch"),
+    "NaN in the sform's offset": (
+        nifti_bytes(VOXELS, **sform_fields(np.diag([1.5, 2.0, 3.0]), (0.0, np.nan, 0.0))),
+        "bad_orientation",
+    ),
+    "infinity in the qform's offset": (nifti_bytes(VOXELS, qoffset_z=np.inf), "bad_orientation"),
+    "infinity in the qform's offset, NIfTI-2": (nifti_bytes(VOXELS, qoffset_z=-np.inf, version=2), "bad_orientation"),
+    "a slope that makes integers infinite": (nifti_bytes(VOXELS, scl_slope=3e38), "nonfinite"),
+    "an intercept that makes integers infinite": (nifti_bytes(VOXELS, scl_slope=3e35, scl_inter=3e38), "nonfinite"),
+    "a slope beyond single precision": (nifti_bytes(VOXELS, scl_slope=1e300, version=2), "nonfinite"),
+    "a slope that makes bytes infinite": (nifti_bytes((VOXELS % 99).astype("u1"), scl_slope=1e37), "nonfinite"),
+    "a slope too small for any difference": (nifti_bytes(VOXELS, scl_slope=1e-30, scl_inter=-1024), "bad_scaling"),
+    "an intercept too large for any difference": (nifti_bytes(VOXELS, scl_inter=1e20), "bad_scaling"),
+    "an intercept that leaves a few steps": (nifti_bytes(VOXELS, scl_inter=2e9), "bad_scaling"),
+    "an intercept that leaves a few steps of floats": (
+        nifti_bytes(VOXELS.astype("f4") / 1e6, scl_inter=-1024),
+        "bad_scaling",
+    ),
+    "a slope that single precision takes for 0": (nifti_bytes(VOXELS, scl_slope=1e-300, version=2), "bad_scaling"),
+    "air beyond what the slope can store": (nifti_bytes(WITH_NAN, scl_slope=1e-38), "nonfinite"),
+    "big-endian, zero dimension": (nifti_bytes(VOXELS, endianness=">", dim=[3, 8, 0, 6, 1, 1, 1, 1]), "bad_dimensions"),
+    "big-endian, half of the voxels": (nifti_bytes(VOXELS, endianness=">")[:-300], "truncated"),
+    "big-endian, NaN spacing": (
+        nifti_bytes(VOXELS, endianness=">", pixdim=[1, 1.5, np.nan, 3, 0, 0, 0, 0]),
+        "bad_spacing",
+    ),
+    "negative rank": (nifti_bytes(VOXELS, dim=[-3, 8, 7, 6, 1, 1, 1, 1]), "bad_dimensions"),
+    "dimensions whose product overflows 64 bits": (
+        nifti_bytes(VOXELS, version=2, dim=[3, 2**31, 2**31, 4, 1, 1, 1, 1], spacing_mm=(0.1, 0.1, 0.1)),
+        "too_large",
+    ),
+    "dimensions whose product overflows to what is there": (
+        nifti_bytes(VOXELS, version=2, dim=[3, 2**62 + 8, 4, 1, 1, 1, 1, 1]),
+        "too_large",
+    ),
+    "a rank of 2^40": (nifti_bytes(VOXELS, version=2, dim=[2**40, 8, 7, 6, 1, 1, 1, 1]), "bad_dimensions"),
+    "header of a pair of files, NIfTI-2": (nifti_bytes(VOXELS, version=2, magic=b"ni2\0\r\n\x1a\n"), "not_nifti"),
+    "voxels before the file": (nifti_bytes(VOXELS, vox_offset=-1), "not_nifti"),
+    "voxels before the file, NIfTI-2": (nifti_bytes(VOXELS, version=2, vox_offset=-(2**62)), "not_nifti"),
+    "voxels at the end of the world": (nifti_bytes(VOXELS, version=2, vox_offset=2**62), "not_nifti"),
+    "voxels at infinity": (nifti_bytes(VOXELS, vox_offset=np.inf), "not_nifti"),
     "voxels inside the header": (nifti_bytes(VOXELS, vox_offset=100), "not_nifti"),
     "voxels at NaN": (nifti_bytes(VOXELS, vox_offset=np.nan), "not_nifti"),
     "voxels after the end": (nifti_bytes(VOXELS, vox_offset=5000), "truncated"),
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("data", "reason"), REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_files_that_cannot_be_trusted_are_refused(tmp_path, name, data, reason):
@@ -87,12 +134,75 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path, name, data, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_unreadable(tmp_path):
-    (tmp_path / "folder.nii").mkdir()
-    for path in (tmp_path / "missing.nii", tmp_path / "folder.nii"):
-        with pytest.raises(CaseError, match=path.name) as caught:
+def test_a_missing_file_is_unreadable(tmp_path):
+    with pytest.raises(CaseError, match=r"missing\.nii") as caught:
+        read_nifti(tmp_path / "missing.nii")
+    assert caught.value.reason == "unreadable"
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+def link_to_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def link_to_pipe(path):
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+OTHERS = {
+    "a named pipe": make_pipe,
+    "a socket": make_socket,
+    "a device": link_to_device,
+    "a folder": Path.mkdir,
+    "a named pipe, linked to": link_to_pipe,
+}
+
+
+@pytest.mark.parametrize(("kind", "make"), OTHERS.items(), ids=OTHERS.keys())
+def test_nothing_but_a_regular_file_is_opened(tmp_path, kind, make):
+    path = tmp_path / "a.nii.gz"
+    make(path)
+    # In a process of its own: what waits for a writer cannot be told to stop.
+    script = (
+        "import sys\n"
+        "from flare_runtime.errors import CaseError\n"
+        "from flare_runtime.nifti import read_nifti\n"
+        "try:\n"
+        "    read_nifti(sys.argv[1])\n"
+        "except CaseError as error:\n"
+        "    print(error.reason, error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, timeout=30)
+    said = kind.split(",")[0]
+    assert (run.stdout, run.stderr) == (f"not_a_file a.nii.gz: is {said}; give a .nii or .nii.gz file\n", "")
+
+
+def test_a_pipe_with_a_writer_is_not_read_either(tmp_path):
+    path = tmp_path / "a.nii"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.write(descriptor, PLAIN)
+        with pytest.raises(CaseError) as caught:
             read_nifti(path)
-        assert caught.value.reason == "unreadable"
+    finally:
+        os.close(descriptor)
+    assert caught.value.reason == "not_a_file"
+
+
+def test_a_link_to_a_regular_file_is_read(tmp_path):
+    write_nifti(tmp_path / "a.nii.gz", VOXELS)
+    (tmp_path / "link.nii.gz").symlink_to("a.nii.gz")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "link.nii.gz").voxels, VOXELS)
 
 
 def test_the_largest_size_is_the_callers_choice(tmp_path):
@@ -194,7 +304,7 @@ def test_no_header_raises_anything_but_a_refusal(tmp_path_factory, changes, vers
     path = tmp_path_factory.getbasetemp() / "fuzz.nii"
     path.write_bytes(bytes(damaged))
     volume, reason = read_or_reason(path)
-    assert reason in {None, "truncated", "nonfinite", *HEADER_REASONS}
+    assert reason in {None, "truncated", "nonfinite", "bad_scaling", *HEADER_REASONS}
     if volume is not None:
         assert volume.voxels.nbytes <= len(damaged)
         assert np.isfinite(volume.voxels).all()
