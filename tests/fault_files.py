@@ -1,6 +1,7 @@
 """The images of the fault table: one small file for every way in which one can be wrong."""
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,22 @@ NO_HOUNSFIELD = (
 )
 _SHIFTED = sform_fields(np.diag([1.5, 2, 3]), (np.nan, 0, 0))
 OFFSETS = (
-    File("sform_offset_nan", packed(**_SHIFTED), "bad_orientation", fails="it is accepted"),
-    File("qform_offset_infinite", packed(sform_code=0, qoffset_z=np.inf), "bad_orientation", fails="it is accepted"),
+    File("sform_offset_nan", packed(**_SHIFTED), "bad_orientation"),
+    File("qform_offset_infinite", packed(sform_code=0, qoffset_z=np.inf), "bad_orientation"),
+)
+NO_QFORM = (File("qform_nan", packed(quatern_b=np.nan), remarks=("bad_qform",)),)
+COLLAPSED = (
+    File("slope_too_small", packed(scl_slope=1e-30, scl_inter=-1024), "bad_scaling"),
+    File("intercept_too_large", packed(scl_slope=1, scl_inter=1e20), "bad_scaling"),
 )
 INFINITE = (
-    File("infinite_slope", packed(scl_slope=3e38), "nonfinite", fails="it is accepted"),
-    File("infinite_shift", packed(version=2, scl_inter=-1e300), "nonfinite", fails="it is accepted"),
+    File("infinite_slope", packed(scl_slope=3e38), "nonfinite"),
+    File("infinite_shift", packed(version=2, scl_inter=-1e300), "nonfinite"),
 )
 LONG = (File("12000_voxels_in_a_row", packed(blobs((12000, 1, 1)), spacing_mm=(0.25, 1, 1)), None),)
-PIPES = (File("fifo", content(b""), "not_a_file", fails="pipes are read"),)
+NO_FILES = (
+    File("fifo", os.mkfifo, "not_a_file"),
+    File("device", lambda path: path.symlink_to("/dev/zero"), "not_a_file"),
+    File("folder", Path.mkdir, "not_a_file"),
+)
 NOTHING = (File("nothing_but_air", packed(np.full(SHAPE, 0, "i2")), remarks=("all_zero",)),)

@@ -38,6 +38,7 @@ IMAGES = (
         "works with a sound qform, remark `bad_sform`; else refused as `bad_orientation`",
         files.SINGULAR,
     ),
+    Row("an impossible qform beside a sound sform", "works, remark `bad_qform`", files.NO_QFORM),
     Row("axes that are not at right angles", "rounding works, shear is refused as `sheared`", files.SHEARED),
     Row("sform and pixdim that disagree by over 1 %", "refused as `spacing_mismatch`", files.TWO_SPACINGS),
     Row("a slope of 0 or NaN", "counts as 1", files.SLOPES),
@@ -49,8 +50,18 @@ IMAGES = (
     ),
     Row("NaN or infinity in the offsets of sform or qform", "refused as `bad_orientation`", files.OFFSETS),
     Row("integers whose slope or shift makes them infinite", "refused as `nonfinite`", files.INFINITE),
+    Row(
+        "a slope or shift that leaves hardly a difference between voxels",
+        "refused as `bad_scaling`",
+        files.COLLAPSED,
+    ),
     Row("1 x 1 x 12,000 voxels in a small file", "works in megabytes", files.LONG),
-    Row("a named pipe among the images", "refused as `not_a_file`, nothing waits for it", files.PIPES),
+    Row(
+        "a named pipe, device, socket or folder among the images",
+        "refused as `not_a_file`, and never opened",
+        files.NO_FILES,
+        (f"{_RT}nifti_faults.py::test_nothing_but_a_regular_file_is_opened",),
+    ),
     Row(
         "nothing found",
         "an empty mask and `lesions: []`; remark `all_zero` where every voxel is 0",
