@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
+from flare_runtime.available_memory import available_bytes
 from flare_runtime.cases import Case
 from flare_runtime.commit import commit_failure, commit_result
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
-from flare_runtime.host_memory import available_bytes
 from flare_runtime.inference import Progress
 from flare_runtime.naming import visible
 from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti

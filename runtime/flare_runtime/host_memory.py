@@ -3,16 +3,14 @@
 import ctypes
 import logging
 from math import prod
-from pathlib import Path
 
+from flare_runtime.available_memory import MORE_MEMORY, available_bytes
 from flare_runtime.errors import CaseError
 from flare_runtime.manifest import Manifest
 from flare_runtime.memory_plan import MIB, CaseSize, MemoryPlan, plans
 
 _LOG = logging.getLogger(__name__)
 _FLOAT = 4
-_CGROUP = Path("/sys/fs/cgroup")
-_RECLAIMED = ("inactive_file", "active_file", "slab_reclaimable")
 
 
 def needed_bytes(
@@ -36,18 +34,6 @@ def needed_bytes(
     return max(streamed.peak_bytes, image + network) + prod(size.crop)
 
 
-def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path | None = None) -> int | None:
-    """Return the memory that this process can still take, swap included; None where the system does not say."""
-    try:
-        lines = meminfo.read_text(encoding="utf-8").splitlines()
-        kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        machine = (kibibytes["MemAvailable"] + kibibytes.get("SwapFree", 0)) * 1024
-    except (OSError, ValueError, KeyError, IndexError):
-        return None
-    groups = _own_groups() if cgroup is None else [cgroup]
-    return min([machine, *(_of_group(group, machine) for group in groups)])
-
-
 def give_back() -> None:
     """Return to the system what glibc keeps of freed memory, such as 50 MiB of compiling."""
     try:
@@ -55,30 +41,6 @@ def give_back() -> None:
     except (AttributeError, OSError, TypeError):  # not glibc
         return
     trim(0)
-
-
-def _own_groups() -> list[Path]:
-    """Return this process's group and those above it, as far as they can be seen here."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    own = _CGROUP / path
-    return [group for group in (own, *own.parents) if group.is_relative_to(_CGROUP)]
-
-
-def _of_group(cgroup: Path, machine: int) -> int:
-    """Return what a container's limit leaves, or `machine` where there is none."""
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="utf-8").strip()
-        used = int((cgroup / "memory.current").read_text(encoding="utf-8"))
-        statistics = (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines()
-        # What the kernel gives back before it kills.
-        cached = sum(int(line.split()[1]) for line in statistics if line.split()[0] in _RECLAIMED)
-        return machine if limit == "max" else max(int(limit) - used + cached, 0)
-    except (OSError, ValueError, IndexError):
-        return machine
 
 
 def check_fits(manifest: Manifest, backend: str, precision: str, folds: int, size: CaseSize) -> MemoryPlan | None:
@@ -92,7 +54,7 @@ def check_fits(manifest: Manifest, backend: str, precision: str, folds: int, siz
     if available is not None and needed > available:
         raise CaseError(
             "too_little_memory",
-            f"needs about {needed // MIB:,} MiB beside the scan itself, {available // MIB:,} MiB are to be had; close "
-            "other programs, or use a machine with more memory",
+            f"needs about {needed // MIB:,} MiB beside the scan itself, {available // MIB:,} MiB are to be had; "
+            f"{MORE_MEMORY}",
         )
     return None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from flare_runtime.available_memory import lacked_memory
 from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
 from flare_runtime.lesions import Lesion
 from flare_runtime.naming import visible, visible_lines
@@ -107,7 +108,7 @@ def failed_record(case: str, error: Exception) -> CaseRecord:
     message = f"{type(error).__name__}: {visible(error)}"
     if isinstance(error, FlareError):
         return CaseRecord(case=case, status="failed", reason="output", message=message)
-    reason = "memory" if isinstance(error, MemoryError) else "internal"
+    reason = "memory" if lacked_memory(error) else "internal"
     return CaseRecord(case=case, status="failed", reason=reason, message=message, traceback=traceback_of(error))
 
 

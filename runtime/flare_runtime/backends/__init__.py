@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flare_runtime.arrays import FloatArray
+from flare_runtime.available_memory import MORE_MEMORY, check_engine_fits, lacked_memory
 from flare_runtime.backends.openvino_int8 import ActivationRange, cpu_has_int8, decode_ranges
 from flare_runtime.bundle import Bundle
 from flare_runtime.device import CudaDevice, Device, open_device, resolve
@@ -175,19 +176,14 @@ def read_network(
         if isinstance(device, CudaDevice):
             budget = GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, len(models))
             members = list(_on_gpu(bundle, choice, models, device, budget))
-        elif choice.backend == "onnxruntime":
-            from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
-
-            members = [OnnxRuntimeNetwork(model, choice.stored, threads) for model in models]
         else:
-            from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
-
-            wanted = expected_precision(bundle, choice)
-            if wanted == "bf16" and choice.precision == "auto" and not cpu_has_bf16():
-                wanted = "fp32"
-            members = [
-                OpenVINONetwork(model, wanted, threads, found) for model, found in zip(models, ranges, strict=True)
-            ]
+            check_engine_fits()
+            try:
+                members = list(_on_host(bundle, choice, models, ranges, threads))
+            except Exception as error:
+                if not lacked_memory(error):
+                    raise
+                raise DeviceError(f"too little memory to compile the network; {MORE_MEMORY}") from error
         models.clear()  # the engines have copies of their own
         return members[0] if len(members) == 1 else Ensemble(members)
 
@@ -223,6 +219,25 @@ def _activation_ranges(bundle: Bundle, choice: Choice) -> Sequence[Mapping[str, 
 
 def _ranges_by_fold(bundle: Bundle) -> dict[str | None, BundleFile]:
     return {file.fold: file for file in bundle.activations()}
+
+
+def _on_host(
+    bundle: Bundle,
+    choice: Choice,
+    models: list[bytes],
+    ranges: Sequence[Mapping[str, ActivationRange] | None],
+    threads: int | None,
+) -> Sequence[Network]:
+    if choice.backend == "onnxruntime":
+        from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
+
+        return [OnnxRuntimeNetwork(model, choice.stored, threads) for model in models]
+    from flare_runtime.backends.openvino import OpenVINONetwork, cpu_has_bf16
+
+    wanted = expected_precision(bundle, choice)
+    if wanted == "bf16" and choice.precision == "auto" and not cpu_has_bf16():
+        wanted = "fp32"
+    return [OpenVINONetwork(model, wanted, threads, found) for model, found in zip(models, ranges, strict=True)]
 
 
 def _on_gpu(
