@@ -55,7 +55,12 @@ IMAGES = (
         "refused as `bad_scaling`",
         files.COLLAPSED,
     ),
-    Row("1 x 1 x 12,000 voxels in a small file", "works in megabytes", files.LONG),
+    Row(
+        "1 x 1 x 12,000 voxels in a small file",
+        "works in megabytes",
+        files.LONG,
+        (f"{_RT}interpolation.py::test_the_longest_axis_takes_megabytes",),
+    ),
     Row(
         "a named pipe, device, socket or folder among the images",
         "refused as `not_a_file`, and never opened",
@@ -119,6 +124,7 @@ OUTPUTS = (
         tests=(
             f"{_RT}cli.py::test_a_signal_keeps_finished_cases_and_drops_the_current_one",
             f"{_RT}cli.py::test_sigterm_in_the_first_case_leaves_nothing_behind",
+            f"{_RT}interruption.py::test_the_start_is_no_exception",
         ),
     ),
     Row(
@@ -176,7 +182,10 @@ OUTPUTS = (
     Row(
         "exporting onto a folder that holds more than a bundle's files",
         "exit 6, naming the file; nothing is deleted",
-        tests=("tests/export/test_bundle_place.py",),
+        tests=(
+            f"{_EX}bundle_place.py::test_a_file_that_is_not_the_bundles_is_named_and_stays",
+            f"{_EX}bundle_place.py::test_a_folder_with_a_manifest_of_something_else_stays",
+        ),
     ),
 )
 
@@ -249,4 +258,36 @@ MODELS = (
     ),
 )
 
-ROWS = (*IMAGES, *DICOM, *OUTPUTS, *DEVICES, *MODELS)
+RUNS = (
+    Row(
+        "a file name that is not UTF-8, or holds new lines or terminal codes",
+        "works; what is odd is spelled out wherever the name is shown",
+        tests=(
+            "tests/test_faults.py::test_any_file_name_is_a_case_and_none_reaches_the_terminal_as_it_is",
+            f"{_RT}naming.py::test_any_text_becomes_one_valid_line_and_stays_that",
+        ),
+    ),
+    Row(
+        "10,000 cases in a folder",
+        "the first begins within 2 s; memory, open files and threads stay as they are",
+        tests=(
+            "tests/benchmarks/test_many_cases.py::test_files_and_threads_stay_as_they_are",
+            f"{_RT}journal.py::test_a_thousand_cases_with_a_report_take_less_than_2_mib",
+        ),
+    ),
+    Row(
+        "a standard error that is closed, full or a broken pipe",
+        "works in silence",
+        tests=(f"{_RT}terminal.py::test_a_run_that_nobody_hears_does_all_its_work",),
+    ),
+    Row(
+        "a read, a write, or an engine that never returns",
+        "SIGTERM and SIGINT end the run within 2 s, and the report is written",
+        tests=(
+            f"{_RT}interruption.py::test_whatever_hangs_is_left_and_the_report_is_written",
+            f"{_RT}interruption.py::test_the_worker_of_a_gpu_ends_with_its_parent",
+        ),
+    ),
+)
+
+ROWS = (*IMAGES, *DICOM, *OUTPUTS, *RUNS, *DEVICES, *MODELS)
