@@ -7,7 +7,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from flare_runtime.errors import FlareError, UsageError
+from flare_runtime.available_memory import MORE_MEMORY, lacked_memory
+from flare_runtime.errors import DeviceError, FlareError, UsageError
 from flare_runtime.naming import visible_lines
 from flare_runtime.telemetry import silence_command
 from flare_runtime.terminal import say, say_lines
@@ -80,6 +81,9 @@ def exit_code_of(program: str, run: Callable[[], int], extra: str | None = None)
         if extra and isinstance(error, ModuleNotFoundError):
             say(f"{program}: {error.name} is not installed; pip install 'flare-lite[{extra}]'")
             return UsageError.exit_code
+        if lacked_memory(error):
+            say(f"{program}: too little memory ({type(error).__name__}: {error}); {MORE_MEMORY}")
+            return DeviceError.exit_code
         say_lines(traceback.format_exc())
         say(f"{program}: internal error: {type(error).__name__}; please report it with the lines above")
         return FlareError.exit_code

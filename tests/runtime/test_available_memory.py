@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from flare_runtime.available_memory import available_bytes, lacked_memory
+from flare_runtime.command_line import exit_code_of
 from flare_runtime.errors import BundleError
 
 MIB = 1 << 20
@@ -143,7 +144,7 @@ def test_what_was_lacking_is_known_by_its_words(error, lacked):
 
 
 @pytest.mark.parametrize(
-    ("left_mib", "says"), [(100, "needs at least 256 MiB of addresses"), (300, "too little memory to compile")]
+    ("left_mib", "says"), [(100, "needs at least 256 MiB of addresses"), (450, "too little memory to compile")]
 )
 def test_under_a_limit_of_the_process_memory_is_blamed_and_not_the_bundle(left_mib, says):
     code = f"""
@@ -160,3 +161,13 @@ except Exception as error:
     assert ran.stdout.startswith("DeviceError 5 ")
     assert says in ran.stdout
     assert "ulimit -v" in ran.stdout
+
+
+def test_a_command_that_runs_out_of_memory_says_so(capfd):
+    def run():
+        return len(bytearray(1 << 62))
+
+    assert exit_code_of("flare-some", run) == 5
+    said = capfd.readouterr().err
+    assert said.startswith("flare-some: too little memory (MemoryError: ); close other programs")
+    assert said.count("\n") == 1
