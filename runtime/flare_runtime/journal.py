@@ -1,12 +1,12 @@
 """The records of a run as they come, and its report, which is written once however the run ends."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from flare_runtime.cases import Case
+from flare_runtime.interruption import committing
 from flare_runtime.record import CaseRecord, write_report
 
 
@@ -25,7 +25,6 @@ class Journal:
         self._not_begun = dict.fromkeys(case.name for case in cases)
         # As JSON they take a third of the memory.
         self._records: list[msgspec.Raw] = []
-        self._lock = threading.Lock()
         self._written = False
 
     def add(self, record: CaseRecord) -> None:
@@ -42,7 +41,7 @@ class Journal:
         Raises:
             OutputError: where it cannot be written.
         """
-        with self._lock:
+        with committing:  # which an interruption takes before it writes
             if self._report and not self._written:
                 self._written = True
                 write_report(self._report, self._records, list(self._not_begun))

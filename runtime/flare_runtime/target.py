@@ -1,5 +1,6 @@
 """What a file may be written over: settled before any work is done, and looked at again when a file takes its name."""
 
+import os
 import stat
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -34,17 +35,18 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path] = (), *, over:
     Raises:
         OutputError: where a target is no regular file, is an input, lies in a bundle, or holds something else.
     """
-    read = {identity for path in inputs if (identity := _identity(path))}
-    around = cache(bundle_around)
+    read = cache(lambda: {identity for path in inputs if (identity := _identity(path))})
+    around, names = cache(lambda folder: bundle_around(Path(folder))), cache(_names)
     for target in targets:
-        check_kind(target)
-        bundle = around(target.parent)
+        folder, name = os.path.split(target)
+        bundle = around(folder)
         if bundle is not None:
             raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
-        identity = _identity(target)
-        if identity is None:
+        # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
+        if name.casefold() not in names(folder):
             continue
-        if identity in read:
+        check_kind(target)
+        if _identity(target) in read():
             raise OutputError(f"{target}: is the input itself; choose another output")
         if over is not None and not _holds(target, over):
             raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
@@ -61,9 +63,23 @@ def check_kind(target: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
+        raise _unwritable(target, error) from error
     if not stat.S_ISREG(mode):
         raise OutputError(f"{target}: is {_KINDS.get(stat.S_IFMT(mode), 'no regular file; name one')}")
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"{target}: cannot be written ({error.strerror or error})")
+
+
+def _names(folder: str) -> set[str]:
+    """Return what a folder holds, in lower case: some shares take a name for another that differs in it."""
+    try:
+        return {name.casefold() for name in os.listdir(folder or ".")}  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise _unwritable(Path(folder), error) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

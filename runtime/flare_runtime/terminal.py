@@ -54,9 +54,11 @@ def clear_line() -> None:
 
 def progress_bar(items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterable[Item]:
     """Return the items under a progress bar that goes when they end; there is one only on a terminal."""
+    if not sys.stderr.isatty():
+        return items
     from tqdm import tqdm
 
-    bar: Iterable[Item] = tqdm(items, desc=visible(name), unit=unit, total=total, leave=False, disable=None)
+    bar: Iterable[Item] = tqdm(items, desc=visible(name), unit=unit, total=total, leave=False)
     return bar
 
 

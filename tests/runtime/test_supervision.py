@@ -5,8 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flare_runtime.cases import Case
 from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
@@ -87,6 +92,53 @@ def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, case
     assert attempts(tmp_path) == "abbcdd"
     assert records[1].reason == "worker_lost"
     assert reason in records[1].message
+
+
+def test_a_case_is_not_blamed_for_the_workers_that_the_one_before_it_has_cost(tmp_path, cases):
+    records = list(supervise(worker(tmp_path, b=kill, c=once(kill)), cases))
+    assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]
+    assert attempts(tmp_path) == "abbccd"
+
+
+def test_what_a_worker_died_of_is_kept(tmp_path, cases, caplog):
+    caplog.set_level("INFO", "flare_runtime")
+    records = list(supervise(worker(tmp_path, b=crash), cases))
+    assert "raise ZeroDivisionError" in records[1].traceback
+    assert "raise ZeroDivisionError" in caplog.text
+    assert "a worker was lost at b (ZeroDivisionError: ); it is tried once more" in caplog.messages
+
+
+# How a case behaves: how many attempts at it end a worker, and whether to read it ahead ends one too.
+BEHAVIOURS = {"sound": (0, False), "costs one": (1, False), "costs all": (9, False), "cannot be read": (9, True)}
+
+
+@pytest.mark.parametrize("end", [kill, crash])
+@given(pattern=st.lists(st.sampled_from(sorted(BEHAVIOURS)), min_size=1, max_size=6))
+@settings(max_examples=15)
+def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern):
+    with TemporaryDirectory() as folder:
+        counted = Path(folder, "attempts")
+        cases = [Case(str(index), {}, Path(folder, f"{index}.nii.gz")) for index in range(len(pattern))]
+
+        def work(some):
+            for case, ahead in zip_longest(some, some[1:]):
+                with counted.open("a+", encoding="utf-8") as file:
+                    file.write(case.name)
+                    file.seek(0)
+                    attempt = file.read().count(case.name)
+                if ahead and BEHAVIOURS[pattern[int(ahead.name)]][1]:
+                    end(attempt)
+                if attempt <= BEHAVIOURS[pattern[int(case.name)]][0]:
+                    end(attempt)
+                yield CaseRecord(case=case.name, status="done")
+
+        records = list(supervise(work, cases))
+        failing = {"costs all", "cannot be read"}
+        assert outcome(records) == [
+            (case.name, "failed" if behaviour in failing else "done")
+            for case, behaviour in zip(cases, pattern, strict=True)
+        ]
+        assert max(counted.read_text(encoding="utf-8").count(case.name) for case in cases) <= 2
 
 
 @pytest.mark.parametrize("error", [DeviceError("no GPU"), BundleError("changed")])
