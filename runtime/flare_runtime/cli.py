@@ -7,6 +7,7 @@ import sys
 
 from flare_runtime import __version__
 from flare_runtime.interruption import Interruption
+from flare_runtime.terminal import PatientLine, open_streams, say
 
 TYPE_CHECKING = False  # of `typing`
 if TYPE_CHECKING:
@@ -95,12 +96,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    open_streams()  # before anything else is opened
     interruption = Interruption()
-    interruption.begin()
-    from flare_runtime.terminal import open_streams, say
-
-    open_streams()
     interruption.last_words = [(lambda word: say(f"flare-infer: {word}"), 0.5)]
+    interruption.begin()
     try:
         return _main(parse_args(argv), interruption)
     finally:
@@ -112,7 +111,6 @@ def _main(args: argparse.Namespace, interruption: Interruption) -> int:
     import logging
 
     from flare_runtime.command_line import exit_code_of, log_to_stderr
-    from flare_runtime.terminal import PatientLine
 
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)

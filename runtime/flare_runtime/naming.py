@@ -1,10 +1,12 @@
 """Names and foreign texts as they are shown: on one line, without anything that a terminal would act on."""
 
-import re
-
 # Control characters, line separators, marks that turn the order of the text round, and what is no character at all:
 # Python puts a surrogate for every byte of a file name that is not UTF-8.
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SURROGATES = range(0xD800, 0xE000)
+_BYTES = range(0xDC80, 0xDD00)
+_ODD = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A), *_SURROGATES)
+_SPELLED = {code: chr(code).encode("unicode_escape").decode("ascii") for code in _ODD}
+_SPELLED |= {code: f"\\x{code - 0xDC00:02x}" for code in _BYTES}
 
 
 def visible(text: object) -> str:
@@ -16,16 +18,9 @@ def visible(text: object) -> str:
         >>> print(visible("liver\n\x1b[31m"), visible(os.fsdecode(b"M\xfcller.nii")))
         liver\n\x1b[31m M\xfcller.nii
     """
-    return _ODD.sub(_spelled, str(text))
+    return str(text).translate(_SPELLED)
 
 
 def visible_lines(text: str) -> str:
     """Return a text of several lines with each of them made visible."""
     return "\n".join(map(visible, text.rstrip("\n").split("\n")))
-
-
-def _spelled(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return match[0].encode("unicode_escape").decode("ascii")
