@@ -17,7 +17,7 @@ from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.geometry import grid_difference
 from flare_runtime.nifti import SUFFIXES, read_nifti
-from flare_runtime.output import strip_suffix
+from flare_runtime.output import is_stale, strip_suffix
 from flare_runtime.sources import source_of
 from flare_runtime.volume import Volume
 
@@ -71,7 +71,7 @@ def pairs_of(cases: Sequence[str], references: Path, predictions: Path) -> list[
 
 def _by_case(folder: Path) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
-    return {strip_suffix(path.name): path for path in files}
+    return {strip_suffix(path.name): path for path in files if not is_stale(path)}
 
 
 def evaluate(

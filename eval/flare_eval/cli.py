@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flare_eval.accuracy import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
-from flare_eval.results import save
+from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.command_line import exit_code_of, path_of, positive
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.naming import visible
@@ -112,6 +112,9 @@ def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], 
 
     results = []
     for name, found in pairs.items():
+        inputs = (path for pair in found for path in (pair.reference, pair.prediction) if path)
+        check_results(Accuracy, output / name, inputs)
+    for name, found in pairs.items():
         result = evaluate(
             name,
             found,
@@ -149,6 +152,9 @@ def run_efficiency(args: argparse.Namespace) -> int:
         raise DeviceError(f"--gpu {args.gpu}: the driver knows no such GPU")
     if args.reference and not args.reference.is_dir():
         raise UsageError(f"{args.reference}: there is no such folder")
+    for kind in (Efficiency, Accuracy) if args.reference else (Efficiency,):
+        for method in methods:
+            check_results(kind, args.output / method.name)
     results = measure_methods(
         methods,
         args.images,

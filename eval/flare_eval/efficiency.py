@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Literal
 
 from flare_eval.gpu import GpuMeter
@@ -16,7 +16,8 @@ from flare_eval.results import Efficiency, RunCost
 from flare_runtime.cases import Case, find_cases
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.nifti import read_nifti
-from flare_runtime.output import strip_suffix
+from flare_runtime.output import check_folder, replacing, strip_suffix
+from flare_runtime.temporary import temporary_folder
 
 Memory = Literal["device_mib", "host_mib"]
 MEMORIES: tuple[Memory, ...] = ("device_mib", "host_mib")
@@ -110,8 +111,11 @@ def measure_methods(
 
     Raises:
         UsageError: where there is no image.
+        OutputError: where a mask cannot or must not be written.
     """
-    cases = find_cases(images, output, channels=1)
+    for method in methods:
+        check_folder(output / method.name / "masks")
+        cases = find_cases(images, output / method.name / "masks", channels=1)
     results = {
         method.name: Efficiency(method=method.name, command=list(method.command), machine=machine(gpu), runs=[])
         for method in methods
@@ -126,9 +130,8 @@ def measure_methods(
 
 
 def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | None) -> RunCost:
-    masks.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="flare-eval-") as scratch:
-        source, target = Path(scratch, "inputs"), Path(scratch, "outputs")
+    with temporary_folder(Path(gettempdir())) as scratch:
+        source, target = scratch / "inputs", scratch / "outputs"
         source.mkdir()
         target.mkdir()
         for case in cases:
@@ -141,7 +144,8 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
         for case in cases:
             made = target / f"{case.name}.nii.gz"
             if made.is_file():
-                shutil.copyfile(made, masks / made.name)
+                with made.open("rb") as mask, replacing(masks / made.name) as copy:
+                    shutil.copyfileobj(mask, copy)
             elif not message:
                 message = f"left no {made.name}"
     single = cases[0] if len(cases) == 1 else None

@@ -1,7 +1,6 @@
 """Pictures of a method's best and worst cases, cut out around the lesion as a paper's figure shows them."""
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +86,9 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     def cut(voxels: AnyArray, outside: float) -> AnyArray:
         return turn.volume(np.pad(voxels, beyond, constant_values=outside))
 
-    with tempfile.TemporaryDirectory(prefix="flare-eval-") as folder:
-        target = Path(folder, "picture.png")
-        # Only what is cut out becomes floating point: a whole-body CT would take gigabytes.
-        shown = cut(image.intensities(image.voxels[box]), AIR_HU)
-        draw_overlay(target, shown, turn.spacing(image.spacing_mm), cut(mask[box], 0), cut(truth[box], 0))
-        return target.read_bytes()
+    # Only what is cut out becomes floating point: a whole-body CT would take gigabytes.
+    shown = cut(image.intensities(image.voxels[box]), AIR_HU)
+    return draw_overlay(shown, turn.spacing(image.spacing_mm), cut(mask[box], 0), cut(truth[box], 0))
 
 
 def find_image(images: Path, case: str) -> Path:

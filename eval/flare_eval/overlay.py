@@ -1,6 +1,6 @@
 """A picture of one case: three planes through the largest lesion, reference and prediction as outlines."""
 
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ def focus(mask: MaskArray) -> tuple[int, int, int]:
 
 
 def draw_overlay(
-    target: Path,
     image: AnyArray,
     spacing_mm: Vector3,
     prediction: MaskArray,
@@ -34,11 +33,10 @@ def draw_overlay(
     *,
     title: str = "",
     window_hu: tuple[float, float] = SOFT_TISSUE_HU,
-) -> None:
-    """Write a PNG with the axial, coronal and sagittal plane through the reference's (else prediction's) lesion.
+) -> bytes:
+    """Return a PNG with the axial, coronal and sagittal plane through the reference's (else prediction's) lesion.
 
     Args:
-        target: the PNG.
         image: (z, y, x) in Hounsfield units.
         spacing_mm: (z, y, x); the planes are drawn to scale.
         prediction: labels on the same grid, drawn orange and dashed.
@@ -72,4 +70,6 @@ def draw_overlay(
         axes.set_axis_off()
     legend = "blue: reference, orange: prediction"
     figure.suptitle(f"{title}\n{legend}".strip(), color="white", fontsize=11, parse_math=False)
-    figure.savefig(target, dpi=100)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    return picture.getvalue()

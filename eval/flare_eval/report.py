@@ -12,7 +12,9 @@ from flare_eval.results import Accuracy, Efficiency, Result, load
 from flare_eval.sections import all_sections
 from flare_runtime.errors import UsageError
 from flare_runtime.output import check_folder, replacing
+from flare_runtime.target import check_targets
 
+_REPORTS = ("report.md", "report.html")
 _MARKDOWN_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]|"} | dict.fromkeys("\r\n", " "))
 
 
@@ -32,9 +34,19 @@ def write_report(folders: Sequence[Path], output: Path, *, images: Path | None =
         OutputError: where a file cannot be written.
     """
     methods = load_methods(folders)
-    check_folder(output)
+    check_report(output)
     title = f"Lesion segmentation: {', '.join(method.name for method in methods)}"
     return write_sections(title, all_sections(methods, images, gallery), output)
+
+
+def check_report(output: Path) -> None:
+    """Refuse a folder that a report must not be written into, before any work is done, and make it if need be.
+
+    Raises:
+        OutputError: where one of its files is no regular file, or nothing can be written there.
+    """
+    check_targets(output / name for name in _REPORTS)
+    check_folder(output)
 
 
 def write_sections(title: str, sections: Sequence[Section], output: Path) -> list[Path]:
@@ -43,12 +55,14 @@ def write_sections(title: str, sections: Sequence[Section], output: Path) -> lis
     Raises:
         OutputError: where a file cannot be written.
     """
-    files = {"report.md": to_markdown(title, sections).encode(), "report.html": to_html(title, sections).encode()}
+    texts = to_markdown(title, sections), to_html(title, sections)
+    files = {name: text.encode() for name, text in zip(_REPORTS, texts, strict=True)}
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Charts):
             files |= {name: chart.standalone.encode() for name, chart in block.charts}
         elif isinstance(block, Figure):
             files[block.file] = block.png
+    check_targets(output / name for name in files)
     for name, content in files.items():
         check_folder((output / name).parent)
         with replacing(output / name) as file:

@@ -1,5 +1,6 @@
 """What evaluation writes down: accuracy and efficiency, one record per case, as JSON that `flare-eval report` reads."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -7,6 +8,7 @@ import msgspec
 
 from flare_runtime.errors import UsageError
 from flare_runtime.record import write_json
+from flare_runtime.target import check_targets
 
 
 class LesionFinding(msgspec.Struct, kw_only=True):
@@ -136,11 +138,33 @@ class Efficiency(msgspec.Struct, kw_only=True):
 Result = TypeVar("Result", Accuracy, Efficiency)
 
 
+def check_results(kind: type[Accuracy] | type[Efficiency], folder: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a folder that a result and its CSV must not be written into, before any work is done.
+
+    Raises:
+        OutputError: where one of the files is no regular file, is one of the inputs, or not a result of this kind.
+    """
+    inputs = list(inputs)
+
+    def is_result(data: bytes) -> bool:
+        try:
+            return bool(msgspec.json.decode(data, type=kind))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+
+    check_targets([_file(kind, folder)], inputs, over=is_result)
+    check_targets([_file(kind, folder).with_suffix(".csv")], inputs)
+
+
 def save(result: Accuracy | Efficiency, folder: Path) -> Path:
     """Write a result as accuracy.json or efficiency.json into `folder` and return the file."""
-    target = folder / f"{type(result).__name__.lower()}.json"
+    target = _file(type(result), folder)
     write_json(target, result)
     return target
+
+
+def _file(kind: type[Accuracy] | type[Efficiency], folder: Path) -> Path:
+    return folder / f"{kind.__name__.lower()}.json"
 
 
 def load(kind: type[Result], folder: Path) -> Result | None:
@@ -149,7 +173,7 @@ def load(kind: type[Result], folder: Path) -> Result | None:
     Raises:
         UsageError: where the file is not one of ours.
     """
-    source = folder / f"{kind.__name__.lower()}.json"
+    source = _file(kind, folder)
     if not source.is_file():
         return None
     try:

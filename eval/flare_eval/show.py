@@ -15,6 +15,8 @@ from flare_runtime.command_line import exit_code_of, path_of
 from flare_runtime.errors import UsageError
 from flare_runtime.naming import visible
 from flare_runtime.nifti import read_nifti
+from flare_runtime.output import check_folder, replacing
+from flare_runtime.target import check_targets
 from flare_runtime.terminal import open_streams
 from flare_runtime.volume import Volume
 
@@ -48,7 +50,9 @@ def look_at(image: Volume, reference: Volume, prediction: Volume, case: str, pic
     dice = compare(truth, mask).dice
     found, lesions = _found(truth, mask)
     hounsfield = image.intensities(image.voxels)
-    draw_overlay(picture, hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {dice:.3f}")
+    png = draw_overlay(hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {dice:.3f}")
+    with replacing(picture) as file:
+        file.write(png)
     return Look(case, dice, found, lesions)
 
 
@@ -79,17 +83,22 @@ def run(args: argparse.Namespace) -> list[Look]:
 
     Raises:
         UsageError: where there is none.
+        OutputError: where a picture cannot or must not be written.
     """
-    looks = []
-    args.output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, tuple[Path, Path, Path]] = {}
     for path in sorted(args.images.glob("*_0000.nii.gz")):
         case = path.name.removesuffix("_0000.nii.gz")
         label, mask = args.references / f"{case}.nii.gz", args.predictions / f"{case}.nii.gz"
         if label.is_file() and mask.is_file():
-            volumes = (read_nifti(path), read_nifti(label), read_nifti(mask))
-            looks.append(look_at(*volumes, case, args.output / f"{case}.png"))
-    if not looks:
+            found[case] = path, label, mask
+    if not found:
         raise UsageError(f"{args.images}: no image has both a reference and a prediction")
+    pictures = {case: args.output / f"{case}.png" for case in found}
+    check_targets(pictures.values(), (path for paths in found.values() for path in paths))
+    check_folder(args.output)
+    looks = []
+    for case, (image, label, mask) in found.items():
+        looks.append(look_at(read_nifti(image), read_nifti(label), read_nifti(mask), case, pictures[case]))
     return looks
 
 

@@ -11,12 +11,10 @@ from pathlib import Path
 from flare_runtime.errors import UsageError
 from flare_runtime.naming import visible
 from flare_runtime.nifti import SUFFIXES
-from flare_runtime.output import check_folder, strip_suffix
+from flare_runtime.output import STALE, check_folder, is_stale, strip_suffix
 from flare_runtime.record import is_record
 from flare_runtime.target import check_targets
 
-_STALE = ".stale"
-_STALE_SUFFIXES = tuple(_STALE + suffix for suffix in SUFFIXES)
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
 
 
@@ -44,7 +42,7 @@ class Case:
     def stale(self) -> Path:
         """Where an earlier run's mask goes if this run's is refused or fails."""
         stem = strip_suffix(self.mask.name)
-        return self.mask.with_name(f"{stem}{_STALE}{self.mask.name[len(stem) :]}")
+        return self.mask.with_name(f"{stem}{STALE}{self.mask.name[len(stem) :]}")
 
     def channel_files(self) -> list[Path]:
         """Return the files in the order of their channels."""
@@ -70,16 +68,12 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
 
 def _check_outputs(cases: Sequence[Case]) -> None:
     for case in cases:
-        if any(_is_stale(path) for path in (*case.images.values(), case.mask)):
-            raise UsageError(f"{case.name}: a name that ends in {_STALE} is a mask set aside; choose another")
+        if any(is_stale(path) for path in (*case.images.values(), case.mask)):
+            raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
     images = [image for case in cases for image in case.images.values()]
     check_targets((path for case in cases for path in (case.mask, case.stale)), images)
     check_targets((case.record for case in cases), images, over=is_record)
     check_folder(cases[0].mask.parent)
-
-
-def _is_stale(path: Path) -> bool:
-    return path.name.lower().endswith(_STALE_SUFFIXES)
 
 
 def _is_folder(source: Path) -> bool:
@@ -118,7 +112,7 @@ def _folder(source: Path, target: Path, channels: int) -> list[Case]:
     except OSError as error:
         raise _unreadable(source, error) from error
     files = [source / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    files = [path for path in files if not _is_stale(path)]
+    files = [path for path in files if not is_stale(path)]
     if not files:
         dicom = any(name.lower().endswith(".dcm") for name in names)
         other = " (DICOM series have to be converted to NIfTI first)" if dicom else ""

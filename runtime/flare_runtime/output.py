@@ -16,6 +16,9 @@ from flare_runtime.nifti import SUFFIXES, mask_header
 from flare_runtime.target import check_kind
 from flare_runtime.temporary import sweep, temporary_file
 
+# Ends the stem of a mask of an earlier run that was set aside.
+STALE = ".stale"
+_STALE_SUFFIXES = tuple(STALE + suffix for suffix in SUFFIXES)
 # Masks are mostly runs of one value: the fastest level already shrinks them two hundredfold.
 _LEVEL = 1
 _CHUNK = 1 << 22
@@ -128,6 +131,11 @@ def encode_mask(file: BinaryIO, mask: MaskArray, header: Any, *, compressed: boo
     for start in range(0, len(voxels), _CHUNK):
         file.write(encoder.compress(voxels[start : start + _CHUNK]))
     file.write(encoder.flush())
+
+
+def is_stale(path: Path) -> bool:
+    """Whether a NIfTI file's name is that of a mask that was set aside, which is an input of nothing."""
+    return path.name.lower().endswith(_STALE_SUFFIXES)
 
 
 def strip_suffix(name: str) -> str:

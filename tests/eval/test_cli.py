@@ -88,6 +88,52 @@ def test_an_output_that_is_a_file_is_code_6(folders):
     assert run(folders, "--prediction", folders / "good", "-o", folders / "out") == 6
 
 
+@pytest.mark.parametrize("name", ["accuracy.json", "accuracy.csv"])
+def test_a_strangers_file_in_the_place_of_a_result_stays(folders, capsys, name):
+    target = folders / "out" / "good" / name
+    target.parent.mkdir(parents=True)
+    if name.endswith(".csv"):
+        target.symlink_to(folders / "truth" / "STS_005.nii.gz")
+    else:
+        target.write_text('{"name": "a web project"}')
+    before = target.read_bytes()
+    assert run(folders, "--prediction", folders / "half", "--prediction", folders / "good", "-o", folders / "out") == 6
+    assert name in capsys.readouterr().err
+    assert target.read_bytes() == before
+    assert [path.name for path in (folders / "out").rglob("*") if not path.is_dir()] == [name]
+
+
+def test_results_are_replaced_by_results(folders):
+    arguments = ["--prediction", folders / "good", "-o", folders / "out"]
+    assert (run(folders, *arguments), run(folders, *arguments)) == (0, 0)
+
+
+def test_a_report_is_written_through_no_link(folders, capsys):
+    run(folders, "--prediction", folders / "good", "-o", folders / "out")
+    (folders / "report").mkdir()
+    (folders / "report" / "report.html").symlink_to(folders / "precious.html")
+    assert main(["report", str(folders / "out"), "-o", str(folders / "report")]) == 6
+    assert "report.html: is a symbolic link" in capsys.readouterr().err
+    assert [path.name for path in (folders / "report").iterdir()] == ["report.html"]
+    assert not (folders / "precious.html").exists()
+
+
+def test_measuring_replaces_none_of_the_images(folders, capsys):
+    (folders / "out" / "m").mkdir(parents=True)
+    (folders / "out" / "m" / "masks").symlink_to(folders / "good")
+    method = "m=false {input} {output}"
+    assert main(["efficiency", "-i", str(folders / "good"), "-o", str(folders / "out"), "--run", method]) == 6
+    assert "is the input itself" in capsys.readouterr().err
+    assert len(list((folders / "good").iterdir())) == 2
+
+
+def test_masks_that_were_set_aside_are_scored_nowhere(folders, capsys):
+    for folder in ("truth", "good"):
+        write(folders / folder / "STS_005.stale.nii.gz", REFERENCE)
+    assert run(folders, "--prediction", folders / "good", "-o", folders / "out") == 0
+    assert "| good | 2 |" in capsys.readouterr().out
+
+
 def test_a_missing_package_is_named_with_what_installs_it(folders, capsys, monkeypatch):
     run(folders, "--prediction", folders / "good", "-o", folders / "out")
     monkeypatch.setitem(sys.modules, "jinja2", None)

@@ -83,6 +83,33 @@ def test_what_makes_no_sense_is_one_line_and_code_2(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["facts.jsonl", "summary.json", "sources.png"])
+def test_inspecting_replaces_no_file_of_somebody_else(dataset, capsys, name):
+    target = dataset / "facts" / name
+    target.parent.mkdir()
+    if name.endswith(".png"):
+        target.symlink_to(dataset / "precious.png")
+    else:
+        target.write_text('{"name": "a web project"}')
+    assert inspect(dataset) == 6
+    assert name in capsys.readouterr().err
+    assert target.is_symlink() or target.read_text(encoding="utf-8") == '{"name": "a web project"}'
+    assert [path.name for path in target.parent.iterdir()] == [name]
+    target.unlink()
+    assert (inspect(dataset), inspect(dataset)) == (0, 0)
+
+
+def test_a_plan_replaces_nothing_but_a_plan(tmp_path, monkeypatch, capsys):
+    from flare_train.nnunet_folders import DatasetFolders
+
+    (tmp_path / "dataset.json").write_text('{"labels": {}}')
+    folders = DatasetFolders("Dataset811_Test", 811, tmp_path, tmp_path)
+    monkeypatch.setattr("flare_train.nnunet_folders.find_dataset", lambda _dataset: folders)
+    assert main(["plan", "811", "--name", "dataset"]) == 6
+    assert "dataset.json: was not written by this command" in capsys.readouterr().err
+    assert (tmp_path / "dataset.json").read_text(encoding="utf-8") == '{"labels": {}}'
+
+
 def test_planning_says_which_folders_nnunet_needs(monkeypatch, capsys):
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.delenv(name, raising=False)

@@ -19,7 +19,7 @@ from flare_runtime.nifti import read_nifti
 from flare_train.cases import MADE_LABELS, find_cases
 from flare_train.inspection import CaseFacts, inspect_case
 from flare_train.partial_labels import IGNORE, with_ignored
-from flare_train.selection import MANIFEST, original_labels, select, write_manifest, write_raw_dataset
+from flare_train.selection import MANIFEST, original_labels, select, write_raw_dataset
 from tests.eval.nifti_masks import cube, write
 
 SHAPE = (12, 20, 20)
@@ -79,7 +79,6 @@ def make(facts, raw, beyond_mm=3.0, workers=1, **options):
     options = {"partial": ["STS"], "validation": ["STS_001"], **options}
     choices = select(facts, ignore_beyond_mm=beyond_mm, **options)
     write_raw_dataset(choices, raw, workers)
-    write_manifest(choices, raw / MANIFEST)
     return choices
 
 

@@ -157,3 +157,12 @@ def test_the_command_writes_the_flare_layout(tmp_path):
 def test_importing_the_phantom_needs_no_training_framework():
     code = "import sys, flare_train.phantom; print({'torch', 'nnunetv2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_case_is_written_through_no_link(tmp_path, capsys):
+    label = tmp_path / "labelsTr" / "phantom_0001.nii.gz"
+    label.parent.mkdir()
+    label.symlink_to(tmp_path / "precious")
+    assert main(["-o", str(tmp_path), "--cases", "2", "--shape", "4", "5", "6"]) == 6
+    assert f"{label}: is a symbolic link" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*.nii.gz")] == [label.name]

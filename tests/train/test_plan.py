@@ -1,9 +1,11 @@
 """Plans: the network written out in full, to the digit what the paper describes and what its authors trained."""
 
+import json
+
 import numpy as np
 import pytest
 
-from flare_train.plan import PRESETS, S4, architecture, make_plans
+from flare_train.plan import PRESETS, S4, architecture, is_plans, make_plans
 
 FINGERPRINT = {
     "spacings": [[5.0, 1.0, 1.0], [3.0, 2.0, 2.0], [4.0, 1.5, 1.5]],
@@ -21,6 +23,12 @@ def test_the_plan_describes_the_data():
     np.testing.assert_allclose(configuration["median_image_size_in_voxels"], [100, 200, 200])
     assert configuration["data_identifier"] == "flarePlans_3d_fullres"
     assert (configuration["spacing"], configuration["patch_size"]) == ([2.4, 1.6, 1.6], [128, 160, 160])
+
+
+def test_plans_are_told_from_other_files():
+    assert is_plans(json.dumps(make_plans(FINGERPRINT, "D", "p", S4.features)).encode())
+    others = (b"", b"[]", b"3", b"{}", b'{"labels": {}}', b"\xff", b"[" * 100_000)
+    assert not any(map(is_plans, others))
 
 
 @pytest.mark.parametrize(("preset", "parameters"), [("s4", 5_602_950), ("s6", 31_195_594)])

@@ -99,6 +99,29 @@ def test_files_that_are_no_links_are_never_removed(files, tmp_path):
     assert (folder / "imagesTr" / "precious.nii.gz").read_text(encoding="utf-8") == "data"
 
 
+@pytest.mark.parametrize("manifest", [None, "not of ours"])
+def test_a_data_set_of_somebody_else_stays_as_it_is(files, tmp_path, manifest):
+    folder = tmp_path / "raw"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "imagesTr" / "theirs_0000.nii.gz").symlink_to(tmp_path / "good_0000.nii.gz")
+    for name in ("dataset.json", "splits_final.json", *(["selection.jsonl"] if manifest else [])):
+        (folder / name).write_text(manifest or "theirs")
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(OutputError, match="name a new folder"):
+        write_raw_dataset(select(files), folder)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert (folder / "dataset.json").read_text(encoding="utf-8") == (manifest or "theirs")
+
+
+def test_a_link_is_removed_only_where_nothing_is_refused(files, tmp_path):
+    folder = tmp_path / "raw"
+    write_raw_dataset(select(files), folder)
+    (folder / "labelsTr" / "precious.nii.gz").write_text("data")
+    with pytest.raises(OutputError, match="is no link"):
+        write_raw_dataset(select(files, exclude=["held_out"]), folder)
+    assert (folder / "imagesTr" / "held_out_0000.nii.gz").is_symlink()
+
+
 def test_the_manifest_has_a_line_a_case(tmp_path):
     write_manifest(select(CASES), tmp_path / "selection.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "selection.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare_runtime.errors import UsageError
+from flare_runtime.output import is_stale
 from flare_runtime.sources import PSEUDO_LABELLED, source_of
 
 SUFFIX = ".nii.gz"
@@ -72,8 +73,9 @@ def _files(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name != MADE_LABELS)
         for name in sorted(names):
-            if name.endswith(SUFFIX) and not name.startswith("."):
-                yield Path(folder, name)
+            path = Path(folder, name)
+            if name.endswith(SUFFIX) and not name.startswith(".") and not is_stale(path):
+                yield path
 
 
 def _case(stem: str, image: Path | None, labels: list[Path]) -> TrainingCase:

@@ -24,27 +24,20 @@ _PLAN_IS_WRONG = 4
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Inspect every case; write facts, summary and plot; print the table and what is wrong."""
-    import msgspec
-
     from flare_eval.tables import markdown
-    from flare_runtime.output import check_folder, replacing
-    from flare_runtime.record import write_json
     from flare_train import summary
     from flare_train.cases import find_cases
     from flare_train.inspection import CaseFacts, inspect_cases
 
     cases = find_cases(*args.dataset)
-    check_folder(args.output)
+    summary.check_outputs(args.output, cases)
 
     def bar(facts: Iterable[CaseFacts], count: int) -> Iterable[CaseFacts]:
         return progress_bar(facts, "", "case", count)
 
     facts = list(inspect_cases(cases, min(args.workers, len(cases)), bar))
-    with replacing(args.output / "facts.jsonl") as file:
-        file.write(b"".join(msgspec.json.encode(case) + b"\n" for case in facts))
     statistics = summary.summarise(facts)
-    write_json(args.output / "summary.json", statistics)
-    summary.draw(facts, args.output / "sources.png")
+    summary.write(facts, statistics, args.output)
     print(markdown(*summary.table(statistics)))
     for case in facts:
         for message in case.messages:
@@ -59,7 +52,7 @@ def run_select(args: argparse.Namespace) -> int:
     import msgspec
 
     from flare_train.inspection import CaseFacts
-    from flare_train.selection import MANIFEST, select, write_manifest, write_raw_dataset
+    from flare_train.selection import select, write_raw_dataset
 
     try:
         with args.facts.open("rb") as file:
@@ -79,7 +72,6 @@ def run_select(args: argparse.Namespace) -> int:
         ignore_beyond_mm=args.ignore_beyond,
     )
     kept = write_raw_dataset(choices, args.output, args.workers)
-    write_manifest(choices, args.output / MANIFEST)
     print(f"{kept} of {len(choices)} cases kept")
     if held_out := sum(choice.validation for choice in choices):
         print(f"  {held_out} of them to validate on (fold 0)")
@@ -93,20 +85,22 @@ def run_select(args: argparse.Namespace) -> int:
 def run_plan(args: argparse.Namespace) -> int:
     """Fingerprint the data set with nnU-Net, write the plans, and print the network's size."""
     from flare_runtime.output import replacing
+    from flare_runtime.target import check_targets
     from flare_train.fingerprint import fingerprint
     from flare_train.network_size import network_size
     from flare_train.nnunet_folders import find_dataset
-    from flare_train.plan import CONFIGURATION, Preset, make_plans
+    from flare_train.plan import CONFIGURATION, Preset, is_plans, make_plans
 
     preset = Preset(args.preset, tuple(args.features or PRESETS[args.preset].features))
     if any(side % preset.reduction for side in args.patch):
         raise UsageError(f"the patch {tuple(args.patch)} has to be a multiple of {preset.reduction} along every axis")
     dataset = find_dataset(args.dataset)
-    content = fingerprint(dataset, args.workers)
     name = args.name or f"flare_{preset.name}"
+    target = dataset.preprocessed / f"{name}.json"
+    check_targets([target], over=is_plans)
+    content = fingerprint(dataset, args.workers)
     options = {"spacing_mm": args.spacing, "patch": args.patch, "batch_size": args.batch_size}
     plans = make_plans(content, dataset.name, name, preset.features, **options)
-    target = dataset.preprocessed / f"{name}.json"
     with replacing(target) as file:
         file.write(json.dumps(plans, indent=2).encode() + b"\n")
     print(visible(target))

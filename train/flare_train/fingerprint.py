@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from flare_runtime.errors import UsageError
+from flare_runtime.output import replacing
 from flare_train.nnunet_folders import DatasetFolders
 from flare_train.selection import MANIFEST, original_labels
 
@@ -30,5 +30,6 @@ def fingerprint(dataset: DatasetFolders, workers: int) -> dict[str, Any]:
                 raise UsageError(f"{dataset.raw / MANIFEST}: lacks {stem}; make the data set with `flare-train select`")
             files["label"] = str(originals[stem])
     content: dict[str, Any] = extractor.run(overwrite_existing=True)
-    shutil.copyfile(dataset.raw / "dataset.json", dataset.preprocessed / "dataset.json")
+    with replacing(dataset.preprocessed / "dataset.json") as file:
+        file.write((dataset.raw / "dataset.json").read_bytes())
     return content

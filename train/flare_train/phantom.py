@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
+from flare_runtime.command_line import exit_code_of
+from flare_runtime.target import check_kind, check_targets
+from flare_runtime.temporary import temporary_folder
 from flare_train.anatomy import SITE_TISSUE, Anatomy, Axes, FloatArray, Lesion, Tissue, draw_anatomy, draw_lesions
 from flare_train.thigh import THIGH_HU, draw_thigh
 
@@ -113,18 +117,23 @@ def write_case(phantom: Phantom, image_path: Path, label_path: Path) -> None:
         nifti.set_sform(affine, code=1)
         nifti.header.set_xyzt_units("mm")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".partial-{path.name}")
-        nib.save(nifti, partial)
-        partial.replace(path)
+        with temporary_folder(path.parent) as scratch:  # nibabel takes compression from the name
+            nib.save(nifti, scratch / path.name)
+            check_kind(path)
+            (scratch / path.name).replace(path)
 
 
 def write_dataset(folder: Path, cases: Iterable[tuple[str, Phantom]]) -> list[str]:
     """Write cases (stem, phantom) as FLARE lays them out, imagesTr/STEM_0000.nii.gz and labelsTr/STEM.nii.gz."""
     stems = []
     for stem, phantom in cases:
-        write_case(phantom, folder / "imagesTr" / f"{stem}_0000.nii.gz", folder / "labelsTr" / f"{stem}.nii.gz")
+        write_case(phantom, *_files(folder, stem))
         stems.append(stem)
     return stems
+
+
+def _files(folder: Path, stem: str) -> tuple[Path, Path]:
+    return folder / "imagesTr" / f"{stem}_0000.nii.gz", folder / "labelsTr" / f"{stem}.nii.gz"
 
 
 def _coordinates(count: int, step_mm: float) -> FloatArray:
@@ -186,14 +195,21 @@ def run(args: argparse.Namespace) -> list[str]:
             return thigh_case(seed, spacing)
         return make_phantom(seed, tuple(args.shape or SHAPE), spacing, args.kind)
 
-    seeds = range(args.seed, args.seed + args.cases)
-    return write_dataset(args.output, ((f"phantom_{seed:04d}", case(seed)) for seed in seeds))
+    stems = {f"phantom_{seed:04d}": seed for seed in range(args.seed, args.seed + args.cases)}
+    check_targets(path for stem in stems for path in _files(args.output, stem))
+    return write_dataset(args.output, ((stem, case(seed)) for stem, seed in stems.items()))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write phantoms in the FLARE layout."""
-    run(parse_args(argv))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write phantoms in the FLARE layout and return the exit code."""
+    args = parse_args(argv)
+
+    def done() -> int:
+        run(args)
+        return 0
+
+    return exit_code_of("flare_train.phantom", done, "train")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,14 @@ def architecture(features: Sequence[int]) -> dict[str, Any]:
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def is_plans(data: bytes) -> bool:
+    """Whether a file's content is the plans of some network."""
+    try:
+        return bool({"plans_name", "configurations"} <= json.loads(data).keys())
+    except (ValueError, RecursionError, AttributeError):
+        return False
 
 
 def make_plans(

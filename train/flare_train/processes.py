@@ -26,7 +26,7 @@ def only_process(lock: Path, otherwise: str, *, wait: bool = False) -> Iterator[
     Raises:
         UsageError: where another process holds it.
     """
-    with lock.open("w") as file:
+    with lock.open("a") as file:  # whatever else it may hold stays
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:

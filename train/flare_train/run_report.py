@@ -14,11 +14,10 @@ from flare_eval.accuracy import TOLERANCE_MM
 from flare_eval.blocks import Block, Charts, Facts, Section, Table, Text, slug
 from flare_eval.case_table import Method, case_table
 from flare_eval.charts import Chart, line_chart
-from flare_eval.report import write_sections
+from flare_eval.report import check_report, write_sections
 from flare_eval.results import Accuracy
 from flare_export.plans import read_json, resolve_configuration
 from flare_runtime.errors import UsageError
-from flare_runtime.output import check_folder
 from flare_train.run import ALL
 from flare_train.run_record import FILE, RunRecord
 from flare_train.run_tables import environments, protocol_notes, protocols, stretches
@@ -113,7 +112,7 @@ def write_run_report(fold_folder: Path, output: Path) -> list[Path]:
         OutputError: where a file cannot be written.
     """
     run = TrainedRun.load(fold_folder)
-    check_folder(output)
+    check_report(output)
     record = run.record
     title = f"Training of {record.plans} on {record.dataset}, fold {record.fold}"
     sections = [

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.output import replacing
+from flare_runtime.output import check_folder, replacing
 from flare_runtime.sources import PSEUDO_LABELLED, VALIDATION
 from flare_train.cases import MADE_LABELS
 from flare_train.inspection import CaseFacts
@@ -20,6 +20,7 @@ from flare_train.nnunet_folders import SPLITS
 from flare_train.partial_labels import IGNORE, PartialLabel, remove_partial_labels, write_partial_labels
 
 MANIFEST = "selection.jsonl"
+_LINKED = ("imagesTr", "labelsTr")
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -165,7 +166,8 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
 
     Where some were chosen to validate on, splits_final.json tells nnU-Net's fold 0 apart.
 
-    A folder that is there is brought up to date: links that no longer belong to it are removed, other files refused.
+    A folder that an earlier selection made is brought up to date: links that no longer belong to it are removed.
+    Any other folder that holds something is refused.
 
     Args:
         choices: from `select`.
@@ -176,7 +178,10 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
         OutputError: where a link or label cannot be made, or another file is in the way.
         UsageError: where a label to be changed cannot be read.
     """
+    _check_ours(folder)
     kept = [choice for choice in choices if choice.kept]
+    check_folder(folder)
+    write_manifest(choices, folder / MANIFEST)  # first of all: it says that the folder is ours
     made = write_partial_labels(_to_be_made(kept), folder / MADE_LABELS, workers)
     wanted: Mapping[str, dict[str, str]] = {
         "imagesTr": {f"{choice.stem}_0000.nii.gz": choice.image for choice in kept},
@@ -203,6 +208,23 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
     return len(kept)
 
 
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that holds what no selection put there, before anything is changed."""
+    try:
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+        for path in (path for name in _LINKED if (folder / name).exists() for path in (folder / name).iterdir()):
+            if not path.is_symlink():
+                raise OutputError(f"{path}: is no link; name a folder that holds nothing else")
+        if not (folder / MANIFEST).is_file():
+            raise OutputError(f"{folder}: holds no {MANIFEST} of `flare-train select`; name a new folder")
+        original_labels(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    except UsageError as error:
+        raise OutputError(f"{folder / MANIFEST}: is not what this command writes; name a new folder") from error
+
+
 def _to_be_made(kept: Sequence[Choice]) -> list[PartialLabel]:
     return [
         PartialLabel(choice.stem, Path(choice.label), choice.ignore_beyond_mm)
@@ -220,8 +242,6 @@ def _link(folder: Path, links: Mapping[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if not path.is_symlink():
-                raise OutputError(f"{path}: is no link; name a folder that holds nothing else")
             if path.name not in links or path.readlink() != Path(links[path.name]).resolve():
                 path.unlink()
         for name, target in links.items():

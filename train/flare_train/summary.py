@@ -4,15 +4,63 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from flare_eval.tables import Content
+from flare_runtime.output import check_folder, replacing
+from flare_runtime.record import write_json
+from flare_runtime.target import check_targets
+from flare_train.cases import TrainingCase
 from flare_train.inspection import CaseFacts
 
 ALL_SOURCES = "all"
+_FACTS, _SUMMARY, _PLOT = "facts.jsonl", "summary.json", "sources.png"
+
+
+def check_outputs(folder: Path, cases: Sequence[TrainingCase]) -> None:
+    """Refuse a folder that `write` must not write into, before any work is done, and make it if need be.
+
+    Raises:
+        OutputError: where one of the files is no regular file, is a case's, or holds something else.
+    """
+    inputs = [path for case in cases for path in (case.image, case.label) if path]
+    check_targets([folder / _FACTS], inputs, over=_is_facts)
+    check_targets([folder / _SUMMARY], inputs, over=_is_summary)
+    check_targets([folder / _PLOT], inputs)
+    check_folder(folder)
+
+
+def _is_facts(data: bytes) -> bool:
+    try:
+        return bool(msgspec.json.decode(data.partition(b"\n")[0], type=CaseFacts))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _is_summary(data: bytes) -> bool:
+    try:
+        content = msgspec.json.decode(data, type=dict[str, dict[str, Any]])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return all("sound_cases" in statistics for statistics in content.values())
+
+
+def write(facts: Sequence[CaseFacts], statistics: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write facts.jsonl with a line a case, summary.json with their statistics, and the plot sources.png.
+
+    Raises:
+        OutputError: where one cannot be written.
+    """
+    with replacing(folder / _FACTS) as file:
+        file.write(b"".join(msgspec.json.encode(case) + b"\n" for case in facts))
+    write_json(folder / _SUMMARY, statistics)
+    with replacing(folder / _PLOT) as file:
+        file.write(draw(facts))
 
 
 def summarise(facts: Sequence[CaseFacts]) -> dict[str, dict[str, Any]]:
@@ -82,8 +130,8 @@ def _shown(values: Sequence[float] | None) -> str:
     )
 
 
-def draw(facts: Sequence[CaseFacts], target: Path) -> None:
-    """Write a PNG with the distributions of spacing, slice count, lesion volume and foreground intensity by source."""
+def draw(facts: Sequence[CaseFacts]) -> bytes:
+    """Return a PNG with the distributions of spacing, slice count, lesion volume and foreground intensity by source."""
     from matplotlib.figure import Figure
 
     sources = sorted({case.source for case in facts})
@@ -111,4 +159,6 @@ def draw(facts: Sequence[CaseFacts], target: Path) -> None:
             axes.set_xscale("log")
         axes.grid(axis="x", alpha=0.3)
         axes.set_yticks(range(len(sources)), sources, parse_math=False)
-    figure.savefig(target, dpi=110)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()

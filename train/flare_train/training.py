@@ -12,13 +12,14 @@ import torch
 
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.output import check_folder
+from flare_runtime.target import check_targets
 from flare_train.cases import TrainingCase, find_cases
 from flare_train.emissions import check_country
 from flare_train.plan import CONFIGURATION
 from flare_train.preprocessing import digest, preprocess, read_plans
 from flare_train.processes import only_process
 from flare_train.run import ALL, Run
-from flare_train.run_record import RunRecord, Validation
+from flare_train.run_record import FILE, RunRecord, Validation
 from flare_train.selection import original_labels
 from flare_train.split import read_split, stems_of
 from flare_train.stretch import Tell, train_stretch
@@ -27,6 +28,7 @@ from flare_train.validation import check_cases, means, validate
 
 # nnU-Net's own class: whoever gets the validated checkpoints predicts with them without this package.
 _STOCK_TRAINER = "nnUNetTrainer"
+_LOCK = ".lock"
 
 _PRINT: Tell = partial(print, flush=True)  # flushed: a kill would lose what waits for a file
 
@@ -59,8 +61,9 @@ def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
     cases = validation_cases(run, workers)
     if not cases:
         tell("no cases to validate on: the schedule goes to its end (name a data set with --validation)")
+    check_targets(run.folder / name for name in (FILE, _LOCK))
     check_folder(run.folder)
-    with only_process(run.folder / ".lock", f"{run.folder}: another process is training there; wait, or stop it"):
+    with only_process(run.folder / _LOCK, f"{run.folder}: another process is training there; wait, or stop it"):
         record = _begun(run, plans, cases)
         preprocess(run.dataset, run.plans, workers)
         return _train(run, record, cases, tell)
