@@ -82,6 +82,14 @@ IMAGES = (
         ),
     ),
     Row(
+        "a limit of a container (cgroup 1 or 2) or of the process (`ulimit -v`)",
+        "counts: what does not fit is refused as `too_little_memory` beforehand, and no bundle is blamed",
+        tests=(
+            f"{_RT}available_memory.py::test_a_limit_of_the_process_counts_less_what_it_has",
+            f"{_RT}available_memory.py::test_a_limit_of_cgroup_1_counts_where_it_leaves_less",
+        ),
+    ),
+    Row(
         "any bytes at all in an image",
         "read or refused: no traceback, nothing over 5 s or 2 GiB",
         tests=("tests/fuzz/test_fuzz.py::test_odd_inputs_are_taken_or_refused",),
@@ -208,8 +216,10 @@ DEVICES = (
     ),
     Row(
         "a CUDA error, after which every call fails",
-        "a new process goes on with the case; one that costs two processes fails alone",
+        "a new process goes on with the case; one that costs two processes fails alone, and no other is blamed",
         tests=(
+            f"{_RT}supervision.py::test_whatever_dies_only_what_costs_two_workers_by_itself_fails",
+            f"{_RT}supervision.py::test_a_case_is_not_blamed_for_the_workers_that_the_one_before_it_has_cost",
             f"{_RT}supervision.py::test_a_case_that_costs_a_worker_is_tried_once_more",
             f"{_RT}supervision.py::test_a_case_that_costs_two_workers_fails_and_the_others_go_on",
         ),
@@ -268,6 +278,14 @@ RUNS = (
         ),
     ),
     Row(
+        "a patient's name in the free text of an image's header",
+        "left out of the mask, unless `--keep-header-text`",
+        tests=(
+            f"{_RT}nifti.py::test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept",
+            f"{_RT}output.py::test_a_mask_names_no_patient",
+        ),
+    ),
+    Row(
         "10,000 cases in a folder",
         "the first begins within 2 s; memory, open files and threads stay as they are",
         tests=(
@@ -286,6 +304,7 @@ RUNS = (
         tests=(
             f"{_RT}interruption.py::test_whatever_hangs_is_left_and_the_report_is_written",
             f"{_RT}interruption.py::test_the_worker_of_a_gpu_ends_with_its_parent",
+            f"{_RT}interruption.py::test_a_report_that_is_just_being_written_is_finished",
         ),
     ),
 )

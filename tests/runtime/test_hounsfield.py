@@ -152,6 +152,11 @@ def test_crops_of_tissue_alone_are_taken():
         assert finding(image, intercept=1024), name
 
 
+def test_a_body_as_dense_as_bone_is_refused_whatever_air_is_around_it(thigh):
+    # Air at -400 passes for lung; soft tissue at 650 passes for nothing.
+    assert "as bone and metal do" in finding(thigh + np.int16(600))
+
+
 def test_a_few_voxels_are_no_evidence():
     assert finding(np.ones((9, 10, 11), np.int16)) is None
     assert finding(np.ones((10, 10, 10), np.int16)) is not None

@@ -184,6 +184,12 @@ def test_a_transposed_mask_is_written_in_its_own_order(tmp_path):
     np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").voxels, mask)
 
 
+def test_a_mask_names_no_patient(tmp_path):
+    source = write_nifti(tmp_path / "source.nii", noise(SHAPE), descrip=b"Doe^Jane", db_name=b"Doe")
+    write_mask(tmp_path / "mask.nii", random_mask(), read_nifti(source).header)
+    assert b"Doe" not in (tmp_path / "mask.nii").read_bytes()
+
+
 def test_the_same_mask_is_written_to_the_same_bytes(tmp_path):
     header = source_header(tmp_path)
     for name in ("a.nii.gz", "b.nii.gz"):
