@@ -100,7 +100,7 @@ class EngineExport:
     ) -> tuple[bytes, EngineRecord]:
         manifest = bundle.manifest
         # All that can be wrong with the inputs comes before the minutes of a build.
-        onnx, (reference, called) = bundle.read(half), _reference(bundle.read(single))
+        onnx, (reference, called) = bundle.read_network(half), _reference(bundle.read_network(single))
         tiles = list(case_batches(self.cases, manifest, batch)) or [synthetic_batch(manifest, batch)]
         started = perf_counter()
         built = self.build(onnx, batch)

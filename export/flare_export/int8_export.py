@@ -59,9 +59,9 @@ def add_int8(
     networks = bundle.networks("fp32")
     _check_losses(bundle, networks, verified=bool(verify) or force)
     check_folder(bundle.path)
-    ranges = [activation_ranges(bundle.read(file), case_tiles(calibrate, bundle.manifest)) for file in networks]
+    ranges = [activation_ranges(bundle.read_network(file), case_tiles(calibrate, bundle.manifest)) for file in networks]
     compiled = [
-        OpenVINONetwork(bundle.read(file), PRECISION, ranges=found)
+        OpenVINONetwork(bundle.read_network(file), PRECISION, ranges=found)
         for file, found in zip(networks, ranges, strict=True)
     ]
     rounded = Segmenter(bundle, Ensemble(list(compiled)))

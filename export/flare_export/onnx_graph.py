@@ -12,6 +12,7 @@ from torch import nn
 
 from flare_export.errors import ModelError
 from flare_runtime.arrays import Shape3
+from flare_runtime.onnx_file import OPERATORS
 from flare_runtime.temporary import temporary_folder
 
 OPSET = 18
@@ -63,18 +64,7 @@ def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[st
 
 
 def _check_graph(model: onnx.ModelProto) -> None:
-    allowed = {
-        "Conv",
-        "ConvTranspose",
-        "InstanceNormalization",
-        "LeakyRelu",
-        "Relu",
-        "Concat",
-        "Add",
-        "AveragePool",
-        "Identity",
-    }
-    foreign = {node.op_type for node in model.graph.node} - allowed
+    foreign = {node.op_type for node in model.graph.node} - OPERATORS
     if foreign:
         raise ModelError(
             f"the exported graph holds {', '.join(sorted(foreign))}, which no plain or residual U-Net needs"

@@ -1,16 +1,24 @@
 """A model on disk: a directory or a zip with a manifest and the files it lists, every hash checked."""
 
 import hashlib
+import os
+import stat
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from flare_runtime.errors import BundleError
+from flare_runtime.errors import BundleError, first_line
 from flare_runtime.manifest import BundleFile, Manifest, decode_manifest
+from flare_runtime.onnx_file import check_network
+from flare_runtime.zip_archive import read_member
 
 MANIFEST_NAME = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 << 20
+# The system's errors, and all that `zipfile` raises on what is no sound archive.
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Bundle:
             BundleError: naming the file that is missing or wrong.
         """
         path = Path(path)
-        if not path.exists():
+        if not os.path.lexists(path):
             raise BundleError(f"{path}: there is no such bundle; give a folder or zip made by flare-export")
         data = _read_member(path, MANIFEST_NAME, _MAX_MANIFEST_BYTES)
         return cls(path, decode_manifest(data, f"{path.name}/{MANIFEST_NAME}"), hashlib.sha256(data).hexdigest())
@@ -61,6 +69,17 @@ class Bundle:
             )
         return data
 
+    def read_network(self, file: BundleFile) -> bytes:
+        """Return a network's bytes, which are one that the manifest describes and that an engine may be given.
+
+        Raises:
+            BundleError: as `read` does, and where the ONNX holds anything else.
+        """
+        data, manifest = self.read(file), self.manifest
+        name = f"{self.path.name}/{file.name}"
+        check_network(data, name, len(manifest.channels), manifest.network.outputs, manifest.patch)
+        return data
+
 
 def _read_member(path: Path, name: str, most: int) -> bytes:
     """Read at most `most` + 1 bytes of a bundle's file, so that a swapped giant costs nothing."""
@@ -69,14 +88,23 @@ def _read_member(path: Path, name: str, most: int) -> bytes:
             file = path / name
             if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
                 raise BundleError(f"{path.name}/{name}: links out of the bundle")
-            with file.open("rb") as stream:
-                return stream.read(most + 1)
-        with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
-            return stream.read(most + 1)
+            with _open_regular(file) as stream:
+                return stream.read(min(os.fstat(stream.fileno()).st_size, most) + 1)
+        with _open_regular(path) as stream:
+            return read_member(stream, name, most)
     except (FileNotFoundError, KeyError) as error:
         raise BundleError(f"{path.name}/{name}: missing from the bundle") from error
-    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path.name}/{name}: cannot be read ({error})") from error
+    except _UNREADABLE as error:
+        raise BundleError(f"{path.name}/{name}: cannot be read ({first_line(error)})") from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file, but nothing that could block or has no end."""
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError("it is not a regular file")
+    return stream
 
 
 def default_bundle() -> Path:

@@ -63,3 +63,9 @@ class BundleError(FlareError):
     """The bundle is missing a file, was changed, or does not follow the schema."""
 
     exit_code = 7
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's exception says, without what a terminal would obey."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

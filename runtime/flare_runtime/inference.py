@@ -10,9 +10,11 @@ from flare_runtime.arrays import Box, FloatArray, Shape3
 from flare_runtime.backends import Network
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device
-from flare_runtime.errors import CaseError
+from flare_runtime.errors import BundleError, CaseError
 from flare_runtime.tiling import Blend, TileGrid
 
+# A scan of a whole body is a thousand tiles at a step of 0.5.
+MAX_TILES = 100_000
 # Wraps the tiles of one case to show progress.
 Progress = Callable[[TileGrid], Iterable[Box]]
 
@@ -62,11 +64,18 @@ def predict(
         rescue: opens a float32 network on the host, for tiles in which `network` gives NaN or infinity.
 
     Raises:
-        CaseError: `nonfinite_logits` where the network gives NaN or infinity.
+        CaseError: `nonfinite_logits` where the network gives NaN or infinity, `too_many_tiles` where the image needs
+            more than `MAX_TILES`.
+        BundleError: where the logits have another shape than the decoder's outputs and the tiles.
     """
     watch = watch or Stopwatch()
     shape = (image.shape[1], image.shape[2], image.shape[3])
     grid = TileGrid.covering(shape, patch, step, region)
+    if len(grid) > MAX_TILES:
+        raise CaseError(
+            "too_many_tiles",
+            f"{len(grid):,} tiles are needed, {MAX_TILES:,} are allowed; raise --step, or use --crop body",
+        )
     blend = Blend(decoder.channels, shape, grid, sums)
     uniform = UniformTile()
     boxes = iter(progress(grid))
@@ -77,7 +86,7 @@ def predict(
             blend.add(group[0], known)
             continue
         started = perf_counter()
-        logits = _mirrored(network, tiles, mirror_axes, device)
+        logits = _mirrored(network, tiles, decoder.outputs, mirror_axes, device)
         device.synchronize()
         watch.network_s += perf_counter() - started
         for index, box in enumerate(group):
@@ -126,18 +135,23 @@ def _rescued(
     rescue: Callable[[], Network] | None,
 ) -> FloatArray:
     """Return the scores of a tile (1, channels, z, y, x) in float32, on the host."""
-    scores = decoder.scores(_mirrored(rescue(), tile, mirror_axes, HOST)[0]) if rescue else None
+    scores = decoder.scores(_mirrored(rescue(), tile, decoder.outputs, mirror_axes, HOST)[0]) if rescue else None
     if scores is None or not isfinite(float(scores.sum())):
         again = ", and in float32 as well" if rescue else ""
         raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}{again}")
     return scores
 
 
-def _mirrored(network: Network, tiles: FloatArray, mirror_axes: tuple[int, ...], device: Device) -> FloatArray:
+def _mirrored(
+    network: Network, tiles: FloatArray, outputs: int, mirror_axes: tuple[int, ...], device: Device
+) -> FloatArray:
+    logits = network.run(tiles)
+    if logits.shape != (expected := (len(tiles), outputs, *tiles.shape[2:])):
+        raise BundleError(f"the network gives logits of the shape {logits.shape}, and {expected} was promised")
     if not mirror_axes:
-        return network.run(tiles)
+        return logits
     xp = device.xp
-    total = network.run(tiles).copy()
+    total = logits.copy()
     flips = list(_flips(mirror_axes))
     for axes in flips:
         total += xp.flip(network.run(xp.ascontiguousarray(xp.flip(tiles, axes))), axes)

@@ -1,30 +1,45 @@
 """The schema of a bundle's `manifest.json`: everything the runtime has to know of a model, and no code."""
 
+from collections.abc import Iterator
+from math import prod
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from flare_runtime.errors import BundleError
+from flare_runtime.errors import BundleError, first_line
 
 SCHEMA_VERSION: Final = 1
 
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Vector: TypeAlias = tuple[Positive, Positive, Positive]
-Shape: TypeAlias = tuple[Count, Count, Count]
+# The least distance of neighbouring tiles as a share of the patch: 20 tiles over each voxel along each axis.
+MIN_STEP: Final = 0.05
+
+# Bounds of what any nnU-Net model may say: far from every real one, near enough that arithmetic with it cannot fail.
+Intensity = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Deviation = Annotated[float, Meta(ge=1e-9, le=1e9)]
+SpacingMm = Annotated[float, Meta(ge=0.01, le=100)]
+Side = Annotated[int, Meta(ge=1, le=2048)]
+Features = Annotated[int, Meta(ge=1, le=1 << 14)]
+LabelValue = Annotated[int, Meta(ge=0, le=255)]
+# One line: it reaches terminals and tables.
+Text = Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=128)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Vector: TypeAlias = tuple[SpacingMm, SpacingMm, SpacingMm]
+Shape: TypeAlias = tuple[Side, Side, Side]
 Axis = Annotated[int, Meta(ge=0, le=2)]
+# 512 voxels along every axis, and 268 million weights in float32.
+_MAX_PATCH_VOXELS = 1 << 27
+_MAX_FILE_BYTES = 1 << 30
 
 
 class CTScheme(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="scheme", tag="ct"):
     """Clip to [lower, upper], subtract the mean, divide by std."""
 
-    lower: float
-    upper: float
-    mean: float
-    std: Positive
+    lower: Intensity
+    upper: Intensity
+    mean: Intensity
+    std: Deviation
 
 
 class ZScoreScheme(
@@ -57,15 +72,15 @@ Scheme: TypeAlias = CTScheme | ZScoreScheme | Rescale01Scheme | RGB01Scheme | No
 class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One input channel, in the order the network takes them."""
 
-    name: str
+    name: Text
     normalisation: Scheme
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One foreground structure: what the mask's values mean; several values where regions overlap."""
 
-    name: str
-    values: tuple[Annotated[int, Meta(ge=0, le=255)], ...]
+    name: Text
+    values: Annotated[tuple[LabelValue, ...], Meta(min_length=1, max_length=256)]
 
 
 class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -79,12 +94,12 @@ class Resampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class NetworkInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The network's size, for people and planners."""
 
-    architecture: str
-    stages: Count
-    features: tuple[Count, ...]
-    parameters: Count
-    gmac: Positive
-    outputs: Annotated[int, Meta(ge=1)]
+    architecture: Text
+    stages: Annotated[int, Meta(ge=1, le=32)]
+    features: Annotated[tuple[Features, ...], Meta(min_length=1, max_length=32)]
+    parameters: Annotated[int, Meta(ge=1, le=1 << 30)]
+    gmac: Annotated[float, Meta(gt=0, le=1e9)]
+    outputs: Annotated[int, Meta(ge=1, le=256)]
 
 
 class BundleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -93,21 +108,21 @@ class BundleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: FileName
     role: Literal["network", "activations", "model_card", "licence"]
     sha256: Digest
-    bytes: Count
+    bytes: Annotated[int, Meta(ge=1, le=_MAX_FILE_BYTES)]
     precision: Literal["fp32", "fp16", "int8"] | None = None
     opset: int | None = None
-    fold: str | None = None
+    fold: Text | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the weights come from."""
 
-    checkpoints: dict[str, Digest]
-    dataset: str
-    trainer: str
-    configuration: str
+    checkpoints: dict[Text, Digest]
+    dataset: Text
+    trainer: Text
+    configuration: Text
     epochs: tuple[int, ...]
-    exporter: dict[str, str]
+    exporter: dict[Text, Text]
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -124,11 +139,11 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_logit_difference: largest absolute difference of the logits, where logits were compared.
     """
 
-    backend: str
-    precision: str
-    reference: str
+    backend: Text
+    precision: Text
+    reference: Text
     scope: Literal["patch", "case"]
-    subject: str
+    subject: Text
     voxel_agreement: float
     dice: float
     foreground_voxels: Annotated[int, Meta(ge=0)]
@@ -139,20 +154,20 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A model: what goes in, what comes out, which files hold it, and how well they agree with nnU-Net."""
 
     schema_version: Literal[1]
-    name: str
-    licence: str
+    name: Text
+    licence: Text
     labels: tuple[Label, ...]
-    regions_class_order: tuple[Annotated[int, Meta(ge=0, le=255)], ...] | None
-    channels: Annotated[tuple[Channel, ...], Meta(min_length=1)]
+    regions_class_order: tuple[LabelValue, ...] | None
+    channels: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=64)]
     spacing_mm: Vector
     patch: Shape
-    step: Annotated[float, Meta(gt=0, le=1)]
+    step: Annotated[float, Meta(ge=MIN_STEP, le=1)]
     transpose_forward: tuple[Axis, Axis, Axis]
     image_resampling: Resampling
     logits_resampling: Resampling
     mirror_axes: tuple[Axis, ...]
     network: NetworkInfo
-    files: tuple[BundleFile, ...]
+    files: Annotated[tuple[BundleFile, ...], Meta(max_length=64)]
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
 
@@ -167,11 +182,11 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         version = msgspec.json.decode(data, type=dict).get("schema_version")
         if version != SCHEMA_VERSION:
             raise BundleError(
-                f"{name}: schema version {version!r}; this runtime reads {SCHEMA_VERSION}, export it anew"
+                f"{name}: schema version {version!a:.40}; this runtime reads {SCHEMA_VERSION}, export it anew"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{name}: {error}") from error
+        raise BundleError(f"{name}: {first_line(error)}") from error
     for problem in _contradictions(manifest):
         raise BundleError(f"{name}: {problem}")
     return manifest
@@ -182,22 +197,44 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def _contradictions(manifest: Manifest) -> list[str]:
-    problems = []
+def _contradictions(manifest: Manifest) -> Iterator[str]:
     if sorted(manifest.transpose_forward) != [0, 1, 2]:
-        problems.append(f"transpose_forward {manifest.transpose_forward} is not a permutation of 0, 1, 2")
+        yield f"transpose_forward {manifest.transpose_forward} is not a permutation of 0, 1, 2"
     if len(set(manifest.mirror_axes)) != len(manifest.mirror_axes):
-        problems.append(f"mirror_axes {manifest.mirror_axes} names an axis twice")
+        yield f"mirror_axes {manifest.mirror_axes} names an axis twice"
     if manifest.logits_resampling.order > 1 or manifest.logits_resampling.order_z > 1:
-        problems.append("logits can be resampled with order 0 or 1 only")
-    order = manifest.regions_class_order
-    if order is not None and len(order) != manifest.network.outputs:
-        problems.append(f"{len(order)} regions for {manifest.network.outputs} network outputs")
-    if order is None and not 2 <= manifest.network.outputs <= 256:
-        problems.append(f"{manifest.network.outputs} network outputs; 2 to 256 exclusive classes are allowed")
-    names = [file.name for file in manifest.files]
+        yield "logits can be resampled with order 0 or 1 only"
+    for channel in manifest.channels:
+        if isinstance(scheme := channel.normalisation, CTScheme) and scheme.lower >= scheme.upper:
+            yield f"a channel is clipped to {scheme.lower:g} .. {scheme.upper:g}, which leaves nothing"
+    if prod(manifest.patch) > _MAX_PATCH_VOXELS:
+        yield f"a patch of {manifest.patch} holds more than {_MAX_PATCH_VOXELS:,} voxels"
+    if len(manifest.network.features) != manifest.network.stages:
+        yield f"{len(manifest.network.features)} numbers of features for {manifest.network.stages} stages"
+    yield from _contradictions_of_labels(manifest)
+    yield from _contradictions_of_files(manifest.files)
+
+
+def _contradictions_of_labels(manifest: Manifest) -> Iterator[str]:
+    order, outputs = manifest.regions_class_order, manifest.network.outputs
+    if order is not None:
+        if not len(order) == len(manifest.labels) == outputs:
+            yield f"{len(order)} regions and {len(manifest.labels)} labels for {outputs} network outputs"
+        return
+    if outputs < 2:
+        yield f"{outputs} network outputs; 2 to 256 exclusive classes are allowed"
+    values = sorted(value for label in manifest.labels for value in label.values)
+    if values != list(range(1, outputs)):
+        yield f"labels of the values {values} for {outputs} network outputs; each of 1 to {outputs - 1} has one label"
+
+
+def _contradictions_of_files(files: tuple[BundleFile, ...]) -> Iterator[str]:
+    names = [file.name for file in files]
     if len(set(names)) != len(names):
-        problems.append("a file is listed twice")
-    if not any(file.role == "network" for file in manifest.files):
-        problems.append("no file has the role network")
-    return problems
+        yield "a file is listed twice"
+    networks = [file for file in files if file.role == "network"]
+    if not networks:
+        yield "no file has the role network"
+    for file in networks:
+        if file.precision not in ("fp32", "fp16"):
+            yield f"{file.name}: a network of the precision {file.precision}; fp32 and fp16 are allowed"

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from time import perf_counter
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ from flare_runtime.errors import GpuMemoryError, UsageError
 from flare_runtime.host_memory import check_fits, give_back
 from flare_runtime.inference import Progress, Stopwatch, predict
 from flare_runtime.lesions import Lesion, find_lesions
-from flare_runtime.manifest import CTScheme
+from flare_runtime.manifest import MIN_STEP, CTScheme
 from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, CaseSize, GpuBudget, MemoryPlan, smallest_plan
 from flare_runtime.preprocessing import Prepared, prepare
 from flare_runtime.resampling import plan_resizing
@@ -69,6 +70,9 @@ class PreparedCase:
 class Segmenter:
     """A bundle's network, compiled and ready.
 
+    Several threads may share one. They take turns, one case at a time: the network takes all cores anyway, and the
+    memory is that of one case, for which it was checked.
+
     Example:
         >>> segmenter = Segmenter.load("models/default")
         >>> result = segmenter.segment(read_nifti("case_0000.nii.gz"))
@@ -94,10 +98,11 @@ class Segmenter:
         self._plan = plan
         self._threads = threads
         self._rescuer: Network | None = None
+        self._turn = RLock()
         manifest = bundle.manifest
         self.step = manifest.step if step is None else step
-        if not 0 < self.step <= 1:
-            raise UsageError(f"step is {self.step:g}; it must be above 0 and at most 1")
+        if not MIN_STEP <= self.step <= 1:
+            raise UsageError(f"step is {self.step:g}; it must be at least {MIN_STEP} and at most 1")
         self.tta = tta
         if crop not in CROPS:
             raise UsageError(f"crop is {crop!r}; choose one of {', '.join(CROPS)}")
@@ -201,12 +206,13 @@ class Segmenter:
             CaseError: where the case does not fit the model.
             UsageError: where the arguments contradict each other.
         """
-        try:
-            return self.finish(self.prepare(image, spacing_mm), progress=progress)
-        except GpuMemoryError:
-            pass  # until here its traceback holds the arrays
-        self.device.release()
-        return self.finish(self.prepare(image, spacing_mm, smallest=True), progress=progress)
+        with self._turn:
+            try:
+                return self.finish(self.prepare(image, spacing_mm), progress=progress)
+            except GpuMemoryError:
+                pass  # until here its traceback holds the arrays
+            self.device.release()
+            return self.finish(self.prepare(image, spacing_mm, smallest=True), progress=progress)
 
     def prepare(
         self,
@@ -222,7 +228,7 @@ class Segmenter:
         started = perf_counter()
         channels = _channels(image, spacing_mm)
         device = self.device
-        with device.active():
+        with self._turn, device.active():
             prepared = prepare(
                 channels,
                 self.bundle.manifest,
@@ -253,7 +259,7 @@ class Segmenter:
         sums = device if memory is None or memory.sums_on_device else HOST
         watch = Stopwatch()
         give_back()
-        with device.active():
+        with self._turn, device.active():
             device.release()
             started = perf_counter()
             try:

@@ -12,6 +12,13 @@ from flare_runtime.bundle import Bundle
 from flare_runtime.manifest import Manifest
 
 NETWORK = b"the network's bytes"
+FILE_FIELDS = {
+    "name": "network.onnx",
+    "role": "network",
+    "sha256": hashlib.sha256(NETWORK).hexdigest(),
+    "bytes": len(NETWORK),
+    "precision": "fp32",
+}
 
 
 def manifest_fields(**changes: Any) -> dict[str, Any]:
@@ -43,15 +50,7 @@ def manifest_fields(**changes: Any) -> dict[str, Any]:
             "gmac": 0.1,
             "outputs": 2,
         },
-        "files": [
-            {
-                "name": "network.onnx",
-                "role": "network",
-                "sha256": hashlib.sha256(NETWORK).hexdigest(),
-                "bytes": len(NETWORK),
-                "precision": "fp32",
-            }
-        ],
+        "files": [FILE_FIELDS],
         "provenance": {
             "checkpoints": {"0": "0" * 64},
             "dataset": "Dataset999_Tiny",

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import tracemalloc
 import zipfile
 
 import pytest
@@ -159,6 +161,65 @@ def test_an_encrypted_zip_is_refused(tmp_path, archive):
     (tmp_path / "model.zip").write_bytes(bytes(damaged))
     with pytest.raises(BundleError, match=r"model\.zip/manifest\.json: cannot be read"):
         Bundle.open(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_rare_kinds_of_compression_are_refused(tmp_path, compression):
+    path = zipped(write_bundle(tmp_path / "model"), tmp_path / "model.zip", compression)
+    with pytest.raises(BundleError, match=r"model\.zip/manifest\.json: cannot be read \(it is packed in a rare way"):
+        Bundle.open(path)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    path = zipped(write_bundle(tmp_path / "model"), tmp_path / "model.zip")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("network.onnx", NETWORK)
+    with pytest.raises(BundleError, match=r"network\.onnx: cannot be read \(the archive holds two of that name\)"):
+        read_everything(path)
+
+
+def test_an_archive_of_a_hundred_thousand_files_is_refused_before_they_are_listed(tmp_path):
+    path = zipped(write_bundle(tmp_path / "model"), tmp_path / "model.zip", zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(30_000):
+            archive.writestr(f"{number}", b"")
+    with pytest.raises(BundleError, match="the archive holds too many files"):
+        Bundle.open(path)
+
+
+def test_a_member_that_unpacks_to_more_than_was_listed_costs_no_memory(tmp_path):
+    folder = write_bundle(tmp_path / "model")
+    (folder / "network.onnx").write_bytes(bytes(200 << 20))
+    path = zipped(folder, tmp_path / "model.zip")
+    bundle = Bundle.open(path)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="changed since export"):
+        bundle.read(bundle.manifest.files[0])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "network.onnx"])
+def test_a_fifo_or_device_in_a_files_place_is_refused_without_waiting(tmp_path, name):
+    folder = write_bundle(tmp_path / "model")
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (folder / name).unlink()
+        make(folder / name)
+        with pytest.raises(BundleError, match=f"{name}: (cannot be read .it is not a regular file|links out)"):
+            read_everything(folder)
+
+
+def test_a_fifo_in_a_bundles_place_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "model.zip")
+    with pytest.raises(BundleError, match="it is not a regular file"):
+        Bundle.open(tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\udcff"])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(BundleError, match="there is no such bundle"):
+        Bundle.open(name)
 
 
 def test_the_default_bundle_is_the_packages_own_or_the_source_trees(tmp_path, monkeypatch):

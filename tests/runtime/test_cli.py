@@ -239,7 +239,7 @@ def test_usage_errors_are_one_line(infer, cohort, scan, tmp_path):
         (["-i", tmp_path / "empty", "-o", tmp_path / "out"], "holds no .nii or .nii.gz file"),
         (["-i", scan, "-o", tmp_path / "mask.png"], "is a .nii.gz or .nii file"),
         (["-i", cohort, "-o", tmp_path / "mask.nii.gz"], "the output for a folder is a folder"),
-        (["-i", scan, "-o", tmp_path / "mask.nii", "--step", "0"], "above 0 and at most 1"),
+        (["-i", scan, "-o", tmp_path / "mask.nii", "--step", "1e-9"], "at least 0.05 and at most 1"),
         (["-i", scan, "-o", tmp_path / "mask.nii", "--backend", "tensorflow"], "choose one of"),
         (["-i", scan, "-o", tmp_path / "mask.nii", "--precision", "int4"], "choose one of"),
         (["-i", scan, "-o", tmp_path / "mask.nii", "--device", "abacus"], "choose one of"),
@@ -447,8 +447,9 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
     assert (report["complete"], report["not_begun"]) == (False, ["b"])
 
 
-def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle, scan):
-    process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--step", 0.01, "--threads", 1)
+def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle):
+    scan = write_nifti(tmp_path / "scan_0000.nii.gz", blobs((40, 60, 56)), spacing_mm=SPACING)
+    process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--step", 0.05, "--threads", 1)
     process.stderr.readline()  # the heading comes before the first case
     process.terminate()
     _, err = process.communicate(timeout=60)

@@ -78,7 +78,20 @@ def test_unknown_fields_are_refused_at_every_depth(fields):
 
 @pytest.mark.parametrize(
     "name",
-    ["../network.onnx", "/etc/passwd", "a/b.onnx", "a\\b.onnx", ".hidden", "", "..", "a b", "x" * 200, "-rf", "a\0b"],
+    [
+        "network.onnx\n",
+        "../network.onnx",
+        "/etc/passwd",
+        "a/b.onnx",
+        "a\\b.onnx",
+        ".hidden",
+        "",
+        "..",
+        "a b",
+        "x" * 200,
+        "-rf",
+        "a\0b",
+    ],
 )
 def test_file_names_that_are_paths_are_refused(name):
     assert "$.files[0].name" in refusal(manifest_fields(files=[{**FILE, "name": name}]))
@@ -94,6 +107,25 @@ def test_file_names_that_are_paths_are_refused(name):
         ({"spacing_mm": [1, -1, 1]}, "$.spacing_mm"),
         ({"step": 0}, "$.step"),
         ({"step": 1.5}, "$.step"),
+        ({"step": 1e-300}, "$.step"),
+        ({"step": 0.049}, "$.step"),
+        ({"patch": [8, 8, 2049]}, "$.patch"),
+        ({"patch": [8, 8, 10**30]}, "$.patch"),
+        ({"spacing_mm": [1, 1e-300, 1]}, "$.spacing_mm"),
+        ({"spacing_mm": [1, 1, 101]}, "$.spacing_mm"),
+        ({"channels": [CHANNEL] * 65}, "$.channels"),
+        ({"labels": [{"name": "a", "values": []}]}, "$.labels"),
+        ({"network": {**NETWORK, "outputs": 257}}, "$.network.outputs"),
+        ({"network": {**NETWORK, "features": []}}, "$.network.features"),
+        ({"network": {**NETWORK, "features": [4, 10**9]}}, "$.network.features"),
+        ({"network": {**NETWORK, "parameters": 10**12}}, "$.network.parameters"),
+        ({"network": {**NETWORK, "gmac": 1e300}}, "$.network.gmac"),
+        ({"files": [{**FILE, "bytes": 1e12}]}, "$.files[0].bytes"),
+        ({"files": [{**FILE, "bytes": 2**30 + 1}]}, "$.files[0].bytes"),
+        ({"files": [{**FILE, "name": f"{i}"} for i in range(65)]}, "$.files"),
+        ({"name": "two\nlines"}, "$.name"),
+        ({"name": "\x1b[2J"}, "$.name"),
+        ({"licence": "x" * 2000}, "$.licence"),
         ({"channels": []}, "$.channels"),
         ({"transpose_forward": [0, 1, 3]}, "$.transpose_forward"),
         ({"mirror_axes": [3]}, "$.mirror_axes"),
@@ -108,6 +140,14 @@ def test_file_names_that_are_paths_are_refused(name):
             {"channels": [{**CHANNEL, "normalisation": {**CHANNEL["normalisation"], "std": 0}}]},
             "$.channels[0].normalisation.std",
         ),
+        (
+            {"channels": [{**CHANNEL, "normalisation": {**CHANNEL["normalisation"], "std": 1e-300}}]},
+            "$.channels[0].normalisation.std",
+        ),
+        (
+            {"channels": [{**CHANNEL, "normalisation": {**CHANNEL["normalisation"], "upper": 1e300}}]},
+            "$.channels[0].normalisation.upper",
+        ),
     ],
 )
 def test_values_out_of_bounds_are_refused_with_their_place(changes, where):
@@ -121,10 +161,22 @@ def test_values_out_of_bounds_are_refused_with_their_place(changes, where):
         ({"mirror_axes": [0, 0]}, "names an axis twice"),
         ({"logits_resampling": {"order": 3}}, "order 0 or 1 only"),
         ({"logits_resampling": {"order": 1, "order_z": 2}}, "order 0 or 1 only"),
-        ({"regions_class_order": [1, 2, 3]}, "3 regions for 2 network outputs"),
-        ({"regions_class_order": []}, "0 regions for 2 network outputs"),
+        ({"regions_class_order": [1, 2, 3]}, "3 regions and 1 labels for 2 network outputs"),
+        ({"regions_class_order": []}, "0 regions and 1 labels for 2 network outputs"),
+        ({"regions_class_order": [1, 2]}, "2 regions and 1 labels for 2 network outputs"),
         ({"network": {**NETWORK, "outputs": 1}}, "1 network outputs"),
-        ({"network": {**NETWORK, "outputs": 257}}, "257 network outputs"),
+        ({"network": {**NETWORK, "outputs": 3}}, "labels of the values [1] for 3 network outputs"),
+        ({"labels": [{"name": "a", "values": [2]}]}, "labels of the values [2] for 2 network outputs"),
+        ({"labels": [{"name": "a", "values": [1]}, {"name": "b", "values": [1]}]}, "labels of the values [1, 1]"),
+        ({"labels": []}, "labels of the values []"),
+        ({"patch": [2048, 2048, 2048]}, "more than 134,217,728 voxels"),
+        ({"network": {**NETWORK, "stages": 3}}, "2 numbers of features for 3 stages"),
+        (
+            {"channels": [{**CHANNEL, "normalisation": {**CHANNEL["normalisation"], "upper": -600}}]},
+            "clipped to -600 .. -600",
+        ),
+        ({"files": [{**FILE, "precision": None}]}, "a network of the precision None"),
+        ({"files": [{**FILE, "precision": "int8"}]}, "a network of the precision int8"),
         ({"files": [FILE, FILE]}, "listed twice"),
         ({"files": []}, "no file has the role network"),
         ({"files": [{**FILE, "role": "model_card"}]}, "no file has the role network"),
@@ -135,7 +187,8 @@ def test_contradictions_are_refused(changes, says):
 
 
 def test_regions_that_match_the_network_are_taken():
-    assert decode(manifest_fields(regions_class_order=[2, 1])).regions_class_order == (2, 1)
+    labels = [{"name": "whole", "values": [1, 2]}, {"name": "core", "values": [2]}]
+    assert decode(manifest_fields(regions_class_order=[2, 1], labels=labels)).regions_class_order == (2, 1)
 
 
 DAMAGED = {

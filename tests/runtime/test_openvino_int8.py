@@ -135,7 +135,20 @@ def test_ranges_of_another_network_are_refused(has_int8, tiny_bundle):
         OpenVINONetwork(onnx, "int8", 1, ranges | {name: ActivationRange((0.0,), (1.0,))})
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"conv": {"low": [1]}}', b'{"conv": {"low": ["a"], "high": [1]}}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'{"conv": {"low": [1]}}',
+        b'{"conv": {"low": ["a"], "high": [1]}}',
+        b'{"conv": {"low": [-1e308], "high": [1e308]}}',
+        b'{"conv": {"low": [1e999], "high": [1]}}',
+        b'{"conv": {"low": [], "high": []}}',
+        b'{"conv\xff": {"low": [0], "high": [1]}}',
+        b'{"a":' * 100_000,
+    ],
+)
 def test_a_broken_file_of_ranges_is_refused(data):
     with pytest.raises(BundleError, match="cannot be read"):
         decode_ranges(data)

@@ -1,10 +1,14 @@
 """From a volume or an array to mask and lesions, with networks that are plain arithmetic."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
 import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
-from flare_runtime.errors import CaseError, FlareError, UsageError
+from flare_runtime.errors import BundleError, CaseError, FlareError, UsageError
 from flare_runtime.volume import Remark
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import blobs
@@ -178,9 +182,9 @@ def test_the_step_is_the_models_unless_given():
     assert runs == [3, 2, 5]
 
 
-@pytest.mark.parametrize("step", [0, -0.5, 1.1, float("nan")])
+@pytest.mark.parametrize("step", [0, -0.5, 1e-9, 0.049, 1.1, float("nan")])
 def test_an_impossible_step_is_refused(step):
-    with pytest.raises(UsageError, match="above 0 and at most 1"):
+    with pytest.raises(UsageError, match=r"at least 0\.05 and at most 1"):
         segmenter_of(step=step)
 
 
@@ -220,6 +224,61 @@ def test_one_segmenter_serves_many_cases_alike():
     for _ in range(2):
         np.testing.assert_array_equal(segmenter.segment(image, ONE_MM).mask, inside)
         segmenter.segment(np.full((40, 9, 9), -1.0), (2.0, 1.0, 1.0))
+
+
+class OneAtATime(ArithmeticNetwork):
+    """Overwrites the logits of its last run, and cannot be released while it runs, as OpenVINO's requests."""
+
+    def __init__(self):
+        super().__init__()
+        self._busy = Lock()
+        self._logits = np.empty((1, 2, 8, 8, 8), np.float32)
+
+    def run(self, tiles):
+        assert self._busy.acquire(blocking=False), "busy"
+        time.sleep(0.001)
+        self._logits[:] = super().run(tiles)
+        self._busy.release()
+        return self._logits
+
+    def release(self):
+        assert not self._busy.locked(), "busy"
+        self._logits[:] = np.nan
+
+
+def test_threads_share_a_segmenter_and_each_gets_its_own_mask():
+    segmenter = segmenter_of(OneAtATime())
+    cases = [two_balls((24, 30, 32 + number)) for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda case: segmenter.segment(case[0], ONE_MM), cases))
+    for result, (_, inside) in zip(results, cases, strict=True):
+        np.testing.assert_array_equal(result.mask, inside)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_threads_share_a_real_network(tiny_bundle, backend):
+    segmenter = Segmenter.load(tiny_bundle, device="cpu", backend=backend, precision="fp32", threads=1)
+    images = [blobs((20, 30, 28), seed) for seed in range(4)]
+    alone = [segmenter.segment(image, (2.5, 1.5, 1.5)).mask for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        shared = list(threads.map(lambda image: segmenter.segment(image, (2.5, 1.5, 1.5)).mask, images))
+    for expected, found in zip(alone, shared, strict=True):
+        assert expected.any()
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_case_of_endless_tiles_is_refused_before_the_network_runs():
+    network = ArithmeticNetwork()
+    with pytest.raises(CaseError, match="100,000 are allowed") as caught:
+        segmenter_of(network, patch=[2, 2, 2], step=0.05).segment(np.ones((30, 30, 30)), ONE_MM)
+    assert caught.value.reason == "too_many_tiles"
+    assert network.calls == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8, 8), (1, 2, 8, 8, 4), (2, 8, 8, 8)])
+def test_logits_of_another_shape_than_promised_are_the_bundles_fault(shape):
+    with pytest.raises(BundleError, match=r"was promised"):
+        segmenter_of(ArithmeticNetwork(lambda _tiles: np.zeros(shape))).segment(np.ones((8, 8, 8)), ONE_MM)
 
 
 def test_regions_are_decoded_in_their_order():

@@ -17,7 +17,6 @@ from flare_runtime.cases import Case
 from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
 from flare_runtime.record import CaseRecord
 from flare_runtime.supervision import supervise
-from tests.runtime.manifests import write_bundle
 
 
 @pytest.fixture
@@ -161,11 +160,10 @@ def test_a_worker_ends_with_the_loop_over_its_results(tmp_path, cases):
         os.kill(pid, 0)
 
 
-def test_the_command_on_a_gpu_that_is_not_there_ends_with_5_and_one_line(tmp_path):
-    bundle = write_bundle(tmp_path / "bundle")
+def test_the_command_on_a_gpu_that_is_not_there_ends_with_5_and_one_line(tmp_path, tiny_bundle):
     (tmp_path / "scan.nii").write_bytes(b"")
     command = [sys.executable, "-m", "flare_runtime.cli", "-i", tmp_path / "scan.nii", "-o", tmp_path / "mask.nii"]
-    options = ["-m", bundle, "--device", "cuda:4000", "--backend", "onnxruntime"]
+    options = ["-m", tiny_bundle, "--device", "cuda:4000", "--backend", "onnxruntime"]
     run = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert run.returncode == 5
     assert run.stderr.startswith("flare-infer: ")

@@ -168,7 +168,7 @@ def read_network(
     files = bundle.networks(choice.stored)
     if not files:
         raise BundleError(f"{bundle.path.name}: no {choice.stored} network in the bundle; export it anew")
-    models = [bundle.read(file) for file in files]
+    models = [bundle.read_network(file) for file in files]
     ranges = _activation_ranges(bundle, choice)
 
     def compiled(device: Device) -> Network:

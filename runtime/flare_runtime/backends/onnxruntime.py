@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: an independent engine to compare with, and a fallback where OpenVINO does not run."""
 
 from flare_runtime.arrays import FloatArray
-from flare_runtime.errors import BundleError, DeviceError
+from flare_runtime.errors import BundleError, DeviceError, first_line
 
 
 class OnnxRuntimeNetwork:
@@ -32,7 +32,7 @@ class OnnxRuntimeNetwork:
         try:
             self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise BundleError(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+            raise BundleError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
         self.precision = precision
         self._input = self._session.get_inputs()[0].name
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from flare_runtime.arrays import FloatArray
 from flare_runtime.device import CudaDevice
-from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError
+from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError, first_line
 from flare_runtime.manifest import Manifest
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -52,7 +52,7 @@ class OnnxRuntimeCudaNetwork:
             )
         except Exception as error:
             kind = BundleError if type(error).__name__ in _BROKEN else DeviceError
-            raise kind(f"ONNX Runtime cannot load the network: {str(error).splitlines()[0]}") from error
+            raise kind(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
         # Where CUDA's libraries cannot be loaded it says so in its log and goes on with the CPU alone.
         if self._session.get_providers()[0] != _PROVIDER:
             raise DeviceError("ONNX Runtime cannot use CUDA here (its log above says why); use --device cpu")
@@ -83,7 +83,7 @@ class OnnxRuntimeCudaNetwork:
         try:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:
-            message = str(error).splitlines()[0]
+            message = first_line(error)
             if any(text in str(error) for text in _OUT_OF_MEMORY):
                 raise GpuMemoryError(message) from error
             raise LostDeviceError(f"ONNX Runtime failed on {self.device}: {message}") from error

@@ -13,7 +13,7 @@ from flare_runtime.backends.openvino_graph import (
 from flare_runtime.backends.openvino_int8 import ActivationRange, cpu_has_int8, quantise
 from flare_runtime.backends.openvino_upsampling import merge_upsampling
 from flare_runtime.cache_folder import cache_folder
-from flare_runtime.errors import BundleError, DeviceError
+from flare_runtime.errors import BundleError, DeviceError, first_line
 
 # What is computed in where nothing else is said: with int8, all but the convolutions.
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -80,8 +80,10 @@ class OpenVINONetwork:
                 # Its code generator would gather the norms with what is marked, and round in a pass of its own.
                 config["SNIPPETS_MODE"] = "DISABLE"
             self._compiled = core.compile_model(model, "CPU", config)
-        except RuntimeError as error:
-            raise BundleError(f"OpenVINO cannot compile the network: {str(error).splitlines()[0]}") from error
+        except (DeviceError, BundleError, MemoryError):
+            raise
+        except Exception as error:  # the graph's changes meet what no export of ours holds
+            raise BundleError(f"OpenVINO cannot compile the network: {first_line(error)}") from error
         self._request = self._compiled.create_infer_request()
         used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.precision = precision if used == _TYPES[precision] else used

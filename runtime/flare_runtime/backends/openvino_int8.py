@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from flare_runtime.arrays import AnyArray, FloatArray
 from flare_runtime.backends.openvino_graph import convolved_parts
-from flare_runtime.errors import BundleError
+from flare_runtime.errors import BundleError, first_line
 
 # How much of a channel's width is taken out of it before all are rounded to one scale: the geometric middle between
 # none and all of it, as in Xiao et al., SmoothQuant, ICML 2023.
@@ -28,11 +29,16 @@ def cpu_has_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
 
 
+# Float32 holds what is computed of them.
+_Bound = Annotated[float, Meta(ge=-1e30, le=1e30)]
+_Bounds: TypeAlias = Annotated[tuple[_Bound, ...], Meta(min_length=1, max_length=1 << 16)]
+
+
 class ActivationRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The lowest and highest value of every channel that a convolution takes."""
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: _Bounds
+    high: _Bounds
 
 
 def encode_ranges(ranges: Mapping[str, ActivationRange]) -> bytes:
@@ -48,8 +54,8 @@ def decode_ranges(data: bytes) -> dict[str, ActivationRange]:
     """
     try:
         return msgspec.json.decode(data, type=dict[str, ActivationRange])
-    except msgspec.MsgspecError as error:
-        raise BundleError(f"the ranges of the int8 network cannot be read ({error})") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"the ranges of the int8 network cannot be read ({first_line(error)})") from error
 
 
 def quantisable(model: Any) -> list[Any]:
