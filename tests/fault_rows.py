@@ -244,6 +244,14 @@ DEVICES = (
 
 MODELS = (
     Row(
+        "a network that finds millions of lesions",
+        "works: the 10,000 largest are listed, remark `many_lesions`",
+        tests=(
+            f"{_RT}segmenter.py::test_more_lesions_than_are_listed_are_remarked_upon",
+            f"{_RT}lesions.py::test_four_million_components_take_seconds_and_little_memory",
+        ),
+    ),
+    Row(
         "a bundle's file that is missing, changed or outside the bundle, another schema",
         "exit 7, naming the file",
         tests=(

@@ -40,8 +40,8 @@ class _Runs:
     stop: IntArray
 
 
-def find_lesions(mask: MaskArray, spacing_mm: Vector3) -> list[Lesion]:
-    """Return the components of every label of `mask` (z, y, x), the largest first.
+def find_lesions(mask: MaskArray, spacing_mm: Vector3, most: int | None = None) -> list[Lesion]:
+    """Return the components of every label of `mask` (z, y, x), the largest first, and not more than `most`.
 
     Runs of voxels along x are connected in place of voxels: a label image would take four bytes a voxel of the scan.
     """
@@ -54,10 +54,12 @@ def find_lesions(mask: MaskArray, spacing_mm: Vector3) -> list[Lesion]:
     for value in range(1, int(mask[box].max()) + 1):
         runs = _find_runs(mask[box] == value)
         voxels, centres = _components(runs)
+        largest = np.argsort(-voxels, kind="stable")[:most]
+        voxels, centres = voxels[largest], centres[largest]
         for count, centre in zip(voxels.tolist(), (centres + origin).tolist(), strict=True):
             z, y, x = (round(coordinate, 1) for coordinate in centre)
             lesions.append(Lesion(value, count, round(count * voxel_ml, 3), (z, y, x)))
-    return sorted(lesions, key=lambda lesion: -lesion.voxels)
+    return sorted(lesions, key=lambda lesion: -lesion.voxels)[:most]
 
 
 def _find_runs(foreground: npt.NDArray[np.bool_]) -> _Runs:

@@ -28,6 +28,8 @@ from flare_runtime.restoring import restore
 from flare_runtime.volume import Remark, Volume
 
 CROPS = ("nonzero", "body")
+# A network that sees lesions in noise would fill the memory, and the record, with millions of them.
+MAX_LESIONS = 10_000
 # Decides what of a case is on a GPU, None for the host; may refuse the case.
 Plan: TypeAlias = Callable[[CaseSize], MemoryPlan | None]
 
@@ -38,7 +40,7 @@ class Segmentation:
 
     Attributes:
         mask: uint8 labels (z, y, x) on the input's grid.
-        lesions: the mask's connected components, the largest first.
+        lesions: the mask's connected components, the largest first and not more than MAX_LESIONS.
         timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
         remarks: what was odd about the input.
     """
@@ -283,7 +285,7 @@ class Segmenter:
                     self._rescuer.release()
             predicted_at = perf_counter()
             self._restore(scores, prepared, mask, sums)
-        lesions = find_lesions(mask, case.spacing_mm)
+        lesions = find_lesions(mask, case.spacing_mm, MAX_LESIONS + 1)
         timings = {
             "preprocess": case.seconds,
             "network": watch.network_s,
@@ -291,6 +293,9 @@ class Segmenter:
             "restore": perf_counter() - predicted_at,
         }
         remarks = case.remarks + prepared.remarks
+        if len(lesions) > MAX_LESIONS:
+            del lesions[MAX_LESIONS:]
+            remarks += (Remark("many_lesions", f"there are more than {MAX_LESIONS:,} lesions; the largest are listed"),)
         if watch.rescued:
             text = f"{watch.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
             remarks += (Remark("overflow", text),)

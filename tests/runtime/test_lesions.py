@@ -1,5 +1,7 @@
 """Connected components: how many, how large, where."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +53,32 @@ def test_the_largest_label_an_8_bit_mask_can_hold_is_found():
     mask = np.zeros((2, 2, 2), np.uint8)
     mask[1, 1, 1] = 255
     assert find_lesions(mask, (10.0, 10.0, 10.0)) == [Lesion(255, 1, 1.0, (1.0, 1.0, 1.0))]
+
+
+def test_the_largest_are_listed_of_more_than_are_wanted():
+    mask = np.zeros((1, 3, 9), np.uint8)
+    mask[0, 0, [0, 3, 4, 6, 7, 8]] = 1  # 1, 2 and 3 voxels
+    mask[0, 2, [0, 1, 2, 3]] = 2
+    mask[0, 2, 6] = 2
+    assert [(lesion.label, lesion.voxels) for lesion in find_lesions(mask, (1.0, 1.0, 1.0), 3)] == [
+        (2, 4),
+        (1, 3),
+        (1, 2),
+    ]
+    assert find_lesions(mask, (1.0, 1.0, 1.0), 99) == find_lesions(mask, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.slow
+def test_four_million_components_take_seconds_and_little_memory():
+    mask = np.zeros((200, 400, 400), np.uint8)
+    mask[::2, ::2, ::2] = 1
+    tracemalloc.start()
+    try:
+        assert len(find_lesions(mask, (1.0, 1.0, 1.0), 10_000)) == 10_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 700 << 20
 
 
 @given(seed=st.integers(0, 500), share=st.sampled_from([0.02, 0.1, 0.4]), labels=st.integers(1, 3))

@@ -45,6 +45,15 @@ def test_a_threshold_network_finds_exactly_what_is_positive():
     assert result.remarks == ()
 
 
+def test_more_lesions_than_are_listed_are_remarked_upon():
+    image = np.full((60, 60, 60), -100, np.int16)
+    image[::2, ::2, ::2] = 100  # 27,000 voxels, none beside another
+    result = segmenter_of().segment(image, ONE_MM)
+    assert len(result.lesions) == 10_000
+    assert [remark.code for remark in result.remarks] == ["many_lesions"]
+    assert int(result.mask.sum()) == 27_000
+
+
 @pytest.mark.parametrize("transpose", [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
 def test_a_transposed_model_gives_the_mask_on_the_inputs_axes(transpose):
     image, inside = two_balls()
