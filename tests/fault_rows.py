@@ -261,6 +261,49 @@ MODELS = (
         ),
     ),
     Row(
+        "a network whose weights lie in another file, anywhere in it",
+        "exit 7 before an engine sees it",
+        tests=(
+            f"{_RT}onnx_file.py::test_weights_in_another_file_are_refused_wherever_they_may_hide",
+            f"{_RT}onnx_file.py::test_a_run_ends_with_7_before_an_engine_sees_weights_outside_the_bundle",
+        ),
+    ),
+    Row(
+        "a network that the manifest does not describe, or with layers that no U-Net has",
+        "exit 7",
+        tests=(
+            f"{_RT}onnx_file.py::test_a_network_that_the_manifest_does_not_describe_is_refused",
+            f"{_RT}onnx_file.py::test_what_no_u_net_needs_is_refused_by_name",
+        ),
+    ),
+    Row(
+        "a `--step` near 0, in the manifest too",
+        "exit 2 or 7; a case that would take endless tiles is refused",
+        tests=(
+            f"{_RT}segmenter.py::test_an_impossible_step_is_refused",
+            f"{_RT}segmenter.py::test_a_case_of_endless_tiles_is_refused_before_the_network_runs",
+            f"{_RT}manifest.py::test_values_out_of_bounds_are_refused_with_their_place",
+        ),
+    ),
+    Row(
+        "a zip of rare compression, of two files with one name, of a hundred thousand, or one that unpacks to more",
+        "exit 7, without taking the memory",
+        tests=(
+            f"{_RT}bundle.py::test_rare_kinds_of_compression_are_refused",
+            f"{_RT}bundle.py::test_two_files_of_one_name_are_refused",
+            f"{_RT}bundle.py::test_an_archive_of_a_hundred_thousand_files_is_refused_before_they_are_listed",
+            f"{_RT}bundle.py::test_a_member_that_unpacks_to_more_than_was_listed_costs_no_memory",
+        ),
+    ),
+    Row(
+        "several threads on one Segmenter",
+        "each gets its own mask",
+        tests=(
+            f"{_RT}segmenter.py::test_threads_share_a_segmenter_and_each_gets_its_own_mask",
+            f"{_RT}segmenter.py::test_threads_share_a_real_network",
+        ),
+    ),
+    Row(
         "a checkpoint that is a hostile pickle",
         "refused; nothing of it runs",
         tests=(f"{_EX}export.py::test_a_hostile_checkpoint_is_refused_and_not_run",),
