@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flare_runtime.command_line import exit_code_of, positive
+from flare_runtime.manifest import MAX_CAUTION
+from flare_runtime.naming import visible
 from flare_runtime.terminal import open_streams
 
 ENGINES = "trt"
@@ -14,6 +16,12 @@ EPILOG = """\
 flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds to
 it what it needs to run in 8-bit integers; see their --help.
 """
+
+
+def _one_line(text: str) -> str:
+    if not 0 < len(text) <= MAX_CAUTION or visible(text) != text:
+        raise argparse.ArgumentTypeError(f"give one line of at most {MAX_CAUTION} characters")
+    return text
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,6 +47,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--licence", default="unspecified", help="of the weights")
     parser.add_argument("--model-card", type=Path, metavar="FILE", help="Markdown that goes into the bundle")
     parser.add_argument(
+        "--caution", type=_one_line, metavar="TEXT", help="what flare-infer tells whoever uses the model"
+    )
+    parser.add_argument(
         "--force",
         action="store_true",
         help="replace a bundle although the new one lacks its model card, what int8 needs or how it agrees on cases",
@@ -54,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     from flare_export.model_folder import ModelFolder
 
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
-    naming = Naming(args.name, args.licence, args.model_card)
+    naming = Naming(args.name, args.licence, args.model_card, args.caution)
     verify = channel_files(args.verify, folder.inputs)
     if verify:
         print("Against nnU-Net's own predictor (no TTA, step 0.5):\n" + HEADING)

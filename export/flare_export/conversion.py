@@ -35,11 +35,12 @@ MAX_MARGIN_UNITS = 8.0
 
 @dataclass(frozen=True)
 class Naming:
-    """What a person says of the model: its name, its licence, its model card (Markdown)."""
+    """What a person says of the model: its name, its licence, its model card (Markdown), what users are to be told."""
 
     name: str | None = None
     licence: str = "unspecified"
     model_card: Path | None = None
+    caution: str | None = None
 
 
 def export_bundle(
@@ -88,6 +89,7 @@ def _check_losses(output: Path, before: Manifest, naming: Naming, verify: Sequen
         "how it agrees on whole cases (--verify)": not verify and any(one.scope == "case" for one in before.parity),
         "what int8 needs (flare-export int8)": "activations" in roles,
         "its model card (--model-card)": naming.model_card is None and "model_card" in roles,
+        "its caution (--caution)": naming.caution is None and before.caution is not None,
     }
     if lost := [what for what, is_lost in losses.items() if is_lost]:
         raise OutputError(
@@ -113,7 +115,7 @@ def _write(folder: ModelFolder, networks: Sequence[nn.Module], target: Path, nam
             files.append(msgspec.structs.replace(entry, precision=precision, opset=OPSET, fold=checkpoint.fold))
     if naming.model_card is not None:
         files.append(_add(target, MODEL_CARD_NAME, naming.model_card.read_bytes(), "model_card"))
-    (target / MANIFEST_NAME).write_bytes(encode_manifest(_manifest(folder, networks[0], name, naming.licence, files)))
+    (target / MANIFEST_NAME).write_bytes(encode_manifest(_manifest(folder, networks[0], name, naming, files)))
 
 
 def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
@@ -123,7 +125,7 @@ def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
 
 
 def _manifest(
-    folder: ModelFolder, network: nn.Module, name: str, licence: str, files: Sequence[BundleFile]
+    folder: ModelFolder, network: nn.Module, name: str, naming: Naming, files: Sequence[BundleFile]
 ) -> Manifest:
     structures, regions = plan_rules.labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
@@ -133,7 +135,8 @@ def _manifest(
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name,
-        licence=licence,
+        licence=naming.licence,
+        caution=naming.caution,
         labels=structures,
         regions_class_order=regions,
         channels=plan_rules.channels(folder.plans, configuration, folder.dataset),

@@ -5,6 +5,7 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +94,9 @@ def _single(source: Path, target: Path, channels: int) -> Case:
     name, channel = _split(source)
     if channel:
         name = strip_suffix(source.name)
-    if target.is_dir():
-        target = target / f"{name}.nii.gz"
+    with suppress(OSError):  # such as a name that is too long; the checks of outputs will say so
+        if target.is_dir():
+            target = target / f"{name}.nii.gz"
     if not target.name.endswith(SUFFIXES):
         raise UsageError(f"{target}: the output for a file is a .nii.gz or .nii file, or a folder that exists")
     images = {0: source}

@@ -10,6 +10,7 @@ from msgspec import Meta
 from flare_runtime.errors import BundleError, first_line
 
 SCHEMA_VERSION: Final = 1
+MAX_CAUTION: Final = 400
 
 # The least distance of neighbouring tiles as a share of the patch: 20 tiles over each voxel along each axis.
 MIN_STEP: Final = 0.05
@@ -22,7 +23,8 @@ Side = Annotated[int, Meta(ge=1, le=2048)]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 LabelValue = Annotated[int, Meta(ge=0, le=255)]
 # One line: it reaches terminals and tables.
-Text = Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]
+_ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+Text = Annotated[str, Meta(max_length=1024, pattern=_ONE_LINE)]
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=128)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Vector: TypeAlias = tuple[SpacingMm, SpacingMm, SpacingMm]
@@ -151,11 +153,15 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model: what goes in, what comes out, which files hold it, and how well they agree with nnU-Net."""
+    """A model: what goes in, what comes out, which files hold it, and how well they agree with nnU-Net.
+
+    `caution` is what whoever uses the model has to be told: one line, which every run prints and every record holds.
+    """
 
     schema_version: Literal[1]
     name: Text
     licence: Text
+    caution: Annotated[str, Meta(min_length=1, max_length=MAX_CAUTION, pattern=_ONE_LINE)] | None = None
     labels: tuple[Label, ...]
     regions_class_order: tuple[LabelValue, ...] | None
     channels: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=64)]

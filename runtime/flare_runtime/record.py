@@ -119,9 +119,10 @@ def traceback_of(error: Exception) -> str:
 
 def model_identity(segmenter: Segmenter) -> dict[str, str]:
     """Return which model ran, and how."""
-    network = segmenter.network
+    network, manifest = segmenter.network, segmenter.bundle.manifest
     return {
-        "name": visible(segmenter.bundle.manifest.name),
+        "name": visible(manifest.name),
+        **({"caution": visible(manifest.caution)} if manifest.caution else {}),
         "bundle_sha256": segmenter.bundle.sha256,
         "backend": network.backend,
         "device": network.device,

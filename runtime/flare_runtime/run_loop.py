@@ -99,6 +99,8 @@ class RunLoop:
             if cases[0] is self.cases[0] and not self.args.quiet:
                 place = f"{network.device} ({network.backend}, {network.precision})"
                 say(f"{self.bundle.manifest.name} on {place}, {len(self.cases)} case(s)")
+                if self.bundle.manifest.caution:
+                    say(f"caution: {self.bundle.manifest.caution}")
 
         def progress(case: Case) -> Progress:
             def wrap(tiles: TileGrid) -> Iterable[Box]:

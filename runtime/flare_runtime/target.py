@@ -14,6 +14,7 @@ from flare_runtime.errors import BundleError, OutputError
 IsOurs: TypeAlias = Callable[[bytes], bool]
 # A file beyond this was written by something else.
 _MOST_BYTES = 1 << 28
+_LONGEST_NAME = 255  # bytes, on Linux
 _KINDS = {
     stat.S_IFLNK: "a symbolic link; name the file it should become",
     stat.S_IFDIR: "a folder; name a file",
@@ -43,7 +44,7 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path] = (), *, over:
         if bundle is not None:
             raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
         # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
-        if name.casefold() not in names(folder):
+        if name.casefold() not in names(folder) and len(os.fsencode(name)) <= _LONGEST_NAME:
             continue
         check_kind(target)
         if _identity(target) in read():

@@ -239,20 +239,29 @@ def test_an_existing_bundle_is_replaced_and_anything_else_is_not(folder: Path, t
     assert (target / "notes.txt").read_text() == "words"
 
 
+@pytest.mark.parametrize("caution", ["", "two\nlines", "\x1b[31mred", "x" * 401])
+def test_a_caution_is_one_line(folder: Path, tmp_path: Path, caution: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(folder), "-o", str(tmp_path / "bundle"), "--caution", caution])
+    assert caught.value.code == 2
+
+
 def test_what_the_new_bundle_would_lack_is_not_dropped_without_force(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target, card = tmp_path / "bundle", tmp_path / "card.md"
     card.write_text("# A model")
     command = [str(folder), "-o", str(target)]
-    assert cli.main([*command, "--model-card", str(card)]) == 0
+    assert cli.main([*command, "--model-card", str(card), "--caution", "for mice alone"]) == 0
+    assert Bundle.open(target).manifest.caution == "for mice alone"
     manifest = Bundle.open(target).manifest
     measured = msgspec.structs.replace(manifest.parity[0], scope="case", subject="case1")
     content = encode_manifest(msgspec.structs.replace(manifest, parity=(*manifest.parity, measured)))
     (target / "manifest.json").write_bytes(content)
     for options, says in (
-        (["--model-card", str(card)], "lack how it agrees on whole cases (--verify);"),
-        ([], "lack how it agrees on whole cases (--verify) and its model card (--model-card);"),
+        (["--model-card", str(card), "--caution", "for rats"], "lack how it agrees on whole cases (--verify);"),
+        (["--caution", "for rats"], "lack how it agrees on whole cases (--verify) and its model card (--model-card);"),
+        (["--model-card", str(card)], "lack how it agrees on whole cases (--verify) and its caution (--caution);"),
     ):
         assert cli.main([*command, *options]) == 6
         error = capsys.readouterr().err

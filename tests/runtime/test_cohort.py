@@ -150,6 +150,9 @@ def test_an_unforeseen_error_fails_its_case_alone(tmp_path, run, error, reason):
     records = run(segmenter_of(Failing(error)))
     assert (records["a"].status, records["a"].reason) == ("failed", reason)
     assert "\n" not in records["a"].line
+    evidence = json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))["traceback"]
+    assert evidence == records["a"].traceback
+    assert "in run\n    raise self.error\n" in evidence
     assert records["b"].status == "done"
     assert results(tmp_path) == ["a.json", "b.json", "b.nii.gz"]
 
