@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flare_export.errors import DisagreementError
-from flare_export.synthetic_patch import structured_patch
 from flare_runtime.agreement import Agreement, compare
 from flare_runtime.arrays import AnyArray, FloatArray, MaskArray
 from flare_runtime.decoding import Decoder
@@ -17,6 +16,7 @@ from flare_runtime.errors import UsageError
 from flare_runtime.manifest import Manifest
 from flare_runtime.nifti import read_nifti
 from flare_runtime.preprocessing import prepare
+from flare_runtime.synthetic_patch import structured_patch
 from flare_runtime.tiling import TileGrid
 
 # Takes tiles (n, channels, z, y, x) of the host and returns their logits (n, outputs, z, y, x).

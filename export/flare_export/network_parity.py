@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from flare_export.errors import DisagreementError
-from flare_export.synthetic_patch import structured_patch
 from flare_runtime.agreement import compare
 from flare_runtime.arrays import FloatArray
 from flare_runtime.backends import Network, open_network
@@ -15,6 +14,7 @@ from flare_runtime.backends.openvino import cpu_has_bf16
 from flare_runtime.bundle import Bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.manifest import Parity
+from flare_runtime.synthetic_patch import structured_patch
 
 # What float32 engines may differ from PyTorch: they sum an InstanceNorm's millions of voxels in float32, which alone
 # costs 1e-4 of a standard deviation a layer. A wrong graph misses both by far.

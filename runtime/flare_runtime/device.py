@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from flare_runtime.arrays import AnyArray
+from flare_runtime.cuda_memory import CudaMemory
 from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError, UsageError
 
 
@@ -84,6 +85,8 @@ class CudaDevice:
         stream: a `cupy.cuda.Stream`.
         gpu_name: such as `NVIDIA H200`.
         compute_capability: such as `9.0`.
+        driver: the version of CUDA that the driver is made for, such as 13000.
+        memory: what this process takes of the GPU's.
 
     Raises:
         DeviceError: where CuPy or the GPU is missing.
@@ -105,11 +108,13 @@ class CudaDevice:
             self._device = cupy.cuda.Device(index)
             with self._device:
                 self.stream = cupy.cuda.Stream(non_blocking=True)
+                self.memory = CudaMemory(cupy, index)
             properties = runtime.getDeviceProperties(index)
         except (runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
             raise DeviceError(f"{self.name} cannot be used ({error}); use --device cpu") from error
         self.gpu_name: str = properties["name"].decode()
         self.compute_capability = f"{properties['major']}.{properties['minor']}"
+        self.driver = int(runtime.driverGetVersion())
 
     def limit_memory(self, size: int) -> None:
         """Let `xp` take at most `size` bytes of the GPU's memory."""
@@ -152,6 +157,7 @@ class CudaDevice:
     def release(self) -> None:
         """Give the free blocks of CuPy's pool back to CUDA."""
         with self._device:
+            self.memory.note_peak()
             self.xp.get_default_memory_pool().free_all_blocks()
 
 
@@ -174,7 +180,7 @@ def resolve(name: str) -> str:
 
 def _has_gpu_engine() -> bool:
     """Whether a network could run on a GPU; onnxruntime for GPUs has the module name of the one without."""
-    if find_spec("tensorrt") or find_spec("tensorrt_lean"):
+    if any(find_spec(name) for name in ("tensorrt", "tensorrt_lean", "cudnn")):
         return True
     try:
         distribution("onnxruntime-gpu")

@@ -13,9 +13,12 @@ from flare_runtime.restoring import BLOCK
 
 MIB = 1 << 20
 DEFAULT_GPU_MEMORY_MIB = 4096
-# What CUDA, its libraries' code and cuBLAS take before the first array.
-CONTEXT_MIB = 512
+# What CUDA, its libraries' code, cuBLAS and cuDNN take before the first array: 603 MiB on an H200.
+CONTEXT_MIB = 640
 _FLOAT = 4
+# What ONNX Runtime's arena takes for each feature of the first stage and voxel of the patch, in bytes: on an H200 it
+# was 24.7 in float16, whose norms are cast to float32 and back, and 21.2 in float32.
+_ARENA_BYTES = {"fp16": 26, "fp32": 23}
 
 
 @dataclass(frozen=True)
@@ -67,33 +70,58 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True)
+class EngineMemory:
+    """What the networks of all folds take of a GPU's memory beside the tiles and the logits.
+
+    Attributes:
+        outside_bytes: not from CuPy's pool: CUDA, its libraries, and what an engine allocates itself.
+        pool_bytes: from CuPy's pool.
+    """
+
+    outside_bytes: int
+    pool_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.outside_bytes + self.pool_bytes
+
+
+@dataclass(frozen=True)
 class GpuBudget:
     """How a bound of the GPU's memory is shared out.
 
     Attributes:
-        network_bytes: for the engines of all folds together.
+        engine: what the networks take.
         arrays_bytes: for the arrays of a case.
     """
 
-    network_bytes: int
+    engine: EngineMemory
     arrays_bytes: int
 
     @classmethod
-    def sharing(cls, gpu_memory_mib: int, manifest: Manifest, precision: str, folds: int) -> "GpuBudget":
-        """Give the network what it is estimated to need, or half of all if that is more.
+    def sharing(cls, gpu_memory_mib: int, engine: EngineMemory, name: str) -> "GpuBudget":
+        """Give the networks what they need and the arrays the rest.
 
         Raises:
-            DeviceError: where the network alone needs more.
+            DeviceError: where nothing is left for the arrays; it calls the networks `name`.
         """
-        total = (gpu_memory_mib - CONTEXT_MIB) * MIB
-        needed = folds * network_bytes(manifest, precision)
-        if needed >= total:
+        left = gpu_memory_mib * MIB - engine.total_bytes
+        if left <= 0:
             raise DeviceError(
-                f"--gpu-memory {gpu_memory_mib} is too little: the network in {precision} needs about "
-                f"{CONTEXT_MIB + _mib(needed)} MiB; raise it or use --device cpu"
+                f"--gpu-memory {gpu_memory_mib} is too little: {name} needs about {_mib(engine.total_bytes)} MiB; "
+                "raise it or use --device cpu"
             )
-        network = max(needed, total // 2)
-        return cls(network, total - network)
+        return cls(engine, left)
+
+    @property
+    def pool_bytes(self) -> int:
+        """What CuPy's pool may take."""
+        return self.engine.pool_bytes + self.arrays_bytes
+
+    def planned_bytes(self, plan: MemoryPlan) -> int:
+        """Return what a case takes at most by a plan, CUDA and the networks included."""
+        return self.engine.total_bytes + plan.peak_bytes
 
     def plan(self, size: CaseSize) -> MemoryPlan:
         """Return the fastest plan of a case that keeps to the budget.
@@ -115,16 +143,10 @@ def smallest_plan(size: CaseSize) -> MemoryPlan:
     return min(plans(size), key=lambda plan: plan.peak_bytes)
 
 
-def network_bytes(manifest: Manifest, precision: str) -> int:
-    """Estimate what the network takes of the GPU's memory while it runs.
-
-    The decoder's last stage holds three tensors of its features over the patch, of which a norm has its input and
-    output in float32 as well; half as much again is left for the engine's workspace. Weights come on top.
-    """
-    voxels = prod(manifest.patch) * manifest.network.features[0]
-    width = 2 if precision == "fp16" else _FLOAT
-    weights = manifest.network.parameters * width
-    return round(1.5 * voxels * (3 * width + 2 * _FLOAT)) + 2 * weights
+def onnxruntime_bytes(manifest: Manifest, precision: str) -> int:
+    """Estimate what one network takes of a GPU's memory in ONNX Runtime: its arena while it runs, and its weights."""
+    weights = manifest.network.parameters * (2 if precision == "fp16" else _FLOAT)
+    return prod(manifest.patch) * manifest.network.features[0] * _ARENA_BYTES[precision] + 2 * weights
 
 
 def plans(size: CaseSize) -> Iterator[MemoryPlan]:

@@ -33,6 +33,8 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "cupy-cuda13x",
+    "nvidia-cudnn-cu13",
+    "nvidia-cudnn-frontend",
     "tensorrt",
 )
 
@@ -47,6 +49,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
             the case before is segmented; `total` is from before that wait until after writing.
         peak_memory_mib: of the whole process so far.
+        gpu_memory_mib: of a GPU, all the process takes: `planned` for this case, and the most `measured` so far.
         remarks: what was odd about the input.
     """
 
@@ -60,6 +63,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     mask_sha256: str | None = None
     timings_s: dict[str, float] = {}
     peak_memory_mib: float | None = None
+    gpu_memory_mib: dict[str, int] | None = None
     shape: tuple[int, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
     lesions: list[Lesion] | None = None
@@ -89,6 +93,7 @@ def done_record(
         status="done",
         timings_s={stage: round(seconds, 4) for stage, seconds in timings_s.items()},
         peak_memory_mib=peak_memory_mib(),
+        gpu_memory_mib=result.gpu_memory_mib,
         shape=result.mask.shape,
         spacing_mm=spacing_mm,
         lesions=result.lesions,

@@ -13,6 +13,7 @@ import numpy as np
 
 from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
 from flare_runtime.backends import Choice, Network, choose, expected_precision, open_network, read_network
+from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device, open_device
@@ -21,7 +22,7 @@ from flare_runtime.host_memory import check_fits, give_back
 from flare_runtime.inference import Progress, Stopwatch, predict
 from flare_runtime.lesions import Lesion, find_lesions
 from flare_runtime.manifest import MIN_STEP, CTScheme
-from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, CaseSize, GpuBudget, MemoryPlan, smallest_plan
+from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, CaseSize, MemoryPlan, smallest_plan
 from flare_runtime.preprocessing import Prepared, prepare
 from flare_runtime.resampling import plan_resizing
 from flare_runtime.restoring import restore
@@ -43,12 +44,14 @@ class Segmentation:
         lesions: the mask's connected components, the largest first and not more than MAX_LESIONS.
         timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
         remarks: what was odd about the input.
+        gpu_memory_mib: of a GPU: `planned` at most for this case, `measured` at most in this process so far.
     """
 
     mask: MaskArray
     lesions: list[Lesion]
     timings_s: dict[str, float]
     remarks: tuple[Remark, ...] = field(default=())
+    gpu_memory_mib: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Segmenter:
         Args:
             bundle: folder or zip made by `flare-export`, or one that is open already.
             device: `auto` (a GPU where one can be used), `cpu` or `cuda:N`.
-            backend: `auto`, `openvino`, `onnxruntime` or `tensorrt`.
+            backend: `auto`, `openvino`, `onnxruntime`, `tensorrt` or `cudnn`.
             precision: `auto`, `fp32`, `bf16`, `int8` or `fp16`; see `flare_runtime.backends.choose`.
             threads: for the network on the CPU; all cores where None.
             gpu_memory_mib: the bound of what is taken of a GPU's memory.
@@ -152,10 +155,10 @@ class Segmenter:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
         choice = choose(opened, device, backend, precision)
         compiled = read_network(opened, choice, threads=threads, gpu_memory_mib=gpu_memory_mib)
-        plan = _plan(opened, choice, gpu_memory_mib)
         worker = ThreadPoolExecutor(1, "compile")
         place = worker.submit(open_device, choice.device)
         network = worker.submit(lambda: compiled(place.result()))
+        plan = _plan(opened, choice, network)
         worker.shutdown(wait=wait)
         if wait:
             network.result()
@@ -285,6 +288,7 @@ class Segmenter:
                     self._rescuer.release()
             predicted_at = perf_counter()
             self._restore(scores, prepared, mask, sums)
+            gpu_memory_mib = network.memory_mib(memory) if isinstance(network, GpuNetwork) and memory else None
         lesions = find_lesions(mask, case.spacing_mm, MAX_LESIONS + 1)
         timings = {
             "preprocess": case.seconds,
@@ -299,7 +303,7 @@ class Segmenter:
         if watch.rescued:
             text = f"{watch.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
             remarks += (Remark("overflow", text),)
-        return Segmentation(mask, lesions, timings, remarks)
+        return Segmentation(mask, lesions, timings, remarks, gpu_memory_mib)
 
     def _float32_network(self) -> Network:
         """Return the network on the CPU in float32, compiled when it is first needed."""
@@ -323,11 +327,17 @@ class Segmenter:
         restore(scores, resizing, self._decoder, target, device)
 
 
-def _plan(bundle: Bundle, choice: Choice, gpu_memory_mib: int) -> Plan:
-    folds = len(bundle.networks(choice.stored))
+def _plan(bundle: Bundle, choice: Choice, network: "Future[Network]") -> Plan:
     if choice.device == "cpu":
+        folds = len(bundle.networks(choice.stored))
         return partial(check_fits, bundle.manifest, choice.backend, expected_precision(bundle, choice), folds)
-    return GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, folds).plan
+
+    def plan(size: CaseSize) -> MemoryPlan:
+        compiled = network.result()
+        assert isinstance(compiled, GpuNetwork)
+        return compiled.budget.plan(size)
+
+    return plan
 
 
 def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None) -> list[Volume]:

@@ -30,7 +30,7 @@ def backend(monkeypatch):
     monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module(name)
     yield module
-    sys.modules.pop(name)
+    sys.modules.pop(name, None)
 
 
 def plan_of(onnx):
@@ -109,7 +109,7 @@ def test_the_plan_computes_the_network(make):
 def test_the_engine_computes_the_network_in_float16(backend, make, processors):
     onnx = make()
     plan, device = plan_of(onnx), EmulatedDevice(processors)
-    network = backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0]))
+    network = backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes))
     (first, expected), (second, _) = (tile_and_logits(onnx, seed) for seed in (0, 1))
     logits = device.download(network.run(device.upload(first)))
     assert np.abs(logits - expected).max() < 0.01 * np.abs(expected).max()
@@ -120,7 +120,7 @@ def test_the_engine_computes_the_network_in_float16(backend, make, processors):
 def test_networks_of_one_plan_share_their_memory(backend):
     onnx = SUPPORTED["plain_unet"]()
     plan, device = plan_of(onnx), EmulatedDevice()
-    runtime = backend.CudnnRuntime(device, plan.logits[0])
+    runtime = backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes)
     first, second = (backend.CudnnNetwork(plan, runtime) for _ in range(2))
     tile, _ = tile_and_logits(onnx)
     logits = device.download(first.run(device.upload(tile)))
@@ -133,13 +133,13 @@ def test_a_plan_of_cudnn_that_fails_is_left_for_the_next(backend, monkeypatch):
     plan, device = plan_of(onnx), EmulatedDevice()
     tile, expected = tile_and_logits(onnx)
     monkeypatch.setattr(stand_in, "FAILING", {0, 1})
-    network = backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0]))
+    network = backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes))
     assert np.abs(network.run(device.upload(tile)) - expected).max() < 0.01 * np.abs(expected).max()
     monkeypatch.setattr(stand_in, "FAILING", {0, 1, 2})
     with pytest.raises(LostDeviceError, match="cuDNN failed on cuda:0: this plan fails"):
         network.run(device.upload(tile))
     with pytest.raises(DeviceError, match=r"cuDNN has no plan for the convolution of .* this plan fails"):
-        backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0]))
+        backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes))
 
 
 @pytest.mark.parametrize("onnx", UNSUPPORTED.values(), ids=UNSUPPORTED)

@@ -50,7 +50,8 @@ PLACES = {
     "writing": "os.fsync = second(stuck, os.fsync)",
     "a disk that does not answer": "os.fsync = stuck",
     "the worker of a GPU": (
-        "backends.resolve = lambda name: 'cuda:0'; segmenter.open_device = stuck;backends._on_gpu = lambda *args: []"
+        "backends.resolve = lambda name: 'cuda:0'; segmenter.open_device = stuck;"
+        "from flare_runtime.backends import gpu; gpu.open_on_gpu = lambda *args: None"
     ),
 }
 

@@ -1,6 +1,5 @@
 """The engines that can run a network, behind one small protocol."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,11 +11,12 @@ from flare_runtime.bundle import Bundle
 from flare_runtime.device import CudaDevice, Device, open_device, resolve
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 from flare_runtime.manifest import BundleFile
-from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, GpuBudget
+from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
 
-BACKENDS = ("openvino", "onnxruntime", "tensorrt")
+BACKENDS = ("openvino", "onnxruntime", "tensorrt", "cudnn")
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 _CPU_ALONE = ("bf16", "int8")
+_FLOAT16_ALONE = ("tensorrt", "cudnn")
 # What a reduced precision must have shown in the bundle's parity record before `auto` takes it.
 MIN_AUTO_DICE = 0.995
 
@@ -81,7 +81,7 @@ class Choice:
 
     Attributes:
         device: `cpu` or `cuda:N`.
-        backend: one of `BACKENDS`; `auto` on a GPU is TensorRT where an engine was built for it, else ONNX Runtime.
+        backend: one of `BACKENDS`, or `auto` on a GPU, which is decided when the network is compiled.
         precision: one of `PRECISIONS`; `auto` on the CPU is decided when the network is compiled.
     """
 
@@ -92,7 +92,7 @@ class Choice:
     @property
     def stored(self) -> str:
         """The precision of the bundle's network that is read."""
-        return "fp16" if self.precision == "fp16" else "fp32"
+        return "fp16" if self.precision == "fp16" and self.backend != "cudnn" else "fp32"
 
 
 def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precision: str = "auto") -> Choice:
@@ -121,16 +121,16 @@ def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precisio
     if precision in _CPU_ALONE:
         raise DeviceError(f"there is no {precision} on GPUs; use --precision fp16 or fp32")
     if precision == "auto":
-        precision = "fp16" if backend == "tensorrt" or agrees(bundle, "onnxruntime", "fp16") else "fp32"
-    if backend == "tensorrt" and precision != "fp16":
-        raise DeviceError("the tensorrt backend runs fp16 alone; use --backend onnxruntime for fp32")
+        precision = "fp16" if backend in _FLOAT16_ALONE or agrees(bundle, "onnxruntime", "fp16") else "fp32"
+    if backend in _FLOAT16_ALONE and precision != "fp16":
+        raise DeviceError(f"the {backend} backend runs fp16 alone; use --backend onnxruntime for fp32")
     return Choice(device, backend, precision)
 
 
 def _on_cpu(backend: str, precision: str) -> tuple[str, str]:
     backend = "openvino" if backend == "auto" else backend
-    if backend == "tensorrt":
-        raise DeviceError("the tensorrt backend needs a GPU; use --device cuda:0, or --backend openvino")
+    if backend in _FLOAT16_ALONE:
+        raise DeviceError(f"the {backend} backend needs a GPU; use --device cuda:0, or --backend openvino")
     if backend == "onnxruntime" and precision in _CPU_ALONE:
         raise DeviceError(f"the onnxruntime backend has no {precision}; use --backend openvino or --precision fp32")
     if backend == "openvino" and precision == "fp16":
@@ -174,8 +174,9 @@ def read_network(
     def compiled(device: Device) -> Network:
         members: list[Network]
         if isinstance(device, CudaDevice):
-            budget = GpuBudget.sharing(gpu_memory_mib, bundle.manifest, choice.precision, len(models))
-            members = list(_on_gpu(bundle, choice, models, device, budget))
+            from flare_runtime.backends.gpu import open_on_gpu
+
+            members = [open_on_gpu(bundle, choice, models, device, gpu_memory_mib)]
         else:
             check_engine_fits()
             try:
@@ -238,49 +239,6 @@ def _on_host(
     if wanted == "bf16" and choice.precision == "auto" and not cpu_has_bf16():
         wanted = "fp32"
     return [OpenVINONetwork(model, wanted, threads, found) for model, found in zip(models, ranges, strict=True)]
-
-
-def _on_gpu(
-    bundle: Bundle, choice: Choice, models: list[bytes], device: CudaDevice, budget: GpuBudget
-) -> Sequence[Network]:
-    if choice.backend != "onnxruntime" and choice.precision == "fp16":
-        engines = _engines(bundle, choice, device, budget)
-        if engines:
-            # They take what they need to run from the same pool as the arrays.
-            device.limit_memory(budget.network_bytes + budget.arrays_bytes)
-            return engines
-    from flare_runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaNetwork
-
-    device.limit_memory(budget.arrays_bytes)
-    share = budget.network_bytes // len(models)
-    return [OnnxRuntimeCudaNetwork(model, choice.stored, bundle.manifest, device, share) for model in models]
-
-
-def _engines(bundle: Bundle, choice: Choice, device: CudaDevice, budget: GpuBudget) -> Sequence[Network]:
-    """Return the TensorRT engines that were built for this machine; where there are none, `auto` goes on without."""
-    notes: list[str] = []
-    engines: Sequence[Network] = []
-    try:
-        from flare_runtime.backends.tensorrt import find_networks
-    except DeviceError:
-        if choice.backend == "tensorrt":
-            raise
-        return []
-    try:
-        engines = find_networks(bundle, device, memory_bytes=budget.network_bytes, tell=notes.append)
-    except DeviceError as error:
-        notes.append(str(error))
-    if engines:
-        return engines
-    why = "; ".join(notes)
-    if choice.backend == "tensorrt":
-        raise DeviceError(
-            f"no TensorRT engine of {bundle.path.name} for {device.gpu_name} can be used{': ' if why else ''}{why}; "
-            f"build one: flare-export trt {bundle.path}"
-        )
-    if why:
-        logging.getLogger(__name__).warning("TensorRT is left for ONNX Runtime: %s", why)
-    return []
 
 
 def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:

@@ -37,6 +37,7 @@ def _load() -> ModuleType:
 
 
 cudnn: Any = _load()
+VERSION = f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
 
 
 class CudnnRuntime:
@@ -47,12 +48,16 @@ class CudnnRuntime:
     Args:
         device: the GPU.
         outputs: channels of the logits.
+        block_bytes: that the largest of the networks' plans takes.
+
+    Attributes:
+        block: the address of the memory in which they run, one after the other.
 
     Raises:
         DeviceError: where cuDNN does not work here.
     """
 
-    def __init__(self, device: CudaDevice, outputs: int) -> None:
+    def __init__(self, device: CudaDevice, outputs: int, block_bytes: int) -> None:
         self.device = device
         try:
             self.handle = cudnn.create_handle()
@@ -62,7 +67,8 @@ class CudnnRuntime:
         source = files(__package__).joinpath("cudnn_kernels.cu").read_text(encoding="utf-8")
         self._kernels = device.xp.RawModule(code=source, options=("-std=c++17", f"-DOUTPUTS={outputs}"))
         self.multiprocessors = int(device.xp.cuda.Device().attributes["MultiProcessorCount"])
-        self._block: Any = None
+        self._block: Any = device.xp.empty(block_bytes, np.uint8)
+        self.block = _address(self._block)
         self._workspace: Any = device.xp.empty(1, np.uint8)
 
     def kernel(self, name: str, grid: int, block: tuple[int, ...], *arguments: Any) -> _Launch:
@@ -70,12 +76,6 @@ class CudnnRuntime:
         function = self._kernels.get_function(name)
         typed = tuple(map(_typed, arguments))
         return lambda: function((grid,), block, typed)
-
-    def block(self, size: int) -> int:
-        """Return the address of the one block of memory, of `size` bytes for every network."""
-        if self._block is None:
-            self._block = self.device.xp.empty(size, np.uint8)
-        return _address(self._block)
 
     def workspace(self, size: int = 0) -> int:
         """Return the address of what convolutions take beside their tensors, at least `size` bytes."""
@@ -104,7 +104,6 @@ class CudnnNetwork:
         self._plan = plan
         self._runtime = runtime
         self._xp = runtime.device.xp
-        self._block = runtime.block(plan.block_bytes)
         self._logits = self._xp.empty((1, *plan.logits), np.float32)
         launches = [launch for placed in plan.steps for launch in self._prepare(placed)]
         voxels, features = prod(plan.logits[1:]), plan.features
@@ -196,7 +195,7 @@ class CudnnNetwork:
 
     def _at(self, place: Place) -> np.uint64:
         """Return a tensor's address."""
-        return np.uint64(self._block + 2 * place.offset)
+        return np.uint64(self._runtime.block + 2 * place.offset)
 
     def _pitched(self, place: Place | None) -> tuple[np.uint64, int]:
         """Return a tensor's address, 0 where there is none, and the groups of a voxel of its buffer."""

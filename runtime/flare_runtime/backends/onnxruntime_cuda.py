@@ -1,5 +1,9 @@
-"""ONNX Runtime on a GPU: tiles and logits stay in the GPU's memory, all work is on the device's stream."""
+"""ONNX Runtime on a GPU: tiles and logits stay in the GPU's memory, all work is on the device's stream.
 
+Importing this module raises DeviceError where onnxruntime is not installed.
+"""
+
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,7 +13,16 @@ from flare_runtime.device import CudaDevice
 from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError, first_line
 from flare_runtime.manifest import Manifest
 
+try:
+    import onnxruntime
+except ImportError as error:
+    raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[gpu]'") from error
+
+VERSION = f"ONNX Runtime {onnxruntime.__version__}"
+_LOG = logging.getLogger(__name__)
 _PROVIDER = "CUDAExecutionProvider"
+# Its own lines go to the terminal alone, and say errors of what it tries before what works.
+_WARNINGS, _SILENCE = 2, 4
 # What CUDA and what the arena with its limit say.
 _OUT_OF_MEMORY = ("allocate memory", "smaller than requested")
 _BROKEN = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented", "NoModel")
@@ -26,7 +39,7 @@ class OnnxRuntimeCudaNetwork:
         memory_bytes: bounds the provider's arena.
 
     Raises:
-        DeviceError: where onnxruntime is not installed, or has no CUDA provider that works with this memory.
+        DeviceError: where onnxruntime has no CUDA provider that works with this memory.
         BundleError: where the ONNX cannot be loaded.
     """
 
@@ -34,19 +47,22 @@ class OnnxRuntimeCudaNetwork:
     batch = 1
 
     def __init__(self, onnx: bytes, precision: str, manifest: Manifest, device: CudaDevice, memory_bytes: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[gpu]'") from error
         if _PROVIDER not in onnxruntime.get_available_providers():
             raise DeviceError(
                 "the installed onnxruntime has no CUDA; pip uninstall onnxruntime, pip install 'flare-lite[gpu]'"
             )
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+        severity = _WARNINGS if _LOG.isEnabledFor(logging.INFO) else _SILENCE
+        onnxruntime.set_default_logger_severity(severity)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = severity
+        # From the second run on a pattern takes a block for all tensors, beside those of the first: 1.6 GB more.
+        options.enable_mem_pattern = False
         try:
             self._session = onnxruntime.InferenceSession(
                 onnx,
+                options,
                 providers=[(_PROVIDER, _options(device, memory_bytes)), "CPUExecutionProvider"],
                 enable_fallback=0,
             )
@@ -55,8 +71,9 @@ class OnnxRuntimeCudaNetwork:
             raise kind(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
         # Where CUDA's libraries cannot be loaded it says so in its log and goes on with the CPU alone.
         if self._session.get_providers()[0] != _PROVIDER:
-            raise DeviceError("ONNX Runtime cannot use CUDA here (its log above says why); use --device cpu")
+            raise DeviceError("ONNX Runtime cannot use CUDA here (--verbose shows why); use --device cpu")
         self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = severity
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.device, self.precision = device.name, precision
         self._device = device

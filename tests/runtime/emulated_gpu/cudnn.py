@@ -21,6 +21,7 @@ class numerical_note(Enum):
     REDUCED_PRECISION_REDUCTION = auto()
 
 
+__version__ = "stand-in"
 # How many plans a graph has, and those that fail when they run.
 PLANS = 3
 FAILING: set[int] = set()

@@ -37,16 +37,39 @@ def asarray(array):
     return array.copy().view(Array)
 
 
+class EmulatedMemory:
+    """What NVML would tell: so many MiB outside of CuPy's pool, and some at the peak."""
+
+    def __init__(self, outside_mib=700, peak_mib=900, is_exact=True):
+        self.outside_mib, self.peak_mib, self.is_exact = outside_mib, peak_mib, is_exact
+
+    def outside_bytes(self):
+        return self.outside_mib << 20
+
+    def note_peak(self):
+        return self.peak_mib << 20
+
+
 class EmulatedDevice:
     """A GPU of `multiprocessors` that computes at once."""
 
     name = "cuda:0"
+    gpu_name, compute_capability, driver = "an emulated GPU", "9.0", 13000
     stream = SimpleNamespace(ptr=4711)
 
-    def __init__(self, multiprocessors=3):
+    def __init__(self, multiprocessors=3, memory=None):
         device = SimpleNamespace(attributes={"MultiProcessorCount": multiprocessors})
         cuda = SimpleNamespace(Device=lambda: device)
-        self.xp = SimpleNamespace(empty=empty, asarray=asarray, RawModule=_Module, cuda=cuda)
+        functions = {"empty": empty, "asarray": asarray, "RawModule": _Module}
+        self.xp = SimpleNamespace(**functions, cuda=cuda, __version__="emulated")
+        self.memory = memory or EmulatedMemory()
+        self.limit = None
+
+    def limit_memory(self, size):
+        self.limit = size
+
+    def release(self):
+        pass
 
     def upload(self, array):
         return asarray(np.ascontiguousarray(array))

@@ -1,0 +1,215 @@
+"""The engines of a GPU: which of them runs a bundle's networks, in how much memory, and how much it really takes."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from flare_runtime.arrays import FloatArray
+from flare_runtime.backends import Choice, Ensemble, Network
+from flare_runtime.backends.gpu_key import GpuEngineKey
+from flare_runtime.bundle import Bundle
+from flare_runtime.device import CudaDevice
+from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.memory_plan import CONTEXT_MIB, MIB, EngineMemory, GpuBudget, MemoryPlan, onnxruntime_bytes
+from flare_runtime.private_notes import PrivateNotes
+
+_LOG = logging.getLogger(__name__)
+# CUDA's share at the least: what ONNX Runtime's arena may take is not cut short by it.
+_SMALL_CONTEXT_MIB = 300
+
+
+@dataclass(frozen=True)
+class MeasuredMemory:
+    """What an engine took of a GPU's memory outside of CuPy's pool, MiB, CUDA itself included."""
+
+    outside_mib: int
+
+
+class GpuNetwork:
+    """The networks of all folds on one GPU.
+
+    Attributes:
+        backend, device, precision, batch: as of `Network`.
+        budget: how the GPU's memory is shared out.
+    """
+
+    def __init__(self, members: Sequence[Network], device: CudaDevice, budget: GpuBudget, key: GpuEngineKey) -> None:
+        self._network = members[0] if len(members) == 1 else Ensemble(list(members))
+        self._device = device
+        self._key = key
+        self._is_measured = False
+        self.backend, self.device = self._network.backend, self._network.device
+        self.precision, self.batch = self._network.precision, self._network.batch
+        self.budget = budget
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the mean of the folds' logits; after the first tile the memory is measured."""
+        logits = self._network.run(tiles)
+        if not self._is_measured:
+            self._measure()
+        return logits
+
+    def release(self) -> None:
+        """Give back what only running needs, where the engine can."""
+        self._network.release()
+
+    def memory_mib(self, plan: MemoryPlan) -> dict[str, int]:
+        """Return what a case was planned to take of the GPU's memory, and the most this process has taken so far."""
+        planned, measured = self.budget.planned_bytes(plan), self._device.memory.note_peak()
+        return {"planned": -(-planned // MIB), "measured": -(-measured // MIB)}
+
+    def _measure(self) -> None:
+        """Keep what the engine takes outside of CuPy's pool, for later runs to plan with."""
+        self._is_measured = True
+        self._device.synchronize()
+        memory = self._device.memory
+        if not memory.is_exact:
+            return
+        notes = PrivateNotes("gpu")
+        known = notes.find(self._key, MeasuredMemory)
+        outside_mib = -(-memory.outside_bytes() // MIB)
+        if known is None or known.outside_mib < outside_mib:
+            notes.keep(self._key, MeasuredMemory(outside_mib))
+
+
+def open_on_gpu(
+    bundle: Bundle, choice: Choice, models: Sequence[bytes], device: CudaDevice, gpu_memory_mib: int
+) -> GpuNetwork:
+    """Compile a bundle's networks for a GPU.
+
+    With `auto` in float16 that is TensorRT where engines were built for this machine, else cudnn where it was found to
+    compute what float32 does, else ONNX Runtime.
+
+    Args:
+        bundle: where the networks come from.
+        choice: of `choose`.
+        models: the networks in the choice's precision.
+        device: the GPU.
+        gpu_memory_mib: the bound of what is taken of its memory.
+
+    Raises:
+        DeviceError: where an engine that was asked for cannot be used, or none fits into the memory.
+    """
+    faster: dict[str, Callable[[], GpuNetwork | None]] = {
+        "tensorrt": partial(_tensorrt, bundle, choice, device, gpu_memory_mib),
+        "cudnn": partial(_cudnn, bundle, choice, device, gpu_memory_mib),
+    }
+    if choice.backend in faster:
+        network = faster[choice.backend]()
+        assert network is not None
+        return network
+    for name, find in faster.items():
+        if choice.backend != "auto" or choice.precision != "fp16":
+            break
+        try:
+            if found := find():
+                return found
+        except (DeviceError, GpuMemoryError) as error:
+            _LOG.warning("%s is left for another engine: %s", name, error)
+        device.release()
+    return _onnxruntime(bundle, choice, models, device, gpu_memory_mib)
+
+
+def _onnxruntime(
+    bundle: Bundle, choice: Choice, models: Sequence[bytes], device: CudaDevice, gpu_memory_mib: int
+) -> GpuNetwork:
+    from flare_runtime.backends.onnxruntime_cuda import VERSION, OnnxRuntimeCudaNetwork
+
+    key = _key(bundle, device, "onnxruntime", VERSION, choice.precision)
+    estimate = CONTEXT_MIB * MIB + len(models) * onnxruntime_bytes(bundle.manifest, choice.precision)
+    # An estimate may be short; half of all is left to the arena then.
+    outside = _measured(key) or max(estimate, gpu_memory_mib * MIB // 2)
+    budget = GpuBudget.sharing(gpu_memory_mib, EngineMemory(outside), f"the network in {choice.precision}")
+    device.limit_memory(budget.pool_bytes)
+    share = (outside - _SMALL_CONTEXT_MIB * MIB) // len(models)
+    members = [OnnxRuntimeCudaNetwork(model, choice.stored, bundle.manifest, device, share) for model in models]
+    return GpuNetwork(members, device, budget, key)
+
+
+def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: int) -> GpuNetwork | None:
+    """Return cudnn's networks, or None where `auto` finds it not installed."""
+    from flare_runtime.backends.cudnn_check import CudnnCheck
+    from flare_runtime.backends.cudnn_plan import plan_memory
+    from flare_runtime.backends.cudnn_steps import read_steps
+    from flare_runtime.onnx_graph import read_graph
+
+    try:
+        from flare_runtime.backends.cudnn import VERSION, CudnnNetwork, CudnnRuntime
+    except DeviceError:
+        if choice.backend == "cudnn":
+            raise
+        return None
+    plans = [plan_memory(read_steps(read_graph(bundle.read(file)))) for file in bundle.networks("fp32")]
+    key = _key(bundle, device, "cudnn", VERSION, "fp16")
+    block = max(plan.block_bytes for plan in plans)
+    pool = block + sum(plan.weights_bytes for plan in plans)
+    memory = EngineMemory(_measured(key) or CONTEXT_MIB * MIB, pool)
+    budget = GpuBudget.sharing(gpu_memory_mib, memory, "the network in cudnn")
+    device.limit_memory(budget.pool_bytes)
+    check = CudnnCheck(bundle, key, required=choice.backend == "cudnn")
+    with device.active():
+        try:
+            runtime = CudnnRuntime(device, plans[0].logits[0], block)
+            network = GpuNetwork([CudnnNetwork(plan, runtime) for plan in plans], device, budget, key)
+        except MemoryError:  # CuPy's
+            check.withdraw()
+            raise
+        check.run(network, device)
+    return network
+
+
+def _tensorrt(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: int) -> GpuNetwork | None:
+    """Return the TensorRT engines that were built for this machine, or None where `auto` finds none."""
+    try:
+        from flare_runtime.backends.tensorrt import VERSION, find_networks
+    except DeviceError:
+        if choice.backend == "tensorrt":
+            raise
+        return None
+    notes: list[str] = []
+    room = (gpu_memory_mib - CONTEXT_MIB) * MIB // 2
+    try:
+        engines = find_networks(bundle, device, memory_bytes=room, tell=notes.append)
+    except DeviceError as error:
+        engines = []
+        notes.append(str(error))
+    if not engines:
+        why = "; ".join(notes)
+        if choice.backend == "tensorrt":
+            raise DeviceError(
+                f"no TensorRT engine of {bundle.path.name} for {device.gpu_name} can be used{': ' if why else ''}{why}"
+                f"; build one: flare-export trt {bundle.path}"
+            )
+        if why:
+            raise DeviceError(why)
+        return None
+    key = _key(bundle, device, "tensorrt", VERSION, "fp16", engines[0].batch)
+    weights = 2 * bundle.manifest.network.parameters * len(engines)
+    outside = _measured(key) or CONTEXT_MIB * MIB + weights
+    memory = EngineMemory(outside, sum(engine.memory_bytes for engine in engines))
+    budget = GpuBudget.sharing(gpu_memory_mib, memory, "the network in TensorRT")
+    device.limit_memory(budget.pool_bytes)
+    return GpuNetwork(engines, device, budget, key)
+
+
+def _key(
+    bundle: Bundle, device: CudaDevice, engine: str, engine_version: str, precision: str, batch: int = 1
+) -> GpuEngineKey:
+    networks = tuple(file.sha256 for file in bundle.networks("fp32"))
+    libraries = f"{engine_version}, CuPy {device.xp.__version__}, cuDNN {_version('nvidia-cudnn-cu13')}"
+    return GpuEngineKey.on(device, engine, libraries, precision, networks, bundle.manifest.patch, batch)
+
+
+def _measured(key: GpuEngineKey) -> int | None:
+    """Return what the engine took outside of CuPy's pool before, in bytes."""
+    note = PrivateNotes("gpu").find(key, MeasuredMemory)
+    return note.outside_mib * MIB if note else None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

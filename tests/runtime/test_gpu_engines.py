@@ -1,0 +1,173 @@
+"""Which engine a GPU takes, checked and measured at its first use: with CuPy and cuDNN stood in for."""
+
+import dataclasses
+import importlib
+import logging
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from flare_runtime.backends import Choice, cudnn_check, gpu, open_network
+from flare_runtime.bundle import Bundle
+from flare_runtime.errors import DeviceError
+from flare_runtime.memory_plan import CONTEXT_MIB, MIB, MemoryPlan
+from tests.runtime.emulated_gpu import cudnn as stand_in
+from tests.runtime.emulated_gpu.device import EmulatedDevice, EmulatedMemory
+
+AUTO, CUDNN = (Choice("cuda:0", backend, "fp16") for backend in ("auto", "cudnn"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A bundle of two folds with features of whole groups of channels."""
+    pytest.importorskip("torch")
+    from flare_export.conversion import Naming, export_bundle
+    from flare_export.model_folder import ModelFolder
+    from tests.model_folders import write_model_folder
+
+    folder = tmp_path_factory.mktemp("eight")
+    model = write_model_folder(folder / "model", features=(8, 16), folds=("0", "1"))
+    export_bundle(ModelFolder.read(model), folder / "bundle", Naming(name="eight"))
+    return Bundle.open(folder / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def emulation(tmp_path, monkeypatch):
+    """The stand-in for cuDNN, an empty cache, and a mark in place of ONNX Runtime."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "cudnn", stand_in)
+    name = "flare_runtime.backends.cudnn"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(gpu, "_onnxruntime", lambda *_args: "ONNX Runtime")
+    yield importlib.import_module(name)
+    sys.modules.pop(name, None)
+
+
+def opened(bundle, choice=AUTO, device=None, mib=4096):
+    return gpu.open_on_gpu(bundle, choice, [], device or EmulatedDevice(), mib)
+
+
+def never(*_args, **_options):
+    raise AssertionError("it was compared again")
+
+
+def test_cudnn_is_compared_once_and_computes_the_mean_of_the_folds(bundle, monkeypatch, caplog):
+    device = EmulatedDevice()
+    network = opened(bundle, device=device)
+    assert (network.backend, network.device, network.precision, network.batch) == ("cudnn", "cuda:0", "fp16", 1)
+    assert "compared with float32 on the CPU, once" in caplog.text
+    tile = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
+    expected = open_network(bundle, device="cpu", precision="fp32").run(tile)
+    assert np.abs(device.download(network.run(device.upload(tile))) - expected).max() < 0.02 * np.abs(expected).max()
+    monkeypatch.setattr(cudnn_check, "open_network", never)
+    assert opened(bundle).backend == "cudnn"
+
+
+@pytest.fixture
+def wrong(emulation, monkeypatch):
+    """A backend that computes another network."""
+    right = emulation.CudnnNetwork.run
+
+    def run(self, tiles):
+        logits = right(self, tiles)
+        logits[:, 0] += 1 + logits.std()
+        return logits
+
+    monkeypatch.setattr(emulation.CudnnNetwork, "run", run)
+
+
+@pytest.mark.usefixtures("wrong")
+def test_what_does_not_compute_the_same_is_left_for_onnx_runtime(bundle, monkeypatch, caplog):
+    assert opened(bundle) == "ONNX Runtime"
+    assert "cudnn is left for another engine: cudnn does not compute the same as float32 here" in caplog.text
+    monkeypatch.setattr(cudnn_check, "open_network", never)
+    assert opened(bundle) == "ONNX Runtime"
+    with pytest.raises(DeviceError, match=r"its scores differ by .* of their deviation, 0.05 is allowed"):
+        opened(bundle, CUDNN)
+
+
+def test_without_a_private_cache_auto_does_not_compare_every_time(bundle, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert opened(bundle) == "ONNX Runtime"
+    assert "no private cache folder" in caplog.text
+    assert opened(bundle, CUDNN).backend == "cudnn"
+
+
+def test_a_first_use_that_died_is_not_tried_again_at_once(bundle, emulation, monkeypatch):
+    def die(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emulation.CudnnNetwork, "run", die)
+        with pytest.raises(KeyboardInterrupt):
+            opened(bundle)
+    assert opened(bundle) == "ONNX Runtime"
+    now = cudnn_check.time.time()
+    monkeypatch.setattr(cudnn_check.time, "time", lambda: now + 601)
+    assert opened(bundle).backend == "cudnn"
+
+
+def test_no_memory_for_the_comparison_says_nothing_of_the_engine(bundle, emulation, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        patch.setattr(emulation.CudnnRuntime, "__init__", lambda *_args: (_ for _ in ()).throw(MemoryError("full")))
+        with pytest.raises(MemoryError):
+            opened(bundle)
+    assert opened(bundle).backend == "cudnn"
+
+
+def test_a_network_of_another_kind_is_left_for_onnx_runtime(bundle, monkeypatch, caplog):
+    monkeypatch.setattr("flare_runtime.backends.cudnn_steps.GROUP", 16)
+    assert opened(bundle) == "ONNX Runtime"
+    assert "cudnn is left for another engine: the cudnn backend cannot run this network" in caplog.text
+
+
+def test_where_cudnn_is_not_installed_auto_says_nothing(bundle, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "cudnn", None)
+    monkeypatch.delitem(sys.modules, "flare_runtime.backends.cudnn")
+    assert opened(bundle) == "ONNX Runtime"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    with pytest.raises(DeviceError, match=r"cuDNN's frontend cannot be used .*; pip install 'flare-lite\[gpu\]'"):
+        opened(bundle, CUDNN)
+
+
+def test_the_budget_is_planned_with_what_was_measured(bundle):
+    device = EmulatedDevice()
+    network = opened(bundle, device=device)
+    budget = network.budget
+    assert budget.engine.outside_bytes == CONTEXT_MIB * MIB
+    assert budget.engine.total_bytes + budget.arrays_bytes == 4096 * MIB
+    assert device.limit == budget.pool_bytes == 4096 * MIB - CONTEXT_MIB * MIB
+    tile = device.upload(np.zeros((1, 1, 16, 16, 16), np.float32))
+    network.run(tile)
+    assert opened(bundle).budget.engine.outside_bytes == 700 * MIB
+    # What was more once is planned with from then on.
+    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(650))).run(tile)
+    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(2000, is_exact=False))).run(tile)
+    assert opened(bundle).budget.engine.outside_bytes == 700 * MIB
+    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(750))).run(tile)
+    assert opened(bundle).budget.engine.outside_bytes == 750 * MIB
+
+
+def test_planned_and_measured_memory_are_those_of_the_whole_process(bundle):
+    network = opened(bundle)
+    plan = MemoryPlan(True, True, True, 100 * MIB)
+    expected = -(-(network.budget.engine.total_bytes + 100 * MIB) // MIB)
+    assert network.memory_mib(plan) == {"planned": expected, "measured": 900}
+
+
+def test_too_little_memory_is_said_with_what_is_needed(bundle):
+    with pytest.raises(DeviceError, match=r"--gpu-memory 600 is too little: the network in cudnn needs about 64\d MiB"):
+        opened(bundle, CUDNN, mib=600)
+    assert opened(bundle, mib=600) == "ONNX Runtime"
+
+
+def test_the_key_tells_engines_apart(bundle):
+    key = gpu._key(bundle, EmulatedDevice(), "cudnn", "1", "fp16")
+    assert len(key.networks) == 2
+    others = {field.name: "other" for field in dataclasses.fields(key)}
+    assert all(dataclasses.replace(key, **{name: value}) != key for name, value in others.items())
