@@ -196,6 +196,16 @@ OUTPUTS = (
             f"{_EX}bundle_place.py::test_a_folder_with_a_manifest_of_something_else_stays",
         ),
     ),
+    Row(
+        "exporting over a bundle that holds more than the new one would, such as measured cases",
+        "exit 6, unless `--force`",
+        tests=(f"{_EX}export.py::test_what_the_new_bundle_would_lack_is_not_dropped_without_force",),
+    ),
+    Row(
+        "SIGKILL of an export",
+        "the old bundle or the new one is there, whole; the next export removes what was left over",
+        tests=(f"{_EX}bundle_place.py::test_a_kill_at_any_step_loses_no_bundle_and_leaves_nothing_for_long",),
+    ),
 )
 
 RUNS = (
@@ -203,8 +213,26 @@ RUNS = (
         "a file name that is not UTF-8, or holds new lines or terminal codes",
         "works; what is odd is spelled out wherever the name is shown",
         tests=(
-            "tests/test_faults.py::test_any_file_name_is_a_case_and_none_reaches_the_terminal_as_it_is",
+            f"{_RT}odd_input.py::test_odd_names_are_segmented_and_shown_on_one_line",
             f"{_RT}naming.py::test_any_text_becomes_one_valid_line_and_stays_that",
+        ),
+    ),
+    Row(
+        "an empty, overlong or unreadable name of a file or folder",
+        "exit 2, 6 or 7 with one line",
+        tests=(
+            f"{_RT}odd_input.py::test_an_empty_name_is_not_the_current_folder",
+            f"{_RT}odd_input.py::test_a_name_that_is_too_long_is_one_line",
+            f"{_RT}odd_input.py::test_a_folder_that_may_not_be_read_is_one_line",
+        ),
+    ),
+    Row(
+        "an error that nobody foresaw",
+        "at a case: it fails alone, its record holds the traceback; elsewhere exit 1 with the traceback",
+        tests=(
+            f"{_RT}odd_input.py::test_a_case_that_fails_for_an_unforeseen_reason_shows_why_when_asked",
+            f"{_RT}odd_input.py::test_what_nobody_foresaw_is_shown_whole",
+            f"{_RT}cohort.py::test_an_unforeseen_error_fails_its_case_alone",
         ),
     ),
     Row(

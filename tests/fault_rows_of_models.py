@@ -51,6 +51,14 @@ DEVICES = (
 
 MODELS = (
     Row(
+        "scans that the model was not made for",
+        "a bundle's caution is printed once a run and stands in every record",
+        tests=(
+            f"{_RT}odd_input.py::test_what_a_bundle_says_is_shown_once_a_run_on_one_line",
+            f"{_RT}odd_input.py::test_the_shipped_model_cautions",
+        ),
+    ),
+    Row(
         "a network that finds millions of lesions",
         "works: the 10,000 largest are listed, remark `many_lesions`",
         tests=(

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 FILES = [file for row in ROWS for file in row.files]
 
 
-def infer(bundle: Path, images: Path, masks: Path, *more: object) -> "subprocess.Popen[str]":
-    options = ["-m", str(bundle), "--device", "cpu", "--precision", "fp32", "--threads", "1", *map(str, more)]
+def infer(bundle: Path, images: Path, masks: Path) -> "subprocess.Popen[str]":
+    options = ["-m", str(bundle), "--device", "cpu", "--precision", "fp32", "--threads", "1"]
     command = [sys.executable, "-m", "flare_runtime.cli", "-i", str(images), "-o", str(masks), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -67,23 +65,6 @@ def test_two_runs_into_one_folder_leave_whole_results(tiny_bundle, tmp_path):
         assert record["mask_sha256"] == hashlib.sha256(mask.read_bytes()).hexdigest()
     names = {path.name for path in (tmp_path / "masks").iterdir()}
     assert names == {f"case{seed}.{suffix}" for seed in range(5) for suffix in ("nii.gz", "json")}
-
-
-def test_any_file_name_is_a_case_and_none_reaches_the_terminal_as_it_is(tiny_bundle, tmp_path):
-    names = [b"M\xfcller", b"two\nlines", b"\x1b[31mred", b"=1+1", b"-o", "\u202egnp".encode(), b" ", b"a\tb", b"%s{}"]
-    (tmp_path / "images").mkdir()
-    image = write_nifti(tmp_path / "a.nii", HU, spacing_mm=(3, 2, 1.5))
-    for name in names:
-        shutil.copy(image, os.fsencode(tmp_path / "images") + b"/" + name + b".nii")
-    run = infer(tiny_bundle, tmp_path / "images", tmp_path / "masks", "--report", tmp_path / "run.json", "--verbose")
-    _, errors = run.communicate(timeout=100)
-    assert run.returncode == 0, errors
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", errors)
-    written = {os.fsencode(path.name) for path in (tmp_path / "masks").iterdir()}
-    assert written == {name + suffix for name in names for suffix in (b".json", b".nii.gz")}
-    report = json.loads((tmp_path / "run.json").read_bytes())
-    assert [case["status"] for case in report["cases"]] == ["done"] * len(names)
-    assert {r"M\xfcller", r"two\nlines", r"\x1b[31mred"} <= {case["case"] for case in report["cases"]}
 
 
 # --- the table itself
