@@ -16,6 +16,7 @@ from flare_runtime.arrays import MaskArray
 from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.geometry import grid_difference
+from flare_runtime.naming import visible
 from flare_runtime.nifti import SUFFIXES, read_nifti
 from flare_runtime.output import is_stale, strip_suffix
 from flare_runtime.sources import source_of
@@ -49,7 +50,7 @@ def find_pairs(references: Path, predictions: Path, *, official: bool = False) -
         UsageError: where a folder is missing, holds nothing, or nothing matches.
     """
     if references.is_file() and predictions.is_file():
-        return [Pair(strip_suffix(references.name), references, predictions)]
+        return [Pair(visible(strip_suffix(references.name)), references, predictions)]
     for folder in (references, predictions):
         if not folder.is_dir():
             raise UsageError(f"{folder}: there is no such folder; give two folders of <case>.nii.gz, or two files")
@@ -70,8 +71,12 @@ def pairs_of(cases: Sequence[str], references: Path, predictions: Path) -> list[
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
-    files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
-    return {strip_suffix(path.name): path for path in files if not is_stale(path)}
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    files = [path for path in files if path.name.lower().endswith(SUFFIXES) and path.name[0] != "."]
+    return {visible(strip_suffix(path.name)): path for path in files if not is_stale(path)}
 
 
 def evaluate(
@@ -104,15 +109,15 @@ def evaluate(
 
 def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> CaseAccuracy:
     """Score one pair of files; what is wrong with them is in the result, nothing is raised for it."""
-    result = CaseAccuracy(case=pair.case, source=source_of(pair.case), reference=str(pair.reference.resolve()))
+    result = CaseAccuracy(case=pair.case, source=source_of(pair.case), reference=visible(pair.reference.resolve()))
     if pair.prediction is not None:
-        result.prediction = str(pair.prediction.resolve())
+        result.prediction = visible(pair.prediction.resolve())
     try:
         reference, truth = _read_mask(pair.reference)
         if truth.max() > 1:
             raise CaseError("not_binary", f"{pair.reference.name}: holds {truth.max()}; a reference holds 0 and 1")
     except CaseError as error:
-        result.status, result.message = "bad_reference", str(error)
+        result.status, result.message = "bad_reference", visible(error)
         return result
     spacing = reference.spacing_mm
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -128,7 +133,7 @@ def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> 
                 raise CaseError("geometry", f"against the reference, the prediction {difference}")
         except CaseError as error:
             prediction = np.zeros_like(truth)
-            result.status, result.message = "bad_prediction", f"{error}; it counts as 0, 0"
+            result.status, result.message = "bad_prediction", f"{visible(error)}; it counts as 0, 0"
     result.prediction_ml = round(float(np.count_nonzero(prediction)) * voxel_ml, 4)
     if box := mask_box(truth, prediction):
         result.lesions, result.false_positives = detect(truth[box], prediction[box], voxel_ml)

@@ -15,6 +15,7 @@ from flare_eval.process import INTERVAL_S, measure
 from flare_eval.results import Efficiency, RunCost
 from flare_runtime.cases import Case, find_cases
 from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.naming import visible
 from flare_runtime.nifti import read_nifti
 from flare_runtime.output import check_folder, replacing, strip_suffix
 from flare_runtime.temporary import temporary_folder
@@ -64,7 +65,7 @@ class Method:
         command = shlex.split(line)
         if shutil.which(command[0]) is None:
             raise UsageError(f"{name}: there is no program {command[0]!r}")
-        return cls(name, tuple(command))
+        return cls(visible(name), tuple(command))
 
     @classmethod
     def docker(cls, image: str, gpu: int) -> "Method":
@@ -117,7 +118,9 @@ def measure_methods(
         check_folder(output / method.name / "masks")
         cases = find_cases(images, output / method.name / "masks", channels=1)
     results = {
-        method.name: Efficiency(method=method.name, command=list(method.command), machine=machine(gpu), runs=[])
+        method.name: Efficiency(
+            method=method.name, command=list(map(visible, method.command)), machine=machine(gpu), runs=[]
+        )
         for method in methods
     }
     for case in progress(cases):
@@ -135,19 +138,21 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
         source.mkdir()
         target.mkdir()
         for case in cases:
-            (masks / f"{case.name}.nii.gz").unlink(missing_ok=True)  # an older run's must not pass for this one's
+            (masks / case.mask.name).unlink(missing_ok=True)  # an older run's must not pass for this one's
             for path in case.channel_files():
                 # Copies, since a container sees this folder and nothing else; made before the clock starts.
                 shutil.copyfile(path, source / path.name)
         measured = measure(method.arguments(source, target), gpu=gpu, whole_machine=method.whole_machine)
-        message = f"exit code {measured.exit_code}: {_last_line(measured.error_tail)}" if measured.exit_code else ""
+        message = (
+            f"exit code {measured.exit_code}: {visible(_last_line(measured.error_tail))}" if measured.exit_code else ""
+        )
         for case in cases:
-            made = target / f"{case.name}.nii.gz"
+            made = target / case.mask.name
             if made.is_file():
                 with made.open("rb") as mask, replacing(masks / made.name) as copy:
                     shutil.copyfileobj(mask, copy)
             elif not message:
-                message = f"left no {made.name}"
+                message = f"left no {visible(made.name)}"
     single = cases[0] if len(cases) == 1 else None
     return RunCost(
         case=single.name if single else ALL_CASES,

@@ -8,6 +8,7 @@ from pathlib import Path
 from flare_eval.efficiency import MEMORIES, official_area, peak
 from flare_eval.process import INTERVAL_S
 from flare_eval.results import Accuracy, Efficiency, RunCost
+from flare_runtime.naming import visible
 from flare_runtime.output import replacing
 
 
@@ -61,6 +62,14 @@ def _write(target: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(rows)
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
     with replacing(target) as file:
         file.write(text.getvalue().encode())
+
+
+def _harmless(cell: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay what they are."""
+    if not isinstance(cell, str):
+        return cell
+    text = visible(cell)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

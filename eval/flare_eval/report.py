@@ -11,6 +11,7 @@ from flare_eval.charts import STYLE
 from flare_eval.results import Accuracy, Efficiency, Result, load
 from flare_eval.sections import all_sections
 from flare_runtime.errors import UsageError
+from flare_runtime.naming import visible
 from flare_runtime.output import check_folder, replacing
 from flare_runtime.target import check_targets
 
@@ -106,6 +107,7 @@ def to_html(title: str, sections: Sequence[Section]) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("flare_eval"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.finalize = lambda value: visible(value) if type(value) is str else value  # not of markup
     return environment.get_template("report.html").render(title=title, sections=sections, chart_style=STYLE)
 
 
@@ -143,4 +145,4 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def _plain(text: str) -> str:
     """Return text on one line in which Markdown and HTML see no markup."""
-    return escape(text.translate(_MARKDOWN_SIGNS), quote=False)
+    return escape(visible(text.translate(_MARKDOWN_SIGNS)), quote=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flare_export.errors import ModelError
+from flare_runtime.naming import visible
 
 
 def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
@@ -28,4 +29,4 @@ def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
 
 def case_name(files: Sequence[Path]) -> str:
     """Return what a case, given as its channels' files, is called."""
-    return files[0].name.split(".nii")[0].removesuffix("_0000")
+    return visible(files[0].name.split(".nii")[0].removesuffix("_0000"))

@@ -70,11 +70,11 @@ def run(args: argparse.Namespace) -> None:
     if verify:
         print("Against nnU-Net's own predictor (no TTA, step 0.5):\n" + HEADING)
     bundle, cases = export_bundle(
-        folder, args.output, naming, verify, lambda case: print(case.row, flush=True), force=args.force
+        folder, args.output, naming, verify, lambda case: print(visible(case.row), flush=True), force=args.force
     )
     manifest = bundle.manifest
     network = manifest.network
-    print(f"{args.output}: {manifest.name}, {network.architecture} of {network.stages} stages,")
+    print(f"{visible(args.output)}: {manifest.name}, {network.architecture} of {network.stages} stages,")
     print(f"  {network.parameters:,} parameters, {network.gmac:g} GMAC a patch")
     for record in manifest.parity[: len(manifest.parity) - len(cases)]:
         print(
@@ -140,7 +140,7 @@ def export_engines(args: argparse.Namespace) -> None:
         return engine_key(digest, device, bundle.manifest.patch, batch, version_compatible=compatible)
 
     def say(line: str) -> None:
-        print(line, flush=True)
+        print(visible(line), flush=True)
 
     EngineExport(
         cache=EngineCache(folder, say),
@@ -177,10 +177,10 @@ def export_int8(args: argparse.Namespace) -> None:
     bundle = Bundle.open(args.bundle)
     channels = len(bundle.manifest.channels)
     calibrate, verify = (channel_files(paths, channels) for paths in (args.calibrate, args.verify))
-    done = add_int8(bundle, calibrate, verify, lambda line: print(line, flush=True), force=args.force)
+    done = add_int8(bundle, calibrate, verify, lambda line: print(visible(line), flush=True), force=args.force)
     taken = "does" if agrees(done, "openvino", INT8) else "does not"
     rule = f"a Dice of {MIN_AUTO_DICE} on every case of --verify that has any foreground"
-    print(f"{args.bundle}: --precision int8 can be had; auto takes it with {rule}: it {taken}")
+    print(f"{visible(args.bundle)}: --precision int8 can be had; auto takes it with {rule}: it {taken}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -57,6 +57,22 @@ def test_from_files_to_plans(dataset, capsys):
     assert main(["lint", str(made / "flare_s4.json")]) == 0
 
 
+def test_a_case_whose_name_is_no_plain_text_is_inspected_and_left_out(dataset, capsys):
+    for name in map(os.fsdecode, (b"M\xfcller", b"two\nlines\x1b[2J")):
+        write(dataset / "data" / "images" / f"{name}_0000.nii.gz", LABEL.astype(np.int16))
+        write(dataset / "data" / "labels" / f"{name}.nii.gz", LABEL)
+    assert inspect(dataset) == 0
+    output = capsys.readouterr()
+    assert r"M\xfcller: the image's path is no plain text; rename it" in output.err.splitlines()
+    assert r"two\nlines\x1b[2J: the label's path is no plain text; rename it" in output.err.splitlines()
+    assert "\x1b" not in output.out + output.err
+    facts = [json.loads(line) for line in (dataset / "facts" / "facts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {r"M\xfcller", r"two\nlines\x1b[2J"} <= {case["stem"] for case in facts}
+    assert main(["select", str(dataset / "facts" / "facts.jsonl"), "-o", str(dataset / "raw")]) == 0
+    assert "  2 dropped: odd_name_image, odd_name_label" in capsys.readouterr().out
+    assert {path.name for path in (dataset / "raw" / "labelsTr").iterdir()} == {"STS_000.nii.gz", "STS_001.nii.gz"}
+
+
 def test_a_plan_with_a_trap_is_code_4(tmp_path, capsys):
     from flare_train.plan import S6, make_plans
     from tests.train.test_plan import FINGERPRINT

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare_runtime.errors import UsageError
+from flare_runtime.naming import visible
 from flare_runtime.output import is_stale
 from flare_runtime.sources import PSEUDO_LABELLED, source_of
 
@@ -26,7 +27,7 @@ class TrainingCase:
     """An image and its label; one of the two may be missing.
 
     Attributes:
-        stem: the file name without channel and suffix.
+        stem: the file name without channel and suffix, as it is shown everywhere; see `visible`.
         source: the collection it is from.
         image, label: the files.
     """
@@ -85,4 +86,4 @@ def _case(stem: str, image: Path | None, labels: list[Path]) -> TrainingCase:
         label = max(labels, key=lambda path: len(os.path.commonpath([path, near])))
     folders = [part for path in (image, label) if path for part in path.parts[:-1]]
     pseudo = any(_PSEUDO_FOLDER.match(part) for part in folders)
-    return TrainingCase(stem, PSEUDO_LABELLED if pseudo else source_of(stem), image, label)
+    return TrainingCase(visible(stem), PSEUDO_LABELLED if pseudo else source_of(stem), image, label)

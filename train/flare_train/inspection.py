@@ -14,6 +14,7 @@ from flare_runtime.crop import mask_box
 from flare_runtime.errors import CaseError
 from flare_runtime.geometry import grid_difference
 from flare_runtime.lesions import find_lesions
+from flare_runtime.naming import visible
 from flare_runtime.nifti import read_nifti
 from flare_runtime.volume import Volume
 from flare_train.cases import TrainingCase
@@ -74,9 +75,10 @@ def inspect_case(case: TrainingCase) -> CaseFacts:
     facts = CaseFacts(
         stem=case.stem,
         source=case.source,
-        image=str(case.image.resolve()) if case.image else "",
-        label=str(case.label.resolve()) if case.label else "",
+        image=visible(case.image.resolve()) if case.image else "",
+        label=visible(case.label.resolve()) if case.label else "",
     )
+    _check_names(facts, case)
     image, label = (_read(facts, kind, path) for kind, path in (("image", case.image), ("label", case.label)))
     if image is not None:
         facts.shape, facts.spacing_mm = image.shape, image.spacing_mm
@@ -94,6 +96,13 @@ def inspect_case(case: TrainingCase) -> CaseFacts:
     return facts
 
 
+def _check_names(facts: CaseFacts, case: TrainingCase) -> None:
+    """Note a file that cannot be found again by what is written down of it."""
+    for kind, path in (("image", case.image), ("label", case.label)):
+        if path is not None and visible(path.resolve()) != str(path.resolve()):
+            facts.add(f"odd_name_{kind}", f"{facts.stem}: the {kind}'s path is no plain text; rename it")
+
+
 def _read(facts: CaseFacts, kind: str, path: object) -> Volume | None:
     if path is None:
         facts.add(f"missing_{kind}", f"{facts.stem}: there is no {kind}")
@@ -101,7 +110,7 @@ def _read(facts: CaseFacts, kind: str, path: object) -> Volume | None:
     try:
         return read_nifti(str(path))
     except CaseError as error:
-        facts.add(f"{error.reason}_{kind}", str(error))
+        facts.add(f"{error.reason}_{kind}", visible(error))
         return None
 
 
