@@ -83,7 +83,7 @@ def test_unknown_choices_are_usage_errors_that_list_the_known(bundle, options):
 
 
 def test_onnxruntime_has_no_bfloat16(bundle):
-    with pytest.raises(DeviceError, match="no bf16; use"):
+    with pytest.raises(UsageError, match="no bf16; use"):
         open_network(bundle, backend="onnxruntime", precision="bf16")
 
 
@@ -195,10 +195,19 @@ def test_int8_is_refused_where_the_cpu_would_cut_its_sums_off(int8_bundle, monke
         ({"device": "cuda:0", "precision": "int8"}, "no int8 on GPUs"),
         ({"device": "cpu", "backend": "onnxruntime", "precision": "int8"}, "onnxruntime backend has no int8"),
         ({"device": "cuda:0", "backend": "tensorrt", "precision": "fp32"}, "fp16 alone"),
+        ({"backend": "openvino", "precision": "fp16"}, "no fp16 on the CPU"),
+        ({"backend": "tensorrt", "precision": "int8"}, "needs a GPU"),
     ],
 )
-def test_what_does_not_go_together_is_a_device_error(bundle, options, message):
-    with pytest.raises(DeviceError, match=message):
+def test_what_goes_together_on_no_machine_is_a_usage_error(bundle, options, message):
+    with pytest.raises(UsageError, match=message):
+        choose(bundle, **options)
+
+
+@pytest.mark.parametrize("options", [{"backend": "tensorrt"}, {"precision": "fp16"}])
+def test_what_a_machine_without_a_gpu_lacks_is_a_device_error(bundle, monkeypatch, options):
+    monkeypatch.setattr("flare_runtime.backends.resolve", lambda _name: "cpu")
+    with pytest.raises(DeviceError):
         choose(bundle, **options)
 
 

@@ -9,7 +9,7 @@ from flare_runtime.available_memory import MORE_MEMORY, check_engine_fits, lacke
 from flare_runtime.backends.openvino_int8 import ActivationRange, cpu_has_int8, decode_ranges
 from flare_runtime.bundle import Bundle
 from flare_runtime.device import CudaDevice, Device, open_device, resolve
-from flare_runtime.errors import BundleError, DeviceError, UsageError
+from flare_runtime.errors import BundleError, DeviceError, FlareError, UsageError
 from flare_runtime.manifest import BundleFile
 from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
 
@@ -106,35 +106,36 @@ def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precisio
             each only where the bundle's own record shows that it agrees with float32; else float32.
 
     Raises:
-        UsageError: for a name that is not known.
-        DeviceError: where what was asked for does not go together.
+        UsageError: for a name that is not known, and where what was asked for goes together on no machine.
+        DeviceError: where this machine lacks what was asked for.
     """
     _check_choice("backend", backend, ("auto", *BACKENDS))
     _check_choice("precision", precision, ("auto", *PRECISIONS))
     if device == "auto" and (backend == "openvino" or precision in _CPU_ALONE):
         device = "cpu"
-    device = resolve(device)
+    wanted, device = device, resolve(device)
     if device == "cpu":
-        return Choice(device, *_on_cpu(backend, precision))
+        return Choice(device, *_on_cpu(backend, precision, DeviceError if wanted == "auto" else UsageError))
     if backend == "openvino":
-        raise DeviceError(f"the openvino backend runs on the CPU; use --device cpu, or another backend on {device}")
+        raise UsageError(f"the openvino backend runs on the CPU; use --device cpu, or another backend on {device}")
     if precision in _CPU_ALONE:
-        raise DeviceError(f"there is no {precision} on GPUs; use --precision fp16 or fp32")
+        raise UsageError(f"there is no {precision} on GPUs; use --precision fp16 or fp32")
     if precision == "auto":
         precision = "fp16" if backend in _FLOAT16_ALONE or agrees(bundle, "onnxruntime", "fp16") else "fp32"
     if backend in _FLOAT16_ALONE and precision != "fp16":
-        raise DeviceError(f"the {backend} backend runs fp16 alone; use --backend onnxruntime for fp32")
+        raise UsageError(f"the {backend} backend runs fp16 alone; use --backend onnxruntime for fp32")
     return Choice(device, backend, precision)
 
 
-def _on_cpu(backend: str, precision: str) -> tuple[str, str]:
+def _on_cpu(backend: str, precision: str, problem: type[FlareError]) -> tuple[str, str]:
+    """Decide for the CPU; what it cannot do is a `problem`."""
     backend = "openvino" if backend == "auto" else backend
     if backend in _FLOAT16_ALONE:
-        raise DeviceError(f"the {backend} backend needs a GPU; use --device cuda:0, or --backend openvino")
+        raise problem(f"the {backend} backend needs a GPU; use --device cuda:0, or --backend openvino")
     if backend == "onnxruntime" and precision in _CPU_ALONE:
-        raise DeviceError(f"the onnxruntime backend has no {precision}; use --backend openvino or --precision fp32")
+        raise problem(f"the onnxruntime backend has no {precision}; use --backend openvino or --precision fp32")
     if backend == "openvino" and precision == "fp16":
-        raise DeviceError("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
+        raise problem("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
     if backend == "onnxruntime" and precision == "auto":
         precision = "fp32"
     return backend, precision
