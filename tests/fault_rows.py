@@ -218,6 +218,11 @@ RUNS = (
         ),
     ),
     Row(
+        "a case that is called like a formula of a spreadsheet",
+        "its cells in CSV files begin with an apostrophe",
+        tests=("tests/eval/test_odd_names.py::test_accuracy_and_its_report",),
+    ),
+    Row(
         "an empty, overlong or unreadable name of a file or folder",
         "exit 2, 6 or 7 with one line",
         tests=(

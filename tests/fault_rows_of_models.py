@@ -132,4 +132,9 @@ MODELS = (
             "tests/test_telemetry.py::test_no_command_looks_anything_up_or_writes_in_the_home",
         ),
     ),
+    Row(
+        "training cases with names that are no plain text",
+        "inspected, named in one line and left out",
+        tests=("tests/train/test_cli.py::test_a_case_whose_name_is_no_plain_text_is_inspected_and_left_out",),
+    ),
 )
