@@ -15,5 +15,12 @@ def test_the_slope_leaves_the_first_tenth_out():
     samples = [Sample(100, 1, 50, 4, 6), Sample(500, 5, 100, 4, 6), Sample(1000, 10, 101, 4, 6)]
     samples += [Sample(1500, 15, 102, 4, 6), Sample(2000, 20, 103, 4, 6)]
     assert abs(memory_slope(samples) - 2) < 1e-9
-    assert is_flat(samples)
-    assert not is_flat([*samples, Sample(2500, 25, 103, 5, 6)])
+
+
+def test_what_is_open_for_a_moment_is_no_leak_and_what_stays_is():
+    flat = [Sample(100 * i, i, 100, 4, 6) for i in range(1, 20)]
+    moment = [*flat[:12], Sample(1300, 13, 100, 5, 7), *flat[13:]]
+    assert is_flat(flat)
+    assert is_flat(moment)
+    assert not is_flat([*flat[:10], *(Sample(s.cases, s.seconds, 100, 5, 6) for s in flat[10:])])
+    assert not is_flat([*flat[:10], *(Sample(s.cases, s.seconds, 100, 4, 7) for s in flat[10:])])
