@@ -4,11 +4,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flare_runtime.backends.openvino_int8 import decode_ranges
 from flare_runtime.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.errors import BundleError, OutputError
 from flare_runtime.manifest import Manifest
 from flare_runtime.target import bundle_around
 from flare_runtime.temporary import sweep, temporary_folder
+
+RANGES_SUFFIX = ".int8.json"
 
 
 def bundle_at(place: Path) -> Manifest | None:
@@ -34,7 +37,7 @@ def bundle_at(place: Path) -> Manifest | None:
             if not found:
                 return None
             own = Bundle.open(place).manifest
-            _check_own(found, own)
+            check_own(found, own)
             return own
     except BundleError as error:
         raise OutputError(f"{place}: exists and is not a bundle ({error}); choose another output") from error
@@ -43,11 +46,24 @@ def bundle_at(place: Path) -> Manifest | None:
     raise OutputError(f"{place}: exists and is not a bundle; choose another output")
 
 
-def _check_own(found: Iterable[Path], manifest: Manifest) -> None:
+def check_own(found: Iterable[Path], manifest: Manifest) -> None:
+    """Refuse what is in a bundle's folder and not the bundle's own.
+
+    Raises:
+        OutputError: naming the first.
+    """
     own = {MANIFEST_NAME, *(file.name for file in manifest.files)}
     for path in found:
-        if path.name not in own or path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or not (path.name in own or _is_ranges(path)):
             raise OutputError(f"{path}: is none of the bundle's own files; move it, or choose another output")
+
+
+def _is_ranges(path: Path) -> bool:
+    """Whether a file is what int8 needs, which a killed `flare-export int8` had not put into the manifest yet."""
+    try:
+        return path.name.endswith(RANGES_SUFFIX) and bool(decode_ranges(path.read_bytes()))
+    except BundleError:
+        return False
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from flare_export.bundle_place import RANGES_SUFFIX, check_own
 from flare_export.case_files import case_name
 from flare_runtime.agreement import compare
 from flare_runtime.arrays import FloatArray
@@ -23,7 +24,6 @@ from flare_runtime.nifti import read_nifti
 from flare_runtime.output import check_folder, replacing
 from flare_runtime.preprocessing import prepare
 from flare_runtime.segmenter import Segmenter
-from flare_runtime.target import check_kind
 from flare_runtime.tiling import TileGrid
 
 PRECISION: Final = "int8"
@@ -88,16 +88,12 @@ def _check_losses(bundle: Bundle, networks: Sequence[BundleFile], *, verified: b
         raise OutputError(
             f"{bundle.path}: would lose how int8 agrees on cases; name cases with --verify, or --force to go on"
         )
-    own = {file.name for file in bundle.manifest.files}
-    check_kind(bundle.path / MANIFEST_NAME)
-    for path in (bundle.path / _ranges_name(network) for network in networks):
-        if os.path.lexists(path) and path.name not in own:
-            raise OutputError(f"{path}: is none of the bundle's own files; move it elsewhere")
-        check_kind(path)
+    written = [bundle.path / name for name in (MANIFEST_NAME, *map(_ranges_name, networks))]
+    check_own([path for path in written if os.path.lexists(path)], bundle.manifest)
 
 
 def _ranges_name(network: BundleFile) -> str:
-    return network.name.removesuffix(".onnx") + ".int8.json"
+    return network.name.removesuffix(".onnx") + RANGES_SUFFIX
 
 
 def _file(network: BundleFile, ranges: Mapping[str, ActivationRange]) -> tuple[BundleFile, bytes]:

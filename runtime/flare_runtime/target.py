@@ -101,7 +101,7 @@ def _holds(target: Path, over: IsOurs) -> bool:
 
 def bundle_around(folder: Path) -> Path | None:
     """Return the bundle that a folder is or lies in."""
-    whole = folder.resolve()
+    whole = Path(os.path.realpath(folder))  # unlike `resolve` at home with links that go round in circles
     return next((place for place in (whole, *whole.parents) if _is_bundle(place)), None)
 
 

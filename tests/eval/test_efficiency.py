@@ -2,7 +2,9 @@
 
 import csv
 import shlex
+import subprocess
 import sys
+import time
 
 import nibabel
 import numpy as np
@@ -157,6 +159,25 @@ def test_a_failing_command_is_code_4(images, capsys):
         == 4
     )
     assert "STS_005: x: exit code 1" in capsys.readouterr().err
+
+
+def test_the_copies_of_scans_that_a_killed_measurement_leaves_are_swept_by_the_next(images, monkeypatch):
+    copies = images / "copies"
+    copies.mkdir()
+    monkeypatch.setenv("TMPDIR", str(copies))
+
+    def start(line):
+        command = [sys.executable, "-m", "flare_eval.cli", "efficiency", "-i", images / "images", "-o", images / "out"]
+        return subprocess.Popen([*command, "--run", f"a={line} {{input}} {{output}}"], stdout=subprocess.DEVNULL)
+
+    with start("sh -c 'sleep 1'") as killed:
+        while killed.poll() is None and not list(copies.rglob("*.nii*")):
+            time.sleep(0.01)
+        killed.kill()
+    assert list(copies.rglob("*.nii*"))
+    with start("true") as done:
+        done.wait()
+    assert list(copies.iterdir()) == []
 
 
 @pytest.mark.parametrize("options", [[], ["--run", "a=true {input} {output}", "--run", "a=true {input} {output}"]])

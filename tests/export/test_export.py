@@ -1,8 +1,12 @@
 """What the exporter refuses, and what it writes."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,6 +293,26 @@ def test_a_network_that_disagrees_leaves_no_bundle(
     with pytest.raises(DisagreementError, match="differs from PyTorch"):
         export_bundle(ModelFolder.read(folder), tmp_path / "bundle", Naming())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_the_old_bundle_and_what_the_next_one_sweeps(folder: Path, tmp_path: Path) -> None:
+    target, scratch = tmp_path / "out" / "bundle", tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "flare_export.cli", str(folder), "-o", str(target)]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    subprocess.run([*command, "--name", "old"], env=environment, check=True)
+    for delay_s in (0.0, 0.3):
+        with subprocess.Popen([*command, "--name", "new"], env=environment) as killed:
+            while killed.poll() is None and len(list(target.parent.iterdir())) < 2:
+                time.sleep(0.005)
+            time.sleep(delay_s)
+            killed.kill()
+        assert Bundle.open(target).manifest.name == "old"
+        assert len(list(target.parent.iterdir())) > 1
+        subprocess.run([*command, "--name", "old"], env=environment, check=True)
+        assert [path.name for path in target.parent.iterdir()] == ["bundle"]
+        assert list(scratch.iterdir()) == []
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import openvino
 import pytest
 
 from flare_export import cli
+from flare_export.bundle_place import bundle_at
 from flare_export.conversion import Naming, export_bundle
 from flare_export.int8_export import activation_ranges, case_tiles
 from flare_export.model_folder import ModelFolder
@@ -50,7 +51,8 @@ def test_ranges_are_what_the_convolutions_took(tiny_bundle):
     model = core.read_model(onnx)
     nodes = quantisable(model)
     assert set(found) == {node.get_friendly_name() for node in nodes}
-    taken = core.compile_model(openvino.Model([node.input_value(0) for node in nodes], model.get_parameters()), "CPU")
+    observer = openvino.Model([node.input_value(0) for node in nodes], model.get_parameters())
+    taken = core.compile_model(observer, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # also where bfloat16 is faster
     for index, node in enumerate(nodes):
         values = np.concatenate([np.array(taken(tile)[index]) for tile in tiles])
         ranges = found[node.get_friendly_name()]
@@ -88,6 +90,15 @@ def test_a_bundle_learns_int8_and_tells_how_it_agrees(bundle, cases, capsys):
     assert len(again.activations()) == 1
     assert not [record for record in again.manifest.parity if record.precision == "int8"]
     assert not list(bundle.glob(".*"))
+
+
+def test_what_a_killed_export_of_int8_left_is_the_bundles_own(bundle, cases, tmp_path):
+    before = (bundle / "manifest.json").read_bytes()
+    assert int8(bundle, "--calibrate", cases[0]) == 0
+    (bundle / "manifest.json").write_bytes(before)  # as if it was killed before the last file took its name
+    assert bundle_at(bundle) == Bundle.open(bundle).manifest
+    assert int8(bundle, "--calibrate", cases[0]) == 0
+    assert len(Bundle.open(bundle).activations()) == 1
 
 
 def test_every_fold_has_ranges_of_its_own(cases, tmp_path):
@@ -137,7 +148,7 @@ def test_what_is_refused_leaves_the_bundle_as_it_was(bundle, cases, tmp_path, ca
     assert int8(given, "--calibrate", case) != 0
     said = capsys.readouterr().err
     expected = {"zip": "unpack it", "missing case": "no such file", "broken case": "gzip", "all zero": "every voxel"}
-    expected |= {"stranger": "none of the bundle's own", "link": "symbolic link"}
+    expected |= dict.fromkeys(("stranger", "link"), "none of the bundle's own")
     assert expected[which] in said
     assert said.count("\n") == 1
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before

@@ -69,3 +69,10 @@ def test_what_is_there_has_to_be_of_the_kind_that_replaces_it(tmp_path):
     check_targets([tmp_path / "new", tmp_path / "ours", tmp_path / "empty"], over=over)
     with pytest.raises(OutputError, match="other: was not written by this command"):
         check_targets([tmp_path / "ours", tmp_path / "other"], over=over)
+
+
+def test_links_that_go_round_in_circles_are_refused(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for target in (tmp_path / "loop", tmp_path / "loop" / "new"):
+        with pytest.raises(OutputError, match="loop"):
+            check_targets([target])
