@@ -56,6 +56,20 @@ def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return target
 
 
+@pytest.fixture(scope="session")
+def eight_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two folds whose features are whole groups of 8 channels, as nnU-Net's are."""
+    pytest.importorskip("torch")
+    from flare_export.conversion import Naming, export_bundle
+    from flare_export.model_folder import ModelFolder
+    from tests.model_folders import write_model_folder
+
+    folder = tmp_path_factory.mktemp("eight")
+    model = write_model_folder(folder / "model", features=(8, 16), folds=("0", "1"))
+    export_bundle(ModelFolder.read(model), folder / "bundle", Naming(name="eight"))
+    return folder / "bundle"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the fault table after a run of the whole suite."""
     from tests.fault_rows import ROWS

@@ -110,12 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace, interruption: Interruption) -> int:
     import logging
 
-    from flare_runtime.command_line import exit_code_of, log_to_stderr
+    from flare_runtime.command_line import exit_code_of, log_to_stderr, skip_model_converter
 
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
-    # OpenVINO would import its model converter, which takes as long as the rest of it and is not needed here.
-    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+    skip_model_converter()
 
     def run() -> int:
         with PatientLine(f"flare-infer: looking at the model and at {args.input} ..."):

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,11 @@ def log_to_stderr(package: str, level: int) -> None:
     handler.setFormatter(_VisibleFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger(package).setLevel(level)
+
+
+def skip_model_converter() -> None:
+    """Let OpenVINO not import its model converter, which takes as long as the rest of it and is not needed here."""
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
 class _VisibleFormatter(logging.Formatter):

@@ -1,31 +1,27 @@
 """The run of `flare-infer`: a model, its cases one after the other, what is said of them, and the report."""
 
 import argparse
+import logging
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
-from flare_runtime.arrays import Box
 from flare_runtime.backends import choose, read_network
 from flare_runtime.bundle import Bundle, default_bundle
-from flare_runtime.cases import Case, find_cases
-from flare_runtime.cohort import segment_cases
+from flare_runtime.case_work import CaseWork
+from flare_runtime.cases import find_cases
 from flare_runtime.errors import DeviceError, FlareError, UsageError
-from flare_runtime.inference import Progress
 from flare_runtime.interruption import Interruption, committing
 from flare_runtime.journal import Journal
 from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
-from flare_runtime.nifti import DEFAULT_MAX_VOXELS
 from flare_runtime.output import check_folder
 from flare_runtime.record import CaseRecord, is_report
 from flare_runtime.segmenter import Segmenter
-from flare_runtime.supervision import supervise
+from flare_runtime.supervision import start_early, supervise
 from flare_runtime.target import check_targets
 from flare_runtime.temporary import remove_ours, sweep
-from flare_runtime.terminal import PatientLine, clear_line, progress_bar, say, say_lines
-from flare_runtime.tiling import TileGrid
+from flare_runtime.terminal import clear_line, say, say_lines
 
 SOME_FAILED = 4
 # How long the report of an interrupted run waits for what should take no time, and for the journal to hear of a case
@@ -53,8 +49,11 @@ class RunLoop:
         if self._on_cpu:
             self._segmenter = Segmenter.load(self.bundle, **self._options)
         else:
+            start_early()  # it imports, while the model and the cases are looked at here
             read_network(self.bundle, choice)  # what is wrong with the bundle is said before anything is begun
         self.cases = find_cases(args.input, args.output, len(self.bundle.manifest.channels))
+        level = logging.getLogger("flare_runtime").level
+        self._work = CaseWork(args, self.bundle, self._options, self.cases[0].mask, len(self.cases), level)
         if args.report:
             self._check_report()
         self.journal = Journal(args.report, self.cases)
@@ -75,7 +74,6 @@ class RunLoop:
     def _results(self) -> Iterator[CaseRecord]:
         if not self._on_cpu:
             try:
-                # CUDA is first used in the worker: a process that has used it cannot be forked.
                 yield from supervise(self._work, self.cases)
                 return
             except DeviceError as error:
@@ -83,43 +81,7 @@ class RunLoop:
                     raise
                 say(f"flare-infer: {error}; going on on the CPU")
         segmenter = self._segmenter or Segmenter.load(self.bundle, **{**self._options, "device": "cpu"})
-        yield from self._segment(segmenter, self.cases)
-
-    def _work(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
-        return self._segment(Segmenter.load(self.bundle, **self._options), cases)
-
-    def _segment(self, segmenter: Segmenter, cases: Sequence[Case]) -> Iterator[CaseRecord]:
-        """Segment cases, the first of all under a line that says what runs where."""
-        waiting = PatientLine("flare-infer: preparing the network and the first case ...")
-
-        @cache
-        def announce() -> None:
-            network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
-            waiting.end()
-            if cases[0] is self.cases[0] and not self.args.quiet:
-                place = f"{network.device} ({network.backend}, {network.precision})"
-                say(f"{self.bundle.manifest.name} on {place}, {len(self.cases)} case(s)")
-                if self.bundle.manifest.caution:
-                    say(f"caution: {self.bundle.manifest.caution}")
-
-        def progress(case: Case) -> Progress:
-            def wrap(tiles: TileGrid) -> Iterable[Box]:
-                announce()
-                return tiles if self.args.quiet else progress_bar(tiles, case.name, "tile")
-
-            return wrap
-
-        with waiting:
-            records = segment_cases(
-                segmenter,
-                cases,
-                max_voxels=self.args.max_voxels or DEFAULT_MAX_VOXELS,
-                keep_header_text=self.args.keep_header_text,
-                progress=progress,
-            )
-            for record in records:
-                announce()
-                yield record
+        yield from self._work.segment(segmenter, self.cases)
 
     def _check_report(self) -> None:
         report, cases = self.args.report, self.cases

@@ -4,8 +4,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import TypeAlias
 
 from flare_runtime.cases import Case
@@ -18,6 +22,15 @@ from flare_runtime.record import CaseRecord, failed_record, traceback_of
 # Segments cases in turn and yields the record of each.
 Work: TypeAlias = Callable[[Sequence[Case]], Iterable[CaseRecord]]
 _LOG = logging.getLogger(__name__)
+# Workers are forks of a process that was started afresh, has imported this and does nothing else: a fork of this one
+# could not use CUDA where this one has.
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def start_early() -> None:
+    """Start the process that workers are forked from; it imports what they need while this one goes on."""
+    _CONTEXT.set_forkserver_preload(["flare_runtime.run_loop"])
+    forkserver.ensure_running()
 
 
 def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
@@ -28,12 +41,13 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
     another worker goes on behind it.
 
     Args:
-        work: must be able to run in a forked process, so nothing of CUDA may have been used in this one.
+        work: is pickled for the workers, which import its module; not the program's main one.
         cases: from `find_cases`.
 
     Raises:
         FlareError: what `work` raises, but for a lost device.
     """
+    start_early()
     remaining = list(cases)
     suspect: Case | None = None
     while remaining:
@@ -55,11 +69,9 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
 
 def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, LostDeviceError]:
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
-    # A fork has what is imported already, and starts in a millisecond.
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_worker, args=(work, tuple(remaining), ours, theirs), daemon=True)
-    with committing:
+    ours, theirs = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs), daemon=True)
+    with committing, _main_module_hidden():
         process.start()
     theirs.close()
     loss: LostDeviceError | None = None
@@ -82,6 +94,17 @@ def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None
     return loss or LostDeviceError(f"the worker ended with {process.exitcode}")
 
 
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep multiprocessing from running the program's main module again in the worker, which would begin it anew."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _receive(results: Connection) -> CaseRecord | FlareError | None:
     try:
         message: CaseRecord | FlareError = results.recv()
@@ -90,8 +113,7 @@ def _receive(results: Connection) -> CaseRecord | FlareError | None:
     return message
 
 
-def _worker(work: Work, cases: Sequence[Case], parents: Connection, results: Connection) -> None:
-    parents.close()  # or a parent that is gone would not break the pipe
+def _worker(work: Work, cases: Sequence[Case], results: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
     signal.set_wakeup_fd(-1)

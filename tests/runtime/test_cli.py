@@ -461,17 +461,11 @@ def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle):
 
 BROKEN_GPU = """
 import sys
-from flare_runtime import backends, cli, segmenter
-from flare_runtime.device import HOST
-from flare_runtime.errors import DeviceError
-
-def open_device(name):
-    if name == "cpu":
-        return HOST
-    raise DeviceError("cuda:0 cannot be used (the driver is too old)")
+from flare_runtime import backends, cli, run_loop
+from tests.runtime.broken_gpu_work import BrokenGpuWork
 
 backends.resolve = lambda name: "cuda:0" if name == "auto" else name
-segmenter.open_device = open_device
+run_loop.CaseWork = BrokenGpuWork
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -480,7 +474,6 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_only_if_that_was_allowed(
     tiny_bundle, scan, tmp_path, device, code
 ):
-    # In a process of its own: the command forks, which a process that has run OpenVINO must not.
     arguments = ["-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--device", device]
     run = subprocess.run(
         [sys.executable, "-c", BROKEN_GPU, *map(str, arguments)],

@@ -1,6 +1,9 @@
 """The pipeline on a real GPU with CuPy and ONNX Runtime; skipped by name where either is missing."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,18 +89,46 @@ def test_a_pool_that_is_too_small_is_tried_once_more_and_then_fails_the_case(cud
     try:
         assert np.mean(segmenter.segment(image, SPACING).mask == expected) > 0.9999
         segmenter.device.release()
-        segmenter.device.limit_memory(MIB)
+        segmenter.device.limit_memory(1 << 12)  # a tile takes 16 KiB
         with pytest.raises(GpuMemoryError):
             segmenter.segment(image, SPACING)
     finally:
         segmenter.device.limit_memory(0)
 
 
-def test_the_command_says_where_it_ran(cuda, tiny_bundle, image, tmp_path, capsys):
+def test_a_program_that_has_used_cuda_can_run_the_command(cuda, tiny_bundle, image, tmp_path):
     write_nifti(tmp_path / "scan_0000.nii.gz", image, spacing_mm=SPACING)
     options = ["-m", str(tiny_bundle), "--device", "cuda:0", "--backend", "onnxruntime"]
     assert main(["-i", str(tmp_path / "scan_0000.nii.gz"), "-o", str(tmp_path / "mask.nii.gz"), *options]) == 0
-    assert "on cuda:0 (onnxruntime, " in capsys.readouterr().err
+    record = json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))
+    assert (record["model"]["device"], record["model"]["backend"]) == ("cuda:0", "onnxruntime")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "cudnn"])
+def test_the_command_says_where_it_ran_and_nothing_else(cuda, eight_bundle, image, tmp_path, backend):
+    if backend == "cudnn":
+        pytest.importorskip("cudnn", reason="cuDNN's frontend is not installed")
+    write_nifti(tmp_path / "scan_0000.nii.gz", image, spacing_mm=SPACING)
+    paths = ["-i", tmp_path / "scan_0000.nii.gz", "-o", tmp_path / "mask.nii.gz", "-m", eight_bundle]
+    command = [sys.executable, "-m", "flare_runtime.cli", *map(str, paths), "--device", "cuda:0", "--backend", backend]
+    for _ in range(2):  # the first time cudnn is compared with float32, and says so
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, second = run.stderr.splitlines()
+    assert first.startswith(f"eight on cuda:0 ({backend}, ")
+    assert second.startswith("scan: ")
+    record = json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))
+    # Planned with what the first run has measured.
+    assert 0 < record["gpu_memory_mib"]["measured"] <= record["gpu_memory_mib"]["planned"] + 16
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_cudnn_agrees_with_the_cpu_on_every_fold(device, eight_bundle, image, tta):
+    pytest.importorskip("cudnn", reason="cuDNN's frontend is not installed")
+    expected = Segmenter.load(eight_bundle, device="cpu", precision="fp32", tta=tta).segment(image, SPACING).mask
+    segmenter = Segmenter.load(eight_bundle, device="cuda:0", backend="cudnn", tta=tta)
+    assert (segmenter.network.backend, segmenter.network.precision) == ("cudnn", "fp16")
+    for _ in range(2):
+        assert np.mean(segmenter.segment(image, SPACING).mask == expected) >= 0.99
 
 
 @pytest.mark.tensorrt

@@ -20,17 +20,8 @@ AUTO, CUDNN = (Choice("cuda:0", backend, "fp16") for backend in ("auto", "cudnn"
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """A bundle of two folds with features of whole groups of channels."""
-    pytest.importorskip("torch")
-    from flare_export.conversion import Naming, export_bundle
-    from flare_export.model_folder import ModelFolder
-    from tests.model_folders import write_model_folder
-
-    folder = tmp_path_factory.mktemp("eight")
-    model = write_model_folder(folder / "model", features=(8, 16), folds=("0", "1"))
-    export_bundle(ModelFolder.read(model), folder / "bundle", Naming(name="eight"))
-    return Bundle.open(folder / "bundle")
+def bundle(eight_bundle):
+    return Bundle.open(eight_bundle)
 
 
 @pytest.fixture(autouse=True)

@@ -50,8 +50,8 @@ PLACES = {
     "writing": "os.fsync = second(stuck, os.fsync)",
     "a disk that does not answer": "os.fsync = stuck",
     "the worker of a GPU": (
-        "backends.resolve = lambda name: 'cuda:0'; segmenter.open_device = stuck;"
-        "from flare_runtime.backends import gpu; gpu.open_on_gpu = lambda *args: None"
+        "backends.resolve = lambda name: 'cuda:0';"
+        "from tests.runtime.troubled_work import StuckWork; run_loop.CaseWork = StuckWork"
     ),
 }
 
@@ -142,9 +142,7 @@ output.staged = Slow
 
 
 def test_the_worker_of_a_gpu_ends_with_its_parent(folder, tiny_bundle):
-    code = PLACES["the worker of a GPU"].replace("stuck", "worker") + "\n"
-    code = f"def worker(*_args):\n    print(os.getpid(), flush=True)\n    stuck()\n{code}"
-    process = start(folder, tiny_bundle, code)
+    process = start(folder, tiny_bundle, PLACES["the worker of a GPU"].replace("StuckWork", "NumberedWork"))
     worker = int(process.stdout.readline())
     finish(process, signal.SIGTERM)
     deadline = time.monotonic() + 1

@@ -1,22 +1,49 @@
 """Workers that lose their device, die or are killed: no case is lost with them, none is done twice."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
-from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.cases import Case
-from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
-from flare_runtime.record import CaseRecord
+from flare_runtime.errors import BundleError, DeviceError
 from flare_runtime.supervision import supervise
+from tests.runtime.troubled_work import (
+    BEHAVIOURS,
+    Fail,
+    ModuleWork,
+    Once,
+    PatternWork,
+    TroubledWork,
+    crash,
+    hang,
+    kill,
+    lose,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+from flare_runtime.cases import Case
+from flare_runtime.supervision import supervise
+from tests.runtime.troubled_work import TroubledWork
+
+print("begun", flush=True)
+(record,) = supervise(TroubledWork(Path(sys.argv[1])), [Case("a", {}, Path("a.nii.gz"))])
+print(record.status)
+"""
+
+
+def environment():
+    """Return the environment in which a program finds what this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
 
 
 @pytest.fixture
@@ -24,36 +51,8 @@ def cases(tmp_path):
     return [Case(name, {0: tmp_path / f"{name}.nii"}, tmp_path / f"{name}.nii.gz") for name in "abcd"]
 
 
-def kill(_attempt):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def lose(_attempt):
-    raise LostDeviceError("cuda:0 failed: an illegal memory access")
-
-
-def crash(_attempt):
-    raise ZeroDivisionError
-
-
-def once(what):
-    """Do `what` at a case's first attempt only."""
-    return lambda attempt: what(attempt) if attempt == 1 else None
-
-
 def worker(tmp_path, **trouble):
-    """Return work that writes down every attempt, and runs into `trouble` at the cases named."""
-
-    def work(cases):
-        for case in cases:
-            with (tmp_path / "attempts").open("a+", encoding="utf-8") as file:
-                file.write(case.name)
-                file.seek(0)
-                attempt = file.read().count(case.name)
-            trouble.get(case.name, lambda _attempt: None)(attempt)
-            yield CaseRecord(case=case.name, status="done", message=str(os.getpid()))
-
-    return work
+    return TroubledWork(tmp_path / "attempts", trouble)
 
 
 def outcome(records):
@@ -71,9 +70,23 @@ def test_all_is_done_by_one_worker_that_is_not_this_process(tmp_path, cases):
     assert pid != str(os.getpid())
 
 
+def test_a_worker_inherits_nothing_of_this_process(tmp_path, cases, monkeypatch):
+    """Above all not CUDA, which does not survive a fork; a module stands for it."""
+    monkeypatch.setitem(sys.modules, "of_this_process", ModuleType("of_this_process"))
+    assert all(record.message == "False" for record in supervise(ModuleWork("of_this_process"), cases))
+
+
+def test_a_program_without_a_guard_is_not_begun_anew_by_its_worker(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    command = [sys.executable, program, tmp_path / "attempts"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment())
+    assert (run.returncode, run.stdout) == (0, "begun\ndone\n"), run.stderr
+
+
 @pytest.mark.parametrize("trouble", [kill, lose, crash])
 def test_a_case_that_costs_a_worker_is_tried_once_more(tmp_path, cases, trouble):
-    records = list(supervise(worker(tmp_path, b=once(trouble)), cases))
+    records = list(supervise(worker(tmp_path, b=Once(trouble)), cases))
     assert outcome(records) == [(name, "done") for name in "abcd"]
     assert attempts(tmp_path) == "abbcd"
     pids = [record.message for record in records]
@@ -94,7 +107,7 @@ def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, case
 
 
 def test_a_case_is_not_blamed_for_the_workers_that_the_one_before_it_has_cost(tmp_path, cases):
-    records = list(supervise(worker(tmp_path, b=kill, c=once(kill)), cases))
+    records = list(supervise(worker(tmp_path, b=kill, c=Once(kill)), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]
     assert attempts(tmp_path) == "abbccd"
 
@@ -107,10 +120,6 @@ def test_what_a_worker_died_of_is_kept(tmp_path, cases, caplog):
     assert "a worker was lost at b (ZeroDivisionError: ); it is tried once more" in caplog.messages
 
 
-# How a case behaves: how many attempts at it end a worker, and whether to read it ahead ends one too.
-BEHAVIOURS = {"sound": (0, False), "costs one": (1, False), "costs all": (9, False), "cannot be read": (9, True)}
-
-
 @pytest.mark.parametrize("end", [kill, crash])
 @given(pattern=st.lists(st.sampled_from(sorted(BEHAVIOURS)), min_size=1, max_size=6))
 @settings(max_examples=15)
@@ -119,19 +128,7 @@ def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern)
         counted = Path(folder, "attempts")
         cases = [Case(str(index), {}, Path(folder, f"{index}.nii.gz")) for index in range(len(pattern))]
 
-        def work(some):
-            for case, ahead in zip_longest(some, some[1:]):
-                with counted.open("a+", encoding="utf-8") as file:
-                    file.write(case.name)
-                    file.seek(0)
-                    attempt = file.read().count(case.name)
-                if ahead and BEHAVIOURS[pattern[int(ahead.name)]][1]:
-                    end(attempt)
-                if attempt <= BEHAVIOURS[pattern[int(case.name)]][0]:
-                    end(attempt)
-                yield CaseRecord(case=case.name, status="done")
-
-        records = list(supervise(work, cases))
+        records = list(supervise(PatternWork(counted, pattern, end), cases))
         failing = {"costs all", "cannot be read"}
         assert outcome(records) == [
             (case.name, "failed" if behaviour in failing else "done")
@@ -142,10 +139,7 @@ def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern)
 
 @pytest.mark.parametrize("error", [DeviceError("no GPU"), BundleError("changed")])
 def test_what_would_fail_every_case_is_raised_here(tmp_path, cases, error):
-    def fail(_attempt):
-        raise error
-
-    results = supervise(worker(tmp_path, b=fail), cases)
+    results = supervise(worker(tmp_path, b=Fail(error)), cases)
     assert next(results).case == "a"
     with pytest.raises(type(error), match=str(error)):
         next(results)
@@ -153,7 +147,7 @@ def test_what_would_fail_every_case_is_raised_here(tmp_path, cases, error):
 
 
 def test_a_worker_ends_with_the_loop_over_its_results(tmp_path, cases):
-    results = supervise(worker(tmp_path, b=lambda _attempt: time.sleep(600)), cases)
+    results = supervise(worker(tmp_path, b=hang), cases)
     pid = int(next(results).message)
     results.close()
     with pytest.raises(ProcessLookupError):

@@ -1,0 +1,15 @@
+"""The work of a run on a machine whose GPU cannot be used."""
+
+from collections.abc import Iterator, Sequence
+
+from flare_runtime.case_work import CaseWork
+from flare_runtime.cases import Case
+from flare_runtime.errors import DeviceError
+from flare_runtime.record import CaseRecord
+
+
+class BrokenGpuWork(CaseWork):
+    """Fails in a worker, and works on the CPU."""
+
+    def __call__(self, _cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        raise DeviceError("cuda:0 cannot be used (the driver is too old)")

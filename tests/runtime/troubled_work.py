@@ -1,0 +1,131 @@
+"""Work for workers that runs into trouble; in a module of its own, which workers import in no time."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+from flare_runtime.cases import Case
+from flare_runtime.errors import LostDeviceError
+from flare_runtime.record import CaseRecord
+
+Trouble = Callable[[int], object]
+# How a case behaves: how many attempts at it end a worker, and whether to read it ahead ends one too.
+BEHAVIOURS = {"sound": (0, False), "costs one": (1, False), "costs all": (9, False), "cannot be read": (9, True)}
+
+
+def kill(_attempt: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose(_attempt: int) -> None:
+    raise LostDeviceError("cuda:0 failed: an illegal memory access")
+
+
+def crash(_attempt: int) -> None:
+    raise ZeroDivisionError
+
+
+def hang(_attempt: int) -> None:
+    time.sleep(600)
+
+
+@dataclass(frozen=True)
+class Once:
+    """Do `what` at a case's first attempt only."""
+
+    what: Trouble
+
+    def __call__(self, attempt: int) -> None:
+        if attempt == 1:
+            self.what(attempt)
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Raise an error."""
+
+    error: Exception
+
+    def __call__(self, _attempt: int) -> None:
+        raise self.error
+
+
+@dataclass(frozen=True)
+class TroubledWork:
+    """Writes down every attempt, and runs into `trouble` at the cases named."""
+
+    file: Path
+    trouble: dict[str, Trouble] = field(default_factory=dict)
+
+    def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        for case in cases:
+            attempt = _counted(self.file, case.name)
+            self.trouble.get(case.name, lambda _attempt: None)(attempt)
+            yield CaseRecord(case=case.name, status="done", message=str(os.getpid()))
+
+
+@dataclass(frozen=True)
+class PatternWork:
+    """Treats the case of each number as the pattern's behaviour there says, and ends its worker by `end`."""
+
+    file: Path
+    pattern: list[str]
+    end: Trouble
+
+    def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        for case, ahead in zip_longest(cases, cases[1:]):
+            attempt = _counted(self.file, case.name)
+            if ahead and BEHAVIOURS[self.pattern[int(ahead.name)]][1]:
+                self.end(attempt)
+            if attempt <= BEHAVIOURS[self.pattern[int(case.name)]][0]:
+                self.end(attempt)
+            yield CaseRecord(case=case.name, status="done")
+
+
+@dataclass(frozen=True)
+class ModuleWork:
+    """Says of every case whether the process has a module."""
+
+    name: str
+
+    def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        for case in cases:
+            yield CaseRecord(case=case.name, status="done", message=str(self.name in sys.modules))
+
+
+class StuckWork:
+    """Work that says so and comes to no end, whatever it is made of."""
+
+    def __init__(self, *_of: object) -> None:
+        pass
+
+    def __call__(self, _cases: Sequence[Case]) -> Iterator[CaseRecord]:
+        sys.stdout.write(f"{self.word}\n")
+        sys.stdout.flush()
+        hang(1)
+        return iter(())
+
+    @property
+    def word(self) -> str:
+        return "stuck"
+
+
+class NumberedWork(StuckWork):
+    """The same, but it says the number of its process."""
+
+    @property
+    def word(self) -> str:
+        return str(os.getpid())
+
+
+def _counted(path: Path, name: str) -> int:
+    """Write a case's name down and return how often it stands there."""
+    with path.open("a+", encoding="utf-8") as file:
+        file.write(name)
+        file.seek(0)
+        return file.read().count(name)
