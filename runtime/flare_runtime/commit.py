@@ -1,7 +1,10 @@
 """What a case ends with beside its name: its mask and record, both or neither, or the record of why there is none."""
 
-from collections.abc import Callable
-from contextlib import suppress
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from flare_runtime.arrays import MaskArray
@@ -37,7 +40,7 @@ def commit_result(
         with staged(case.record) as new_record:
             new_record.file.write(encode_json(record))
             new_record.settle()
-            with committing:
+            with committing, _alone_in(case.mask.parent):
                 _take_names(new_mask, new_record)
     return record
 
@@ -63,14 +66,27 @@ def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
     What cannot be written or moved is said in the record's message.
     """
     record.inputs = [visible(path) for path in case.channel_files()]
-    for step in (_drop_record, _set_mask_aside, _write_record):
-        try:
-            step(case, record)
-        except OutputError as error:
-            record.message = f"{record.message}; {visible(error)}"
-        except OSError as error:
-            record.message = f"{record.message}; {visible(case.mask)}: cannot be set aside ({error.strerror or error})"
+    with _alone_in(case.mask.parent):
+        for step in (_drop_record, _set_mask_aside, _write_record):
+            try:
+                step(case, record)
+            except OutputError as error:
+                record.message = f"{record.message}; {visible(error)}"
+            except OSError as error:
+                told = error.strerror or error
+                record.message = f"{record.message}; {visible(case.mask)}: cannot be set aside ({told})"
     return record
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from coming between a mask and its record, where the file system has locks."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _drop_record(case: Case, _record: CaseRecord) -> None:

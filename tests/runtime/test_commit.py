@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import msgspec
 import numpy as np
@@ -159,6 +160,26 @@ def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
         check_folder(case.mask.parent)
         assert set(names(case)) <= {"a.json", "a.nii.gz"}
     assert step > 6
+
+
+def test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there(case):
+    first = os.fork()
+    if first == 0:
+        renames = iter(("mask", "record"))
+
+        def wait(event, _arguments):
+            if event == "os.rename" and next(renames) == "record":
+                (case.mask.parent / "between").touch()
+                time.sleep(0.3)
+
+        sys.addaudithook(wait)
+        commit(case, 1)
+        os._exit(0)
+    while not (case.mask.parent / "between").exists():
+        time.sleep(0.001)
+    commit(case, 2)
+    assert os.waitpid(first, 0)[1] == 0
+    assert read_record(case).mask_sha256 == sha256_of(case.mask)
 
 
 def test_a_refusal_is_a_record_and_an_earlier_mask_is_set_aside(case):
