@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import prod
+from pathlib import Path
 from time import perf_counter
 
 from flare_runtime.available_memory import available_bytes
@@ -11,13 +13,10 @@ from flare_runtime.commit import commit_failure, commit_result
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
 from flare_runtime.inference import Progress
 from flare_runtime.naming import visible
-from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_nifti
+from flare_runtime.nifti import DEFAULT_MAX_VOXELS, read_grid, read_nifti
 from flare_runtime.record import CaseRecord, done_record, failed_record
 from flare_runtime.segmenter import Segmenter
-from flare_runtime.volume import Volume
-
-# A CT unpacks to at most so many times its file, and may take this share of the memory while it waits.
-_UNPACKED, _SHARE = 8, 0.25
+from flare_runtime.volume import Grid, Volume
 
 
 def segment_cases(
@@ -40,11 +39,7 @@ def segment_cases(
     Raises:
         DeviceError, BundleError: what would fail every further case too.
     """
-
-    def read(case: Case) -> list[Volume]:
-        return _read(case, len(segmenter.bundle.manifest.channels), max_voxels)
-
-    with _ReadAhead(read, cases) as images:
+    with _ReadAhead(segmenter, cases, max_voxels) as images:
         for case in cases:
             try:
                 yield _segment_in_memory(segmenter, case, images, progress(case), keep_header_text)
@@ -57,51 +52,63 @@ def segment_cases(
 class _ReadAhead:
     """Reads a case's images while the one before it is segmented: one case ahead, in a thread of its own."""
 
-    def __init__(self, read: Callable[[Case], list[Volume]], cases: Sequence[Case]) -> None:
-        self.read = read
+    def __init__(self, segmenter: Segmenter, cases: Sequence[Case], max_voxels: int) -> None:
+        self._memory = segmenter.memory
+        self._channels = len(segmenter.bundle.manifest.channels)
+        self._max_voxels = max_voxels
         self._coming = deque(cases)
         self._thread = ThreadPoolExecutor(1, "read")
-        self._ahead: tuple[Case, Future[list[Volume]]] | None = None
+        self._ahead: tuple[Case, Future[list[Volume] | None]] | None = None
 
     def take(self, case: Case) -> list[Volume]:
         """Return the images of a case, which are then the caller's alone, and begin with those of the case after it.
 
         Raises:
-            CaseError: where they cannot be read or do not fit the model.
+            CaseError: where they cannot be read, do not fit the model, or this machine could not hold them.
         """
         ahead, self._ahead = self._ahead, None
         while self._coming.popleft() is not case:
             pass  # a case that was given up before its images were asked for
-        try:
-            return ahead[1].result() if ahead and ahead[0] is case else self.read(case)
-        finally:
-            if self._coming and _is_small(self._coming[0]):
-                self._ahead = self._coming[0], self._thread.submit(self.read, self._coming[0])
+        images = ahead[1].result() if ahead and ahead[0] is case else None
+        if images is None:
+            self._memory.check_before_reading(self._grids(case))
+            images = self.read(case)
+        if self._coming:
+            room = self._room_beside(images)
+            self._ahead = self._coming[0], self._thread.submit(self._read_within, room, self._coming[0])
+        return images
+
+    def read(self, case: Case) -> list[Volume]:
+        """Read the images of a case."""
+        return [read_nifti(path, self._max_voxels) for path in self._files(case)]
+
+    def _room_beside(self, images: Sequence[Volume]) -> int | None:
+        """Return what a case that is read leaves of the memory while it is segmented; None where nobody knows."""
+        available = available_bytes()
+        held = sum(image.voxels.nbytes for image in images)
+        return None if available is None else available + held - self._memory.peak_of([v.grid for v in images])
+
+    def _read_within(self, room: int | None, case: Case) -> list[Volume] | None:
+        """Read a case that can wait in memory without being missed there; None where it cannot."""
+        taken = sum(prod(grid.shape) * grid.itemsize for grid in self._grids(case))
+        return self.read(case) if room is None or taken < room else None
+
+    def _grids(self, case: Case) -> list[Grid]:
+        return [read_grid(path, self._max_voxels) for path in self._files(case)]
+
+    def _files(self, case: Case) -> list[Path]:
+        if sorted(case.images) != list(range(self._channels)):
+            found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
+            raise CaseError(
+                "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
+            )
+        return case.channel_files()
 
     def __enter__(self) -> "_ReadAhead":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
-
-
-def _is_small(case: Case) -> bool:
-    """Whether a case can wait in memory without being missed there."""
-    available = available_bytes()
-    try:
-        stored = sum(path.stat().st_size for path in case.images.values())
-    except OSError:  # its own reading will say what is wrong
-        return False
-    return available is None or stored * _UNPACKED < _SHARE * available
-
-
-def _read(case: Case, channels: int, max_voxels: int) -> list[Volume]:
-    if sorted(case.images) != list(range(channels)):
-        found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
-        raise CaseError(
-            "wrong_channels", f"{case.name} has the channels {found}; the model takes {channels} from _0000"
-        )
-    return [read_nifti(path, max_voxels) for path in case.channel_files()]
 
 
 def _segment_in_memory(

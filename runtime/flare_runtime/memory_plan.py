@@ -1,15 +1,18 @@
 """Which arrays of a case fit on the GPU, decided by arithmetic before anything is uploaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from flare_runtime.arrays import Shape3
+from flare_runtime.decoding import Decoder
 from flare_runtime.errors import CaseError, DeviceError
 from flare_runtime.interpolation import band_bytes
 from flare_runtime.manifest import Manifest
-from flare_runtime.resampling import DEVICE_BAND, ROWS, SLAB
+from flare_runtime.resampling import DEVICE_BAND, ROWS, SLAB, new_shape, separate_axis
 from flare_runtime.restoring import BLOCK
+from flare_runtime.tiling import padded_shape
+from flare_runtime.volume import Grid
 
 MIB = 1 << 20
 DEFAULT_GPU_MEMORY_MIB = 4096
@@ -28,6 +31,7 @@ class CaseSize:
     Attributes:
         channels: of the image.
         raw_itemsize: bytes of a stored voxel.
+        scan: voxels of the scan, (z, y, x).
         crop: voxels of the cropped scan, (z, y, x).
         resampled: voxels on the network's grid, (z, y, x).
         padded: the same, grown to the patch.
@@ -41,6 +45,7 @@ class CaseSize:
 
     channels: int
     raw_itemsize: int
+    scan: Shape3
     crop: Shape3
     resampled: Shape3
     padded: Shape3
@@ -50,6 +55,36 @@ class CaseSize:
     patch: Shape3
     batch: int = 1
     folds: int = 1
+
+    @classmethod
+    def of(cls, channels: Sequence[Grid], crop: Shape3, manifest: Manifest) -> "CaseSize":
+        """Return the size of a case on the host, of which `crop` voxels are not zero.
+
+        Args:
+            channels: their grids, in the order of the model's axes.
+            crop: (z, y, x).
+            manifest: the model.
+        """
+        spacing, rule = channels[0].spacing_mm, manifest.image_resampling
+        z, y, x = (max(side, 1) for side in new_shape(crop, spacing, manifest.spacing_mm))
+        outputs = manifest.network.outputs
+        return cls(
+            channels=len(channels),
+            raw_itemsize=max(channel.itemsize for channel in channels),
+            scan=channels[0].shape,
+            crop=crop,
+            resampled=(z, y, x),
+            padded=padded_shape((z, y, x), manifest.patch),
+            axis=separate_axis(spacing, manifest.spacing_mm, rule.force_separate_z) or 0,
+            scores=Decoder(outputs, manifest.regions_class_order).channels,
+            outputs=outputs,
+            patch=manifest.patch,
+        )
+
+    @property
+    def scan_bytes(self) -> int:
+        """What all channels take as they are read."""
+        return self.channels * self.raw_itemsize * prod(self.scan)
 
 
 @dataclass(frozen=True)
@@ -160,14 +195,14 @@ def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
     sums_bytes = sums * size.scores * prod(size.padded) * _FLOAT
     preparing = image_bytes + _preparing(size, raw) if image else 0
     running = image_bytes + sums_bytes + _running(size)
-    restoring = image_bytes + sums_bytes + _restoring(size) if sums else 0
+    restoring = image_bytes + sums_bytes + restoring_bytes(size) if sums else 0
     return max(preparing, running, restoring)
 
 
 def _preparing(size: CaseSize, raw: bool) -> int:
     """Beside the image: the scan or a slab of it, what is resampled in plane, and the pieces in work."""
-    depth, height, width = _first(size.axis, size.crop)
-    new_depth, rows, columns = _first(size.axis, size.resampled)
+    depth, height, width = by_axis(size.axis, size.crop)
+    new_depth, rows, columns = by_axis(size.axis, size.resampled)
     raw_bytes = (depth if raw else SLAB) * height * width * size.raw_itemsize
     in_plane = depth * rows * columns * _FLOAT
     # A slab as float64 and float32, and resampled along one axis and both; a block of rows, copied and resampled along
@@ -188,8 +223,11 @@ def _running(size: CaseSize) -> int:
     return (prod(size.patch) * (batched + 3 * size.scores + 1) + 2 * prod(size.padded[1:])) * _FLOAT
 
 
-def _restoring(size: CaseSize) -> int:
-    """Which scores are positive, and one block of the output: interpolated along each axis, then labelled."""
+def restoring_bytes(size: CaseSize) -> int:
+    """Return what restoring takes at most beside image and scores.
+
+    That is which scores are positive, and one block of the output: interpolated along each axis, then labelled.
+    """
     fine = [min(side, most) for side, most in zip(size.crop, BLOCK, strict=True)]
     # As many coarse planes and rows as linear interpolation of a block can reach.
     reached = [
@@ -209,7 +247,8 @@ def _matrices(size: CaseSize) -> int:
     return sum(band_bytes(old, new, DEVICE_BAND) for old, new in zip(size.crop, size.resampled, strict=True))
 
 
-def _first(axis: int, shape: Shape3) -> list[int]:
+def by_axis(axis: int, shape: Shape3) -> list[int]:
+    """Return the sides of a shape, that of `axis` first."""
     return [shape[axis], *(side for i, side in enumerate(shape) if i != axis)]
 
 

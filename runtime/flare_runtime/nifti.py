@@ -1,6 +1,8 @@
 """Strict NIfTI reading, and the header of a mask: what cannot be trusted is refused, never filled in."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from flare_runtime.arrays import AnyArray, Shape3
 from flare_runtime.byte_stream import DEFLATE_MAX_RATIO, ByteStream
 from flare_runtime.errors import CaseError
 from flare_runtime.geometry import forget_invalid, grid_shape, grid_spacing
-from flare_runtime.volume import Remark, Volume, slabs
+from flare_runtime.volume import Grid, Remark, Volume, slabs
 
 SUFFIXES = (".nii.gz", ".nii")
 DEFAULT_MAX_VOXELS = 2_000_000_000
@@ -37,10 +39,28 @@ def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume
             `bad_dimensions`, `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared`,
             `spacing_mismatch`, `bad_scaling`, `nonfinite`.
     """
-    path = Path(path)
+    with _opened(Path(path)) as stream:
+        return _read(stream, max_voxels)
+
+
+def read_grid(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Grid:
+    """Read what the header of a NIfTI image says of its voxels, and nothing of them.
+
+    Raises:
+        CaseError: as `read_nifti` does for what is wrong with the header.
+    """
+    with _opened(Path(path)) as stream:
+        header, _ = _read_header(stream)
+        shape, dtype = _checked_size(stream, header, max_voxels)
+        return Grid(shape, grid_spacing(header, shape)[0], dtype.itemsize)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ByteStream]:
+    """Open a file, and let every error begin with its name."""
     try:
         with ByteStream(path) as stream:
-            return _read(stream, max_voxels)
+            yield stream
     except OSError as error:
         raise CaseError("unreadable", f"{path}: {error.strerror or error}") from error
     except CaseError as error:
@@ -50,9 +70,7 @@ def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume
 
 def _read(stream: ByteStream, max_voxels: int) -> Volume:
     header, header_bytes = _read_header(stream)
-    shape = grid_shape(header)
-    dtype = _voxel_type(header)
-    _check_size(stream, shape, dtype, max_voxels)
+    shape, dtype = _checked_size(stream, header, max_voxels)
     spacing_mm, remarks = grid_spacing(header, shape)
     forget_invalid(header, remarks)
 
@@ -111,7 +129,9 @@ def _voxel_type(header: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _check_size(stream: ByteStream, shape: Shape3, dtype: np.dtype[Any], max_voxels: int) -> None:
+def _checked_size(stream: ByteStream, header: Any, max_voxels: int) -> tuple[Shape3, np.dtype[Any]]:
+    """Return shape (z, y, x) and type of the voxels, where so many are allowed and fit into the file."""
+    shape, dtype = grid_shape(header), _voxel_type(header)
     count = shape[0] * shape[1] * shape[2]
     if count > max_voxels:
         raise CaseError("too_large", f"the volume has {count} voxels; at most {max_voxels} are allowed (--max-voxels)")
@@ -119,6 +139,7 @@ def _check_size(stream: ByteStream, shape: Shape3, dtype: np.dtype[Any], max_vox
     most = stored * (DEFLATE_MAX_RATIO if stream.compressed else 1)
     if count * dtype.itemsize > most:
         raise CaseError("truncated", f"the header promises {count} voxels, more than {stored} bytes can hold")
+    return shape, dtype
 
 
 def _name_remarks(stream: ByteStream) -> list[Remark]:

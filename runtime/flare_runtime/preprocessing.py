@@ -9,7 +9,6 @@ from flare_runtime import normalisation
 from flare_runtime.arrays import Box, FloatArray, Shape3, Vector3
 from flare_runtime.body import body_box
 from flare_runtime.crop import nonzero_box
-from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device
 from flare_runtime.errors import CaseError
 from flare_runtime.hounsfield import check_hounsfield
@@ -92,7 +91,7 @@ def prepare(
     target = resizing.new_shape
     padded = padded_shape(target, manifest.patch)
     inner = inner_box(target, padded)
-    memory = plan(_size(volumes, resizing, padded, manifest))
+    memory = plan(CaseSize.of([volume.grid for volume in volumes], shape, manifest))
     if memory is not None:
         device = device if memory.image_on_device else HOST
     remarks = [
@@ -143,21 +142,6 @@ def _body_region(volume: Volume, crop: Box, target: Shape3, patch: Shape3, padde
         stop = offset + int(np.ceil(min(side.stop - cropped.start, cropped.stop - cropped.start) * ratio))
         sides.append(slice(start, min(stop, offset + new)))
     return grown_box((sides[0], sides[1], sides[2]), patch, padded)
-
-
-def _size(volumes: Sequence[Volume], resizing: Resizing, padded: Shape3, manifest: Manifest) -> CaseSize:
-    outputs = manifest.network.outputs
-    return CaseSize(
-        channels=len(volumes),
-        raw_itemsize=max(volume.voxels.itemsize for volume in volumes),
-        crop=resizing.old_shape,
-        resampled=resizing.new_shape,
-        padded=padded,
-        axis=resizing.separate or 0,
-        scores=Decoder(outputs, manifest.regions_class_order).channels,
-        outputs=outputs,
-        patch=manifest.patch,
-    )
 
 
 class _SlabReader:

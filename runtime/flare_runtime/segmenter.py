@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -18,7 +17,7 @@ from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import HOST, Device, open_device
 from flare_runtime.errors import GpuMemoryError, UsageError
-from flare_runtime.host_memory import check_fits, give_back
+from flare_runtime.host_memory import HostMemory, engine_bytes, give_back, network_bytes
 from flare_runtime.inference import Progress, Stopwatch, predict
 from flare_runtime.lesions import Lesion, find_lesions
 from flare_runtime.manifest import MIN_STEP, CTScheme
@@ -95,9 +94,11 @@ class Segmenter:
         any_intensity: bool = False,
         device: "Device | Future[Device]" = HOST,
         plan: Plan = lambda _size: None,
+        memory: HostMemory | None = None,
         threads: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self.memory = memory or HostMemory(bundle.manifest)
         self._network = network
         self._device = device
         self._plan = plan
@@ -158,10 +159,10 @@ class Segmenter:
         worker = ThreadPoolExecutor(1, "compile")
         place = worker.submit(open_device, choice.device)
         network = worker.submit(lambda: compiled(place.result()))
-        plan = _plan(opened, choice, network)
         worker.shutdown(wait=wait)
         if wait:
             network.result()
+        memory = _host_memory(opened, choice, network)
         return cls(
             opened,
             network,
@@ -170,7 +171,8 @@ class Segmenter:
             crop=crop,
             any_intensity=any_intensity,
             device=place,
-            plan=plan,
+            plan=memory.check if choice.device == "cpu" else _gpu_plan(network),
+            memory=memory,
             threads=threads,
         )
 
@@ -327,11 +329,15 @@ class Segmenter:
         restore(scores, resizing, self._decoder, target, device)
 
 
-def _plan(bundle: Bundle, choice: Choice, network: "Future[Network]") -> Plan:
-    if choice.device == "cpu":
-        folds = len(bundle.networks(choice.stored))
-        return partial(check_fits, bundle.manifest, choice.backend, expected_precision(bundle, choice), folds)
+def _host_memory(bundle: Bundle, choice: Choice, network: "Future[Network]") -> HostMemory:
+    manifest, folds = bundle.manifest, len(bundle.networks(choice.stored))
+    if choice.device != "cpu":
+        return HostMemory(manifest)
+    running = network_bytes(manifest, choice.backend, expected_precision(bundle, choice), folds)
+    return HostMemory(manifest, running, lambda: 0 if network.done() else engine_bytes(manifest, folds))
 
+
+def _gpu_plan(network: "Future[Network]") -> Plan:
     def plan(size: CaseSize) -> MemoryPlan:
         compiled = network.result()
         assert isinstance(compiled, GpuNetwork)

@@ -18,6 +18,27 @@ class Remark:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What a header says of an image before its voxels are read.
+
+    Attributes:
+        shape: number of voxels, (z, y, x).
+        spacing_mm: (z, y, x).
+        itemsize: bytes of a voxel.
+    """
+
+    shape: Shape3
+    spacing_mm: Vector3
+    itemsize: int
+
+    def transposed(self, axes: tuple[int, int, int]) -> "Grid":
+        """Return the grid with its axes in another order, as `Volume.transposed` does."""
+        a, b, c = axes
+        shape, spacing = self.shape, self.spacing_mm
+        return Grid((shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c]), self.itemsize)
+
+
+@dataclass(frozen=True)
 class Volume:
     """A 3D image, kept in the type it was stored in so that a 16-bit CT costs two bytes a voxel.
 
@@ -41,6 +62,11 @@ class Volume:
         """The number of voxels, (z, y, x)."""
         z, y, x = self.voxels.shape
         return z, y, x
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the voxels are on."""
+        return Grid(self.shape, self.spacing_mm, self.voxels.itemsize)
 
     def intensities(self, part: AnyArray) -> FloatArray:
         """Return `part`, a piece of `voxels`, as float32 intensities in new memory."""

@@ -1,18 +1,28 @@
 """What a case takes on the CPU, and the refusal where that is more than there is."""
 
+import gzip
 import platform
+import re
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from itertools import groupby
+from threading import Event
 
 import numpy as np
 import pytest
 
-from flare_runtime import Segmenter
+from flare_runtime import Segmenter, Volume
+from flare_runtime.cases import find_cases
+from flare_runtime.cohort import segment_cases
 from flare_runtime.errors import CaseError
-from flare_runtime.host_memory import check_fits, needed_bytes
+from flare_runtime.host_memory import HostMemory, network_bytes
+from flare_runtime.memory_plan import CaseSize
+from flare_runtime.nifti import read_nifti
+from flare_runtime.volume import Grid
 from tests.runtime.manifests import ArithmeticNetwork, make_manifest, memory_bundle
+from tests.runtime.nifti_files import nifti_header, write_nifti
 from tests.runtime.test_memory_plan import CHEST, four_stages
 
 MIB = 1 << 20
@@ -41,49 +51,190 @@ print(full, held, resident())
     assert left < held - 50
 
 
-def test_a_system_that_does_not_say_refuses_nothing(monkeypatch):
-    monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: None)
-    assert check_fits(MANIFEST, "openvino", "fp32", 1, CHEST) is None
+def memory_of(backend="openvino", precision="fp32", **changes):
+    return HostMemory(MANIFEST, network_bytes(MANIFEST, backend, precision), **changes)
 
 
-def test_a_chest_takes_what_was_measured_and_less_in_bfloat16():
-    # Two tensors of 32 x 128 x 160 x 160 are 800 MiB in float32, one of 64 x 64 x 80 x 80 is 100 MiB; image and scores
-    # take 125 MiB, the mask 75 MiB.
-    single, half = (needed_bytes(CHEST, MANIFEST, precision) / MIB for precision in ("fp32", "bf16"))
-    assert single == pytest.approx(900 + 125 + 75 + 21, abs=2)
-    assert single - half == pytest.approx(100, abs=1)
-    # ONNX Runtime holds three.
-    other = needed_bytes(CHEST, MANIFEST, "fp32", backend="onnxruntime") / MIB
-    assert other - single == pytest.approx(300, abs=1)
+@pytest.fixture
+def available(monkeypatch):
+    """A function that says what is to be had, in MiB; None where the system does not say."""
+
+    def say(mib):
+        left = None if mib is None else round(mib * MIB)
+        monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: left)
+        monkeypatch.setattr("flare_runtime.cohort.available_bytes", lambda: left)
+
+    return say
 
 
-def test_more_than_there_is_is_refused_with_both_figures(monkeypatch):
-    monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: 1100 * MIB)
-    with pytest.raises(CaseError, match=r"needs about 1,1\d\d MiB beside the scan itself, 1,100 MiB are to be had"):
-        check_fits(MANIFEST, "openvino", "fp32", 1, CHEST)
-    assert check_fits(MANIFEST, "openvino", "bf16", 1, CHEST) is None
-    giant = replace(CHEST, crop=(9000, 512, 512), resampled=(9000, 256, 256), padded=(9000, 256, 256))
-    with pytest.raises(CaseError, match="use a machine with more memory") as caught:
-        check_fits(MANIFEST, "openvino", "bf16", 1, giant)
+def test_a_system_that_does_not_say_refuses_nothing(available):
+    available(None)
+    memory_of().check(CHEST)
+
+
+def test_every_stage_of_a_chest_is_counted():
+    # The scan is 150 MiB, image and scores are 62.5 each; in plane it is 75, its slabs take 28 and the matrices 1.
+    need = memory_of().need(CHEST)
+    assert need.scan / MIB == 150
+    assert need.preparing / MIB == pytest.approx(150 + 62.5 + 75 + 28, abs=1.5)
+    # Two tensors of 32 x 128 x 160 x 160 are 800 MiB in float32, one of 64 x 64 x 80 x 80 is 100 MiB; a tile has 12.5
+    # MiB a channel, and seven of them: of the image, of the logits twice, of scores and weights.
+    assert need.running / MIB == 900 + 2 * 62.5 + 7 * 12.5
+    # The mask, and where a coarse score is positive.
+    assert need.restoring / MIB == pytest.approx(75 + 2 * 62.5 + 2 * 250 / 16, abs=1)
+    assert need.peak == need.running
+
+
+def test_the_network_takes_what_its_backend_and_precision_do():
+    openvino, bf16 = memory_of().need(CHEST).running, memory_of(precision="bf16").need(CHEST).running
+    assert (openvino - bf16) / MIB == 100
+    # ONNX Runtime holds four tensors.
+    assert (memory_of("onnxruntime").need(CHEST).running - openvino) / MIB == 1600 - 900
+    on_gpu = HostMemory(MANIFEST).need(CHEST)
+    assert on_gpu.peak == on_gpu.scan
+
+
+def test_a_long_scan_is_at_its_peak_while_it_is_prepared_or_restored():
+    fine, coarse = (9000, 512, 512), (9000, 256, 256)
+    long = replace(CHEST, scan=fine, crop=fine, resampled=coarse, padded=coarse)
+    need = memory_of("openvino", "bf16").need(long)
+    assert need.preparing == need.peak > 9000 * 512 * 512 * 2 + 2 * 9000 * 256 * 256 * 4
+    bytes_at_once = replace(long, raw_itemsize=1)
+    need = memory_of("openvino", "bf16").need(bytes_at_once)
+    assert need.restoring == need.peak
+
+
+def test_more_than_there_is_is_refused_with_both_figures(available):
+    # What is in memory already need not be had once more.
+    available(1000)
+    with pytest.raises(
+        CaseError, match=r"needs about 1,1\d\d MiB, the scan included, 1,1\d\d MiB are to be had"
+    ) as caught:
+        memory_of(coming_bytes=lambda: 80 * MIB).check(CHEST)
     assert caught.value.reason == "too_little_memory"
+    assert "use a machine with more memory" in str(caught.value)
+    memory_of().check(CHEST)
+    available(memory_of().need(CHEST).peak / MIB - 151)
+    with pytest.raises(CaseError, match="needs about"):
+        memory_of().check(CHEST)
+
+
+def test_before_reading_only_what_is_certain_is_asked_for(available):
+    grid = Grid((300, 512, 512), (2.0, 0.8, 0.8), 2)
+    # All of it could be zero but for a voxel: then a patch of image and scores, and the network.
+    certain = 900 + 9 * 12.5
+    available(certain + 1)
+    memory_of().check_before_reading([grid])
+    assert memory_of().peak_of([grid]) / MIB > certain + 100
+    available(certain - 1)
+    with pytest.raises(CaseError, match=r"needs about 1,0\d\d MiB, the scan included, 1,011 MiB are to be had"):
+        memory_of().check_before_reading([grid])
+    with pytest.raises(CaseError, match=r"needs about 1,5\d\d MiB"):
+        memory_of().check_before_reading([replace(grid, itemsize=8, shape=(768, 512, 512))])
+
+
+def raw_segmenter(network=None, **changes):
+    bundle = memory_bundle(
+        channels=[{"name": "raw", "normalisation": {"scheme": "none"}}], spacing_mm=[2.0, 1.0, 1.0], **changes
+    )
+    network = network or ArithmeticNetwork()
+    return Segmenter(bundle, network, memory=HostMemory(bundle.manifest, network_bytes=0))
 
 
 def test_the_estimate_without_the_network_is_what_numpy_takes():
-    manifest_changes = {
-        "channels": [{"name": "raw", "normalisation": {"scheme": "none"}}],
-        "spacing_mm": [2.0, 1.0, 1.0],
-        "patch": [16, 32, 32],
-    }
-    bundle = memory_bundle(**manifest_changes)
-    sizes = []
-    segmenter = Segmenter(bundle, ArithmeticNetwork(), plan=lambda size: sizes.append(size))
+    segmenter = raw_segmenter(patch=[16, 32, 32])
     image = np.full((120, 150, 160), -50, np.int16)
     image[40:60, 50:80, 60:70] = 50
+    volume = Volume(image, (1.0, 0.8, 0.8))
+    size = CaseSize.of([volume.grid], volume.shape, segmenter.bundle.manifest)
     tracemalloc.start()
-    segmenter.segment(image, (1.0, 0.8, 0.8))
+    segmenter.segment(volume)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    (size,) = sizes
-    network = 9 * 16 * 32 * 32 * 4
-    estimate = needed_bytes(size, bundle.manifest, "fp32") - network
+    need = segmenter.memory.need(size)
+    estimate = max(need.preparing - need.scan, need.running, need.restoring)  # the scan was there before
     assert 0.9 * peak < estimate < 1.5 * peak
+
+
+def cases_of(tmp_path):
+    return find_cases(tmp_path / "in", tmp_path / "out", 1)
+
+
+def test_a_scan_that_cannot_be_held_is_refused_by_its_header(tmp_path, monkeypatch, available):
+    (tmp_path / "in").mkdir()
+    write_nifti(tmp_path / "in" / "a.nii.gz", np.zeros((40, 200, 200), np.int16))
+    monkeypatch.setattr("flare_runtime.cohort.read_nifti", lambda *_: pytest.fail("it was read"))
+    available(2)
+    (record,) = segment_cases(raw_segmenter(), cases_of(tmp_path))
+    assert (record.status, record.reason) == ("refused", "too_little_memory")
+    assert "needs about 3 MiB, the scan included, 2 MiB are to be had" in record.message
+
+
+@pytest.mark.parametrize(("spare_mib", "expected"), [(2.9, "a|b|"), (3.2, "ab|")])
+def test_the_next_scan_is_read_while_one_is_segmented_where_there_is_room(
+    tmp_path, monkeypatch, available, spare_mib, expected
+):
+    (tmp_path / "in").mkdir()
+    image = np.full((40, 200, 200), -50, np.int16)  # 3.05 MiB
+    for name in "ab":
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image, spacing_mm=(2.0, 1.0, 1.0))
+    events = []
+    both_read = Event()
+
+    def reading(path, max_voxels):
+        events.append(path.name[0])
+        if len(events) > 1:
+            both_read.set()
+        return read_nifti(path, max_voxels)
+
+    def logits(tiles):
+        both_read.wait(0.3)
+        events.append("|")
+        return np.concatenate([-tiles, tiles], axis=1)
+
+    monkeypatch.setattr("flare_runtime.cohort.read_nifti", reading)
+    segmenter = raw_segmenter(ArithmeticNetwork(logits), patch=[16, 32, 32])
+    volume = Volume(image, (2.0, 1.0, 1.0))
+    available((segmenter.memory.peak_of([volume.grid]) - image.nbytes) / MIB + spare_mib)
+    records = list(segment_cases(segmenter, cases_of(tmp_path)))
+    assert [record.status for record in records] == ["done", "done"]
+    assert "".join(event for event, _ in groupby(events)) == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 12000), (1, 12000, 1), (12000, 1, 1)])
+def test_a_row_of_12000_voxels_takes_megabytes(tmp_path, shape):
+    (tmp_path / "in").mkdir()
+    row = np.random.default_rng(0).integers(-1000, 1000, shape, dtype=np.int16)
+    spacing = tuple(0.25 if side > 1 else 2.0 for side in shape)
+    file = write_nifti(tmp_path / "in" / "a.nii.gz", row, spacing_mm=spacing)
+    assert file.stat().st_size < 24_000
+    tracemalloc.start()
+    (record,) = segment_cases(raw_segmenter(), cases_of(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record.status == "done"
+    assert peak < 24 * MIB
+
+
+def test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_nifti(tmp_path / "in" / "b.nii.gz", np.full((20, 30, 40), 50, np.int16))
+    header = nifti_header((600, 1024, 512))
+    with gzip.open(tmp_path / "in" / "a.nii.gz", "wb", compresslevel=1) as stream:
+        stream.write(bytes(header.binaryblock) + bytes(4))
+        for _ in range(600):
+            stream.write(bytes(1 << 20))
+    code = f"""
+import resource
+from pathlib import Path
+from tests.runtime.test_host_memory import cases_of, raw_segmenter
+from flare_runtime.cohort import segment_cases
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (400 << 20), resource.RLIM_INFINITY))
+for record in segment_cases(raw_segmenter(), cases_of(Path({str(tmp_path)!r}))):
+    print(record.case, record.status, record.reason, record.message)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = ran.stdout.splitlines()
+    assert re.match(r"a refused too_little_memory needs about 6\d\d MiB, the scan included, 3\d\d MiB are", first)
+    assert second.startswith("b done")

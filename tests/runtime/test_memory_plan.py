@@ -23,6 +23,7 @@ from tests.runtime.manifests import make_manifest
 CHEST = CaseSize(
     channels=1,
     raw_itemsize=2,
+    scan=(300, 512, 512),
     crop=(300, 512, 512),
     resampled=(250, 256, 256),
     padded=(250, 256, 256),
@@ -43,6 +44,7 @@ def sizes(draw):
     return CaseSize(
         channels=draw(st.integers(1, 3)),
         raw_itemsize=draw(st.sampled_from([1, 2, 4, 8])),
+        scan=(700, 700, 700),
         crop=draw(shapes),
         resampled=resampled,
         padded=tuple(map(max, patch, resampled)),

@@ -13,10 +13,11 @@ from flare_runtime.bundle import Bundle
 from flare_runtime.decoding import Decoder
 from flare_runtime.device import Device
 from flare_runtime.errors import CaseError, DeviceError, GpuMemoryError
-from flare_runtime.host_memory import check_fits, give_back
+from flare_runtime.host_memory import HostMemory, engine_bytes, give_back, network_bytes
 from flare_runtime.memory_plan import CaseSize
 from flare_runtime.private_notes import PrivateNotes
 from flare_runtime.synthetic_patch import structured_patch
+from flare_runtime.volume import Grid
 
 _LOG = logging.getLogger(__name__)
 # Of the scores' standard deviation. Half precision costs a hundredth at most; what is computed wrongly is off by about
@@ -100,9 +101,10 @@ class CudnnCheck:
     def _in_float32(self, tile: AnyArray) -> AnyArray:
         manifest = self._bundle.manifest
         folds = len(self._bundle.networks("fp32"))
-        shape, outputs = manifest.patch, manifest.network.outputs
-        size = CaseSize(len(manifest.channels), 4, shape, shape, shape, 0, outputs, outputs, shape, folds=folds)
-        check_fits(manifest, "openvino", "fp32", folds, size)
+        running = network_bytes(manifest, "openvino", "fp32", folds)
+        grid = Grid(manifest.patch, manifest.spacing_mm, 4)
+        size = CaseSize.of([grid] * len(manifest.channels), manifest.patch, manifest)
+        HostMemory(manifest, running, lambda: engine_bytes(manifest, folds)).check(size)
         logits = np.array(open_network(self._bundle, device="cpu", backend="openvino", precision="fp32").run(tile))
         give_back()
         return logits
