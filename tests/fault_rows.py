@@ -60,7 +60,7 @@ IMAGES = (
         "1 x 1 x 12,000 voxels in a small file",
         "works in megabytes",
         files.LONG,
-        (f"{_RT}interpolation.py::test_the_longest_axis_takes_megabytes",),
+        (f"{_RT}host_memory.py::test_a_row_of_12000_voxels_takes_megabytes",),
     ),
     Row(
         "a named pipe, device, socket or folder among the images",
@@ -79,6 +79,7 @@ IMAGES = (
         "works in bounded memory, or is refused as `too_little_memory` with both figures",
         tests=(
             f"{_RT}host_memory.py::test_more_than_there_is_is_refused_with_both_figures",
+            f"{_RT}host_memory.py::test_a_scan_that_cannot_be_held_is_refused_by_its_header",
             f"{_RT}device_pipeline.py::test_an_axis_of_thousands_of_voxels_is_resampled_in_several_bands",
         ),
     ),
@@ -86,6 +87,7 @@ IMAGES = (
         "a limit of a container (cgroup 1 or 2) or of the process (`ulimit -v`)",
         "counts: what does not fit is refused as `too_little_memory` beforehand, and no bundle is blamed",
         tests=(
+            f"{_RT}host_memory.py::test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done",
             f"{_RT}available_memory.py::test_a_limit_of_the_process_counts_less_what_it_has",
             f"{_RT}available_memory.py::test_a_limit_of_cgroup_1_counts_where_it_leaves_less",
         ),
@@ -144,7 +146,10 @@ OUTPUTS = (
     Row(
         "two runs into one folder",
         "every mask and record is whole and they belong together; the later ones stay",
-        tests=("tests/test_faults.py::test_two_runs_into_one_folder_leave_whole_results",),
+        tests=(
+            "tests/test_faults.py::test_two_runs_into_one_folder_leave_whole_results",
+            f"{_RT}commit.py::test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there",
+        ),
     ),
     Row(
         "an output that is read-only, a folder, a link, a device, or the input",

@@ -4,12 +4,14 @@ import gzip
 import os
 import subprocess
 import sys
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from flare_runtime.errors import OutputError
+from flare_runtime.interruption import committing
 from flare_runtime.nifti import read_nifti
 from flare_runtime.output import check_folder, replacing, strip_suffix, write_mask
 from tests.runtime.nifti_files import noise, sform_fields, write_nifti
@@ -63,6 +65,20 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error, old):
         write()
     assert names(tmp_path) == ([] if old is None else ["result.json"])
     assert old is None or target.read_bytes() == old
+
+
+def test_no_file_takes_its_name_while_the_last_words_are_said(tmp_path):
+    def write():
+        with replacing(tmp_path / "a.json") as file:
+            file.write(b"new")
+
+    with committing:
+        thread = Thread(target=write)
+        thread.start()
+        thread.join(0.2)
+        assert not (tmp_path / "a.json").exists()
+    thread.join()
+    assert (tmp_path / "a.json").read_bytes() == b"new"
 
 
 def test_a_missing_folder_is_an_output_error(tmp_path):
