@@ -121,7 +121,19 @@ MODELS = (
     Row(
         "a checkpoint that is a hostile pickle",
         "refused; nothing of it runs",
-        tests=(f"{_EX}export.py::test_a_hostile_checkpoint_is_refused_and_not_run",),
+        tests=(
+            f"{_EX}export.py::test_a_hostile_checkpoint_is_refused_and_not_run",
+            f"{_EX}hostile_models.py::test_the_program_refuses_a_hostile_checkpoint",
+            "tests/train/test_hostile_runs.py::test_a_hostile_pickle_is_refused_and_not_run",
+        ),
+    ),
+    Row(
+        "plans, data sets and checkpoints with anything missing, of a wrong type, or without end",
+        "exit 3 in one line, within seconds and 2 GiB",
+        tests=(
+            f"{_EX}hostile_models.py::test_a_hostile_model_is_refused",
+            "tests/train/test_hostile_runs.py::test_a_hostile_run_is_refused",
+        ),
     ),
     Row(
         "a dependency's telemetry",

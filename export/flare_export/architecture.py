@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flare_export.errors import ModelError
+from flare_export.errors import ModelError, first_line
 from flare_runtime.arrays import Shape3
 from flare_runtime.manifest import NetworkInfo
 
@@ -20,10 +20,16 @@ _OPERATIONS: dict[str, type[nn.Module]] = {
 _ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet")
 
 
-def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int) -> nn.Module:
+def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, device: str = "cpu") -> nn.Module:
     """Build an untrained network from a plan's `architecture` block.
 
     Only the class names count, never the module paths before them, so a plan cannot import anything.
+
+    Args:
+        architecture: the block.
+        inputs: image channels.
+        outputs: logit channels.
+        device: where its weights lie; on `meta` they take no memory, however large the block says they are.
 
     Raises:
         ModelError: for an architecture or operation that is not on the list, or arguments it does not take.
@@ -39,21 +45,22 @@ def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int) ->
             arguments[key] = _operation(arguments[key])
     arguments["deep_supervision"] = False
     try:
-        network: nn.Module = getattr(unet, name)(input_channels=inputs, num_classes=outputs, **arguments)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ModelError(f"the `architecture` block does not describe a {name}: {error}") from error
+        with torch.device(device):
+            network: nn.Module = getattr(unet, name)(input_channels=inputs, num_classes=outputs, **arguments)
+    except Exception as error:  # the network's classes raise whatever wrong arguments lead them to
+        raise ModelError(f"the `architecture` block does not describe a {name}: {first_line(error)}") from error
     return network.eval()
 
 
-def _operation(path: str) -> type[nn.Module]:
-    name = path.rpartition(".")[2]
+def _operation(path: object) -> type[nn.Module]:
+    name = path.rpartition(".")[2] if isinstance(path, str) else ""
     if name not in _OPERATIONS:
         raise ModelError(f"the operation {path!r} is not supported; only {', '.join(_OPERATIONS)}")
     return _OPERATIONS[name]
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load a checkpoint's tensors after comparing every name and shape with the network.
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Load a checkpoint's tensors after comparing every name and shape with the network, and return it on the CPU.
 
     Raises:
         ModelError: that counts stages and parameters on both sides where they differ.
@@ -68,7 +75,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> Non
             f"{_size(weights)} in the checkpoint ({len(missing)} tensors missing, {len(surplus)} surplus, "
             f"{len(wrong)} of another shape; {example} for one). Use the plans.json the checkpoint was trained with"
         )
-    network.load_state_dict(dict(weights))
+    network.to_empty(device="cpu").load_state_dict(dict(weights))
+    return network
 
 
 def _size(weights: Mapping[str, torch.Tensor]) -> str:
@@ -78,25 +86,31 @@ def _size(weights: Mapping[str, torch.Tensor]) -> str:
     return f"{len(stages)} stages and {sum(distinct.values()):,} parameters"
 
 
-def describe(
-    network: nn.Module, architecture: Mapping[str, Any], inputs: int, outputs: int, patch: Shape3
-) -> NetworkInfo:
-    """Return the network's size; GMAC are true multiply-accumulates of all convolutions for one patch."""
+def describe(architecture: Mapping[str, Any], inputs: int, outputs: int, patch: Shape3) -> NetworkInfo:
+    """Return the network's size; GMAC are true multiply-accumulates of all convolutions for one patch.
+
+    Raises:
+        ModelError: where there is no such network, or it does not take the patch.
+    """
+    network = build_network(architecture, inputs, outputs, "meta")
     arguments = architecture["arch_kwargs"]
-    stages = int(arguments["n_stages"])
-    features = arguments["features_per_stage"]
+    stages, features = arguments["n_stages"], arguments["features_per_stage"]
     return NetworkInfo(
         architecture=architecture["network_class_name"].rpartition(".")[2],
         stages=stages,
-        features=tuple(features) if isinstance(features, list) else (int(features),) * stages,
+        features=tuple(features) if isinstance(features, list) else (features,) * stages,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        gmac=round(count_macs(build_network(architecture, inputs, outputs), (inputs, *patch)) / 1e9, 1) or 0.1,
+        gmac=round(count_macs(network, (inputs, *patch)) / 1e9, 1) or 0.1,
         outputs=outputs,
     )
 
 
 def count_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Return the multiply-accumulates of all convolutions for one input (channels, z, y, x); nothing is computed."""
+    """Return the multiply-accumulates of all convolutions for one input (channels, z, y, x); nothing is computed.
+
+    Raises:
+        ModelError: where the network does not take such an input.
+    """
     total = 0
 
     def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -109,6 +123,9 @@ def count_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             module.register_forward_hook(count)
-    with torch.no_grad():
-        network.to("meta")(torch.empty(1, *input_shape, device="meta"))
+    try:
+        with torch.no_grad():
+            network.to("meta")(torch.empty(1, *input_shape, device="meta"))
+    except Exception as error:  # layers raise whatever a shape that does not fit leads them to
+        raise ModelError(f"the network does not take a patch of {input_shape[1:]}: {first_line(error)}") from error
     return total

@@ -1,28 +1,46 @@
 """nnU-Net checkpoints, read without running what is in them."""
 
 import hashlib
+import pickletools
+import warnings
+import zipfile
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 
-from flare_export.errors import ModelError
+from flare_export.errors import ModelError, first_line
+from flare_export.schema import checked
+from flare_runtime.manifest import Axis
+from flare_runtime.naming import visible
 
-# Beyond tensors and plain containers a genuine nnU-Net checkpoint holds only NumPy scalars, in its training log.
-# NumPy 1 pickled them under `numpy.core`, NumPy 2 under `numpy._core`.
-_SCALAR = np.float64(0).__reduce__()[0]
-_ALLOWED: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64", "bool")),
-]
+# What a genuine checkpoint calls on being read. PyTorch's own list of safe names is longer; some of them make as much
+# memory as a file asks for.
 _ALLOWED_NAMES = {
-    entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}" for entry in _ALLOWED
+    "_codecs.encode",
+    "collections.OrderedDict",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",  # NumPy 1's name of it, then NumPy 2's
+    "numpy._core.multiarray.scalar",
+    "torch.device",
+    "torch.Size",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+    *(
+        f"torch.{kind}Storage"
+        for kind in ("BFloat16", "Half", "Float", "Double", "Bool", "Byte", "Short", "Int", "Long")
+    ),
 }
+_SCALARS = ("b1", "i4", "i8", "f2", "f4", "f8")
+_WEIGHTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# A training log of thousands of epochs takes one; PyTorch reads it in Python, at a MiB a second.
+_MAX_PICKLE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,49 @@ class Checkpoint:
     sha256: str
 
 
+class _InitArgs(msgspec.Struct):
+    configuration: str
+
+
+class _Content(msgspec.Struct):
+    """What is used of a checkpoint; the optimiser's state and the log are in it as well."""
+
+    network_weights: dict[str, Any]
+    init_args: _InitArgs
+    trainer_name: str
+    current_epoch: Annotated[int, Meta(ge=0, le=10**9)]
+    inference_allowed_mirroring_axes: Annotated[tuple[Axis, ...], Meta(max_length=3)] | None = None
+
+
 def load_checkpoint(path: Path, fold: str) -> Checkpoint:
-    """Read a checkpoint with PyTorch's restricted unpickler.
+    """Read what inference needs of a checkpoint.
+
+    Raises:
+        ModelError: as `read_checkpoint`, or where something is missing, of a wrong type, or no number.
+    """
+    content = checked(read_checkpoint(path), _Content, f"{path}: not an nnU-Net v2 checkpoint")
+    weights = {_plain_key(key): value for key, value in content.network_weights.items()}
+    if len(weights) < len(content.network_weights):
+        raise ModelError(f"{path}: refused, it holds a weight twice, with and without `module.` or `_orig_mod.`")
+    for key, value in weights.items():
+        if problem := _problem_of(value):
+            raise ModelError(f"{path}: refused, the weight {key[:99]!r} {problem}")
+    axes = content.inference_allowed_mirroring_axes or ()
+    if len(set(axes)) < len(axes):
+        raise ModelError(f"{path}: refused, inference_allowed_mirroring_axes {axes} names an axis twice")
+    return Checkpoint(
+        fold=fold,
+        weights=deepcopy(weights),  # off the file, which may be written to; what is shared stays shared
+        configuration=content.init_args.configuration,
+        trainer=visible(content.trainer_name),
+        epochs=content.current_epoch,
+        mirror_axes=axes,
+        sha256=_sha256(path),
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint with PyTorch's restricted unpickler; its tensors are taken from the file as they are needed.
 
     Raises:
         ModelError: where it is missing, is not a PyTorch zip archive, or holds a type that genuine checkpoints do not;
@@ -58,27 +117,72 @@ def load_checkpoint(path: Path, fold: str) -> Checkpoint:
     if not path.is_file():
         raise ModelError(f"{path}: there is no such checkpoint; choose one with --fold and --checkpoint")
     try:
-        foreign = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))) - _ALLOWED_NAMES)
+        foreign = sorted(_names_in(_pickle_of(path)) - _ALLOWED_NAMES)
         if foreign:
-            raise ModelError(f"{path.name}: refused, it holds {', '.join(foreign)}, which no nnU-Net checkpoint needs")
-        with torch.serialization.safe_globals(_ALLOWED):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            raise ModelError(f"{path}: refused, it holds {', '.join(foreign)}, which no nnU-Net checkpoint needs")
+        with torch.serialization.safe_globals(list(_STAND_INS)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of pickles that it may not read, and then reads none
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except ModelError:
         raise
     except Exception as error:  # the unpickler raises whatever a damaged file leads it to
-        raise ModelError(f"{path}: not a readable PyTorch checkpoint ({str(error).splitlines()[0]})") from error
-    try:
-        return Checkpoint(
-            fold=fold,
-            weights={_plain_key(key): value for key, value in content["network_weights"].items()},
-            configuration=str(content["init_args"]["configuration"]),
-            trainer=str(content["trainer_name"]),
-            epochs=int(content["current_epoch"]),
-            mirror_axes=tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ()),
-            sha256=_sha256(path),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path.name}: not an nnU-Net v2 checkpoint, {error} is missing") from error
+        raise ModelError(f"{path}: not a readable PyTorch checkpoint ({first_line(error)})") from error
+    return checked(content, dict, f"{path}: not an nnU-Net v2 checkpoint")
+
+
+def _pickle_of(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its archive is compressed, or says that it holds more than the file")
+        pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
+            raise ValueError(f"its archive needs one data.pkl of at most {_MAX_PICKLE_BYTES >> 20} MiB")
+        return archive.read(pickles[0])
+
+
+def _names_in(pickle: bytes) -> set[str]:
+    """Return what a pickle of protocol 2 imports; PyTorch reads no other way of saying it."""
+    return {str(arg).replace(" ", ".") for opcode, arg, _ in pickletools.genops(pickle) if opcode.name == "GLOBAL"}
+
+
+class _Dtype:
+    """Stands in for numpy.dtype, which would make types of any size."""
+
+    def __init__(self, code: str, *_flags: object) -> None:
+        if code not in _SCALARS:
+            raise ValueError(f"a number of the type {code!r}")
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in "<|":
+            raise ValueError(f"a number of the byte order {state[1]!r}")
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    """Return a NumPy scalar, of which a genuine checkpoint holds some in its training log."""
+    (number,) = np.frombuffer(data, f"<{dtype.code}")
+    return number
+
+
+_STAND_INS: tuple[Any, ...] = (
+    (_Dtype, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+)
+
+
+def _problem_of(weight: object) -> str | None:
+    if not isinstance(weight, torch.Tensor) or weight.layout != torch.strided or weight.is_quantized:
+        return "is not a plain tensor"
+    if weight.dtype not in _WEIGHTS:
+        return f"is of {weight.dtype}, no floating-point numbers"
+    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+        return f"says that it holds {weight.numel():,} numbers, which are not in the file"
+    if not bool(torch.isfinite(weight.to(torch.float32)).all()):
+        return "holds what is no number (NaN or infinity)"
+    return None
 
 
 def _plain_key(key: str) -> str:

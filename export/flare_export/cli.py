@@ -15,7 +15,12 @@ INT8 = "int8"
 EPILOG = """\
 flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds to
 it what it needs to run in 8-bit integers; see their --help.
+
 """
+EXIT_CODES = (
+    "exit codes: 0 done; 1 internal error; 2 usage; 3 the model is refused: it cannot be exported, or the result does "
+    "not agree with it; 4 a case cannot be read; 5 device; 6 output; 7 bundle; 130 interrupted"
+)
 
 
 def _one_line(text: str) -> str:
@@ -29,7 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="flare-export",
         description="Turn an nnU-Net v2 trained-model folder into a bundle for flare-infer, and check that it agrees.",
-        epilog=EPILOG,
+        epilog=EPILOG + EXIT_CODES,
     )
     parser.add_argument("model", type=Path, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the folder to write")
@@ -64,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from flare_export.conversion import Naming, export_bundle
     from flare_export.model_folder import ModelFolder
 
+    _check_usage(args)
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
     naming = Naming(args.name, args.licence, args.model_card, args.caution)
     verify = channel_files(args.verify, folder.inputs)
@@ -83,12 +89,35 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+def _check_usage(args: argparse.Namespace) -> None:
+    """Refuse what cannot be meant, before any work.
+
+    Raises:
+        UsageError: naming it.
+    """
+    from flare_export.model_folder import is_fold
+    from flare_runtime.errors import UsageError
+
+    if not args.model.is_dir():
+        raise UsageError(f"{args.model}: is no folder; give an nnU-Net trained-model folder, with plans.json in it")
+    folds = args.fold or []
+    if odd := [fold for fold in folds if not is_fold(fold)]:
+        raise UsageError(f"--fold {odd[0]}: give numbers, or all")
+    if twice := [fold for fold in folds if folds.count(fold) > 1]:
+        raise UsageError(f"--fold {twice[0]}: is given twice")
+    if Path(args.checkpoint).name != args.checkpoint:
+        raise UsageError(f"--checkpoint {args.checkpoint}: give the name of a file in the folds' folders")
+    if args.model_card is not None and not args.model_card.is_file():
+        raise UsageError(f"--model-card {args.model_card}: there is no such file")
+
+
 def parse_engine_args(argv: Sequence[str]) -> argparse.Namespace:
     """Parse what follows `flare-export trt`."""
     parser = argparse.ArgumentParser(
         prog="flare-export trt",
         description="Build this machine's TensorRT engines of a bundle, one per fold and batch, compare each with "
         "ONNX Runtime in float32, and keep those that agree where flare-infer finds them.",
+        epilog=EXIT_CODES,
     )
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="a folder or zip made by flare-export")
@@ -158,6 +187,7 @@ def parse_int8_args(argv: Sequence[str]) -> argparse.Namespace:
         prog="flare-export int8",
         description="Add to a bundle what flare-infer --precision int8 needs, taken from what the network makes of "
         "some cases, and compare the result with float32 on others.",
+        epilog=EXIT_CODES,
     )
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="a folder made by flare-export")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -14,15 +15,18 @@ from flare_export import plans as plan_rules
 from flare_export.architecture import describe
 from flare_export.bundle_place import bundle_at, new_bundle
 from flare_export.case_parity import CaseParity, measure_case_parity
-from flare_export.errors import DisagreementError
+from flare_export.errors import DisagreementError, ModelError
 from flare_export.fp16_graph import to_fp16
 from flare_export.model_folder import ModelFolder
 from flare_export.network_parity import measure_network_parity
 from flare_export.onnx_graph import OPSET, fold_biases, to_onnx
+from flare_runtime.arrays import Shape3
+from flare_runtime.available_memory import available_bytes
 from flare_runtime.backends.openvino import cpu_has_bf16
 from flare_runtime.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.errors import OutputError
-from flare_runtime.manifest import SCHEMA_VERSION, BundleFile, Manifest, Provenance, encode_manifest
+from flare_runtime.manifest import SCHEMA_VERSION, BundleFile, Manifest, NetworkInfo, Provenance, encode_manifest
+from flare_runtime.naming import visible
 from flare_runtime.segmenter import Segmenter
 
 MODEL_CARD_NAME = "MODEL_CARD.md"
@@ -71,9 +75,12 @@ def export_bundle(
     before = bundle_at(place)
     if before is not None and not force:
         _check_losses(output, before, naming, verify)
+    info = describe(folder.configuration["architecture"], folder.inputs, folder.outputs, folder.patch)
+    _check_memory(info, folder.patch)
+    manifest = make_manifest(folder, info, naming)
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
     with new_bundle(place) as aside:
-        _write(folder, networks, aside, naming)
+        _write(folder, manifest, networks, aside, naming.model_card)
         bundle = Bundle.open(aside)
         parity = measure_network_parity(bundle, networks)
         cases = _verify(folder, aside, verify, on_case)
@@ -97,14 +104,24 @@ def _check_losses(output: Path, before: Manifest, naming: Naming, verify: Sequen
         )
 
 
-def _write(folder: ModelFolder, networks: Sequence[nn.Module], target: Path, naming: Naming) -> None:
+def _check_memory(info: NetworkInfo, patch: Shape3) -> None:
+    """Refuse a patch that cannot be run here: its first convolution alone has two such tensors in memory."""
+    needed, available = 2 * 4 * info.features[0] * prod(patch), available_bytes()
+    if available is not None and needed > available:
+        raise ModelError(
+            f"a patch of {patch} takes more than {needed >> 20:,} MiB, {available >> 20:,} MiB are to be had; the "
+            "bundle has to be tried out on a larger machine"
+        )
+
+
+def _write(
+    folder: ModelFolder, manifest: Manifest, networks: Sequence[nn.Module], target: Path, model_card: Path | None
+) -> None:
     files: list[BundleFile] = []
-    first = folder.checkpoints[0]
-    name = naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"
     for checkpoint, network in zip(folder.checkpoints, networks, strict=True):
         lean = deepcopy(network)  # the original stays what the result is compared with
         fold_biases(lean)
-        metadata = {"flare-lite": name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
+        metadata = {"flare-lite": manifest.name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
         data = to_onnx(lean, folder.inputs, folder.patch, metadata)
         end = ".onnx" if len(networks) == 1 else f".fold_{checkpoint.fold}.onnx"
         for precision, file, content in (
@@ -113,9 +130,9 @@ def _write(folder: ModelFolder, networks: Sequence[nn.Module], target: Path, nam
         ):
             entry = _add(target, file, content, "network")
             files.append(msgspec.structs.replace(entry, precision=precision, opset=OPSET, fold=checkpoint.fold))
-    if naming.model_card is not None:
-        files.append(_add(target, MODEL_CARD_NAME, naming.model_card.read_bytes(), "model_card"))
-    (target / MANIFEST_NAME).write_bytes(encode_manifest(_manifest(folder, networks[0], name, naming, files)))
+    if model_card is not None:
+        files.append(_add(target, MODEL_CARD_NAME, model_card.read_bytes(), "model_card"))
+    (target / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=tuple(files))))
 
 
 def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
@@ -124,18 +141,20 @@ def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
     return msgspec.convert({"name": name, "role": role, "sha256": digest, "bytes": len(data)}, BundleFile)
 
 
-def _manifest(
-    folder: ModelFolder, network: nn.Module, name: str, naming: Naming, files: Sequence[BundleFile]
-) -> Manifest:
+def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Manifest:
+    """Return what the runtime has to know of a model, without its files.
+
+    Raises:
+        ModelError: where the plan or the data set do not say it, or it is not supported.
+    """
     structures, regions = plan_rules.labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
     z, y, x = (float(side) for side in configuration["spacing"])
-    a, b, c = (int(axis) for axis in folder.plans["transpose_forward"])
-    architecture = configuration["architecture"]
+    a, b, c = folder.plans["transpose_forward"]
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        name=name,
-        licence=naming.licence,
+        name=visible(naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"),
+        licence=visible(naming.licence),
         caution=naming.caution,
         labels=structures,
         regions_class_order=regions,
@@ -147,11 +166,11 @@ def _manifest(
         image_resampling=plan_rules.image_resampling(configuration),
         logits_resampling=plan_rules.logits_resampling(configuration),
         mirror_axes=first.mirror_axes,
-        network=describe(network, architecture, folder.inputs, folder.outputs, folder.patch),
-        files=tuple(files),
+        network=info,
+        files=(),
         provenance=Provenance(
             checkpoints={checkpoint.fold: checkpoint.sha256 for checkpoint in folder.checkpoints},
-            dataset=str(folder.plans.get("dataset_name", "")),
+            dataset=folder.plans.get("dataset_name", ""),
             trainer=first.trainer,
             configuration=first.configuration,
             epochs=tuple(checkpoint.epochs for checkpoint in folder.checkpoints),

@@ -6,10 +6,15 @@ from flare_runtime.errors import FlareError
 class ModelError(FlareError):
     """The nnU-Net model folder cannot be exported: it is incomplete, inconsistent, hostile or not supported."""
 
-    exit_code = 2
+    exit_code = 3
 
 
 class DisagreementError(FlareError):
     """The exported network does not compute what the original does; no bundle was written."""
 
-    exit_code = 1
+    exit_code = 3
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says is wrong, or the kind of error where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

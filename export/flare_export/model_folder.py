@@ -1,5 +1,6 @@
 """An nnU-Net trained-model folder: its plan, its labels, its folds."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from flare_export import plans as plan_rules
 from flare_export.architecture import build_network, load_weights
 from flare_export.checkpoint import Checkpoint, load_checkpoint
 from flare_export.errors import ModelError
+from flare_export.json_file import read_json
 from flare_runtime.arrays import Shape3
 
 
@@ -40,8 +42,8 @@ class ModelFolder:
         Raises:
             ModelError: for anything missing, inconsistent or unsupported.
         """
-        plans = plan_rules.read_json(path / "plans.json")
-        dataset = plan_rules.read_json(path / "dataset.json")
+        plans = read_json(path / "plans.json")
+        dataset = read_json(path / "dataset.json")
         chosen = list(folds) if folds else _available_folds(path, checkpoint)
         checkpoints = tuple(load_checkpoint(path / f"fold_{fold}" / checkpoint, fold) for fold in chosen)
         first = checkpoints[0]
@@ -54,7 +56,7 @@ class ModelFolder:
     @property
     def inputs(self) -> int:
         """The number of image channels."""
-        return len(self.dataset.get("channel_names") or self.dataset["modality"])
+        return len(plan_rules.channel_names(self.dataset))
 
     @property
     def outputs(self) -> int:
@@ -66,17 +68,24 @@ class ModelFolder:
     def patch(self) -> Shape3:
         """The network's input size, (z, y, x)."""
         z, y, x = self.configuration["patch_size"]
-        return int(z), int(y), int(x)
+        return z, y, x
 
     def network(self, checkpoint: Checkpoint) -> nn.Module:
         """Build the network and load one fold's weights into it."""
-        network = build_network(self.configuration["architecture"], self.inputs, self.outputs)
-        load_weights(network, checkpoint.weights)
-        return network
+        network = build_network(self.configuration["architecture"], self.inputs, self.outputs, "meta")
+        return load_weights(network, checkpoint.weights)
+
+
+def is_fold(name: str) -> bool:
+    """Tell whether nnU-Net calls a fold so: a number, or `all`."""
+    return name == "all" or re.fullmatch("0|[1-9][0-9]{0,2}", name) is not None
 
 
 def _available_folds(path: Path, checkpoint: str) -> list[str]:
-    folds = sorted(file.parent.name.removeprefix("fold_") for file in path.glob(f"fold_*/{checkpoint}"))
+    found = sorted(folder.name for folder in path.glob("fold_*") if (folder / checkpoint).is_file())
+    folds = [name.removeprefix("fold_") for name in found]
     if not folds:
         raise ModelError(f"{path}: no fold_*/{checkpoint}; give an nnU-Net trained-model folder, or --checkpoint")
+    if odd := [fold for fold in folds if not is_fold(fold)]:
+        raise ModelError(f"{path}: fold_{odd[0]} is no fold of nnU-Net's; name those to take with --fold")
     return [fold for fold in folds if fold != "all"] or folds

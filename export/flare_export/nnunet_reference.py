@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flare_export.errors import ModelError
 from flare_export.model_folder import ModelFolder
 from flare_runtime.arrays import MaskArray, Shape3
+from flare_runtime.errors import UsageError
 from flare_runtime.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, inner_box, padded_shape
 
 
@@ -40,7 +40,7 @@ class NnunetReference:
     The network is built by nnU-Net from the plan, so a custom trainer class need not be installed.
 
     Raises:
-        ModelError: where nnunetv2 is not installed.
+        UsageError: where nnunetv2 is not installed.
     """
 
     def __init__(self, folder: ModelFolder, *, tta: bool = False, step: float = 0.5) -> None:
@@ -50,7 +50,7 @@ class NnunetReference:
                 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
                 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
         except ImportError as error:
-            raise ModelError("comparing with nnU-Net needs it installed; pip install 'flare-lite[train]'") from error
+            raise UsageError("comparing with nnU-Net needs it installed; pip install 'flare-lite[train]'") from error
         plans = PlansManager(dict(folder.plans))
         self._configuration = plans.get_configuration(folder.checkpoints[0].configuration)
         self._predictor = nnUNetPredictor(

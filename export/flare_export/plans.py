@@ -1,12 +1,11 @@
 """nnU-Net's `plans.json` and `dataset.json`, reduced to what inference needs and checked for its traps."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from flare_export.errors import ModelError
+from flare_export.schema import Configuration, Dataset, OldStyle, Plans, ResamplingOptions, Statistics, checked
 from flare_runtime.manifest import (
     Channel,
     CTScheme,
@@ -30,22 +29,8 @@ OLD_STYLE_KEYS = (
     "conv_kernel_sizes",
 )
 _RESAMPLING_FUNCTION = "resample_data_or_seg_to_shape"
+_PLANS, _DATASET = "plans.json", "dataset.json"
 _READERS = ("SimpleITKIO", "NibabelIO")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ModelError: where the file is missing or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); give an nnU-Net trained-model folder") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds no JSON object")
-    return content
 
 
 def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -57,7 +42,10 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
     Raises:
         ModelError: for that trap, a missing or circular parent, and what is not supported, each by name.
     """
-    configuration = inherited(plans["configurations"], name)
+    whole = checked(plans, Plans, _PLANS)
+    if sorted(whole.transpose_forward) != [0, 1, 2]:
+        raise ModelError(f"transpose_forward {whole.transpose_forward} of {_PLANS} is not a permutation of 0, 1, 2")
+    configuration = inherited(whole.configurations, name)
     stale = [key for key in OLD_STYLE_KEYS if key in configuration]
     if "architecture" in configuration and stale:
         raise ModelError(
@@ -69,7 +57,10 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
         missing = [key for key in OLD_STYLE_KEYS if key not in configuration and key != "num_pool_per_axis"]
         if missing:
             raise ModelError(f"configuration {name!r} has no `architecture` block and lacks {', '.join(missing)}")
-        configuration["architecture"] = _architecture_from_old_keys(configuration)
+        configuration["architecture"] = _architecture_from_old_keys(configuration, name)
+    if any(isinstance(sides := configuration.get(key), list) and len(sides) == 2 for key in ("patch_size", "spacing")):
+        raise ModelError(f"configuration {name!r} is 2D; only 3D networks can be exported")
+    checked(configuration, Configuration, f"configuration {name!r} of {_PLANS}")
     _refuse_unsupported(plans, name, configuration)
     return configuration
 
@@ -86,11 +77,14 @@ def inherited(configurations: Mapping[str, Any], name: str, seen: tuple[str, ...
         raise ModelError(f"plans.json has no configuration {name!r}; it has {', '.join(configurations)}")
     own = deepcopy(configurations[name])
     parent = own.get("inherits_from")
+    if parent is not None and not isinstance(parent, str):
+        raise ModelError(f"configuration {name!r} inherits from {parent!r}, which is no name")
     return {**inherited(configurations, parent, (*seen, name)), **own} if parent else own
 
 
-def _architecture_from_old_keys(old: Mapping[str, Any]) -> dict[str, Any]:
+def _architecture_from_old_keys(old: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the `architecture` block that nnU-Net itself derives from a plan of before 2.3."""
+    checked(old, OldStyle, f"configuration {name!r} of {_PLANS}")
     stages = len(old["n_conv_per_stage_encoder"])
     plain = old["UNet_class_name"] == "PlainConvUNet"
     base, most = old["UNet_base_num_features"], old["unet_max_num_features"]
@@ -117,8 +111,6 @@ def _architecture_from_old_keys(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any]) -> None:
-    if len(configuration["patch_size"]) != 3 or len(configuration["spacing"]) != 3:
-        raise ModelError(f"configuration {name!r} is 2D; only 3D networks can be exported")
     if configuration.get("previous_stage"):
         raise ModelError(f"configuration {name!r} is a cascade stage; export its 3d_fullres or 3d_lowres instead")
     for what, given, allowed in (
@@ -134,7 +126,7 @@ def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapp
 
 def image_resampling(configuration: Mapping[str, Any]) -> Resampling:
     """Return how images are resampled."""
-    return _resampling(configuration["resampling_fn_data_kwargs"], default_order=3)
+    return _resampling(configuration["resampling_fn_data_kwargs"])
 
 
 def logits_resampling(configuration: Mapping[str, Any]) -> Resampling:
@@ -143,7 +135,7 @@ def logits_resampling(configuration: Mapping[str, Any]) -> Resampling:
     Raises:
         ModelError: for an order above 1, whose overshoot the runtime does not reproduce.
     """
-    rule = _resampling(configuration["resampling_fn_probabilities_kwargs"], default_order=3)
+    rule = _resampling(configuration["resampling_fn_probabilities_kwargs"])
     if rule.order > 1 or rule.order_z > 1:
         raise ModelError(
             f"logits are resampled with order {rule.order}, {rule.order_z} along z; only 0 and 1 are supported"
@@ -151,42 +143,56 @@ def logits_resampling(configuration: Mapping[str, Any]) -> Resampling:
     return rule
 
 
-def _resampling(kwargs: Mapping[str, Any], default_order: int) -> Resampling:
-    threshold = kwargs.get("separate_z_anisotropy_threshold", 3)
-    if threshold != 3 or kwargs.get("is_seg"):
+def _resampling(kwargs: Mapping[str, Any]) -> Resampling:
+    options = checked(kwargs, ResamplingOptions, _PLANS)
+    if options.separate_z_anisotropy_threshold != 3 or options.is_seg:
         raise ModelError(f"resampling options {dict(kwargs)} are not supported; the anisotropy threshold must be 3")
-    # nnU-Net's function defaults to False where the plan says nothing; its planner always writes null.
-    return Resampling(
-        order=kwargs.get("order", default_order),
-        order_z=kwargs.get("order_z", 0),
-        force_separate_z=kwargs.get("force_separate_z", False),
-    )
+    return Resampling(order=options.order, order_z=options.order_z, force_separate_z=options.force_separate_z)
 
 
 def channels(
     plans: Mapping[str, Any], configuration: Mapping[str, Any], dataset: Mapping[str, Any]
 ) -> tuple[Channel, ...]:
-    """Return the input channels in the network's order, each with its normalisation."""
-    names: Mapping[str, str] = dataset.get("channel_names") or dataset["modality"]
-    schemes: Sequence[str] = configuration["normalization_schemes"]
-    masked: Sequence[bool] = configuration["use_mask_for_norm"]
-    statistics = plans.get("foreground_intensity_properties_per_channel") or plans.get(
-        "foreground_intensity_properties_by_modality", {}
+    """Return the input channels in the network's order, each with its normalisation.
+
+    Raises:
+        ModelError: where there is none, or the plan does not say how each is normalised.
+    """
+    names = channel_names(dataset)
+    schemes, masked = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
+    if min(len(schemes), len(masked)) < len(names):
+        raise ModelError(f"{_PLANS} normalises {min(len(schemes), len(masked))} channels, {_DATASET} has {len(names)}")
+    rules = checked(plans, Plans, _PLANS)
+    statistics = (
+        rules.foreground_intensity_properties_per_channel or rules.foreground_intensity_properties_by_modality or {}
     )
     return tuple(
-        Channel(name=names[key], normalisation=_scheme(schemes[int(key)], masked[int(key)], statistics.get(key)))
-        for key in sorted(names, key=int)
+        Channel(name=name, normalisation=_scheme(schemes[index], masked[index], statistics.get(str(index))))
+        for index, name in enumerate(names)
     )
 
 
-def _scheme(name: str, masked: bool, statistics: Mapping[str, float] | None) -> Scheme:
+def channel_names(dataset: Mapping[str, Any]) -> list[str]:
+    """Return what dataset.json calls the input channels, in the network's order.
+
+    Raises:
+        ModelError: where they are not numbered from 0.
+    """
+    content = checked(dataset, Dataset, _DATASET, strict=False)
+    names = content.channel_names or content.modality or {}
+    if not names or set(names) != {str(index) for index in range(len(names))}:
+        raise ModelError(f"{_DATASET} has to number its channel_names 0, 1, ...; it has {', '.join(names) or 'none'}")
+    return [names[str(index)] for index in range(len(names))]
+
+
+def _scheme(name: str, masked: bool, statistics: Any) -> Scheme:
     if name == "CTNormalization":
         if statistics is None:
             raise ModelError(
-                "plans.json has no foreground_intensity_properties_per_channel, which CTNormalization needs"
+                f"{_PLANS} has no foreground_intensity_properties_per_channel, which CTNormalization needs"
             )
-        low, high = statistics["percentile_00_5"], statistics["percentile_99_5"]
-        return CTScheme(lower=low, upper=high, mean=statistics["mean"], std=max(statistics["std"], 1e-8))
+        of = checked(statistics, Statistics, f"foreground_intensity_properties_per_channel of {_PLANS}")
+        return CTScheme(lower=of.percentile_00_5, upper=of.percentile_99_5, mean=of.mean, std=max(of.std, 1e-8))
     if name == "ZScoreNormalization":
         return ZScoreScheme(masked=masked)
     simple: dict[str, Callable[[], Scheme]] = {
@@ -203,22 +209,22 @@ def labels(dataset: Mapping[str, Any]) -> tuple[tuple[Label, ...], tuple[int, ..
     """Return the foreground labels, and the class order where they are overlapping regions.
 
     Raises:
-        ModelError: where exclusive labels are not 0, 1, 2, ... or a value leaves 0..255.
+        ModelError: where there is none, exclusive labels are not 0, 1, 2, ..., or a value leaves 0..255.
     """
-    foreground = {name: value for name, value in dataset["labels"].items() if name not in ("background", "ignore")}
+    content = checked(dataset, Dataset, _DATASET, strict=False)
     structures = tuple(
-        Label(name=name, values=tuple(map(int, value)) if isinstance(value, list) else (int(value),))
-        for name, value in foreground.items()
+        Label(name=name, values=value if isinstance(value, tuple) else (value,))
+        for name, value in content.labels.items()
+        if name not in ("background", "ignore")
     )
-    is_region = any(len(structure.values) > 1 for structure in structures)
-    values = sorted({value for structure in structures for value in structure.values})
-    if values and values[-1] > 255:
-        raise ModelError(f"label {values[-1]} does not fit an 8-bit mask")
-    if is_region:
-        order = dataset.get("regions_class_order")
+    if not structures:
+        raise ModelError(f"{_DATASET} names no label beside the background")
+    if any(len(structure.values) > 1 for structure in structures):
+        order = content.regions_class_order
         if not order or len(order) != len(structures):
-            raise ModelError("dataset.json has regions but no matching regions_class_order")
-        return structures, tuple(map(int, order))
+            raise ModelError(f"{_DATASET} has regions but no matching regions_class_order")
+        return structures, order
+    values = sorted({value for structure in structures for value in structure.values})
     if values != list(range(1, len(values) + 1)):
         raise ModelError(f"the labels {values} are not consecutive from 1; nnU-Net's argmax needs that")
     return structures, None

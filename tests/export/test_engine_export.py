@@ -15,11 +15,11 @@ from flare_export import cli
 from flare_export.batched_graph import with_batch
 from flare_export.case_files import channel_files
 from flare_export.engine_export import EngineExport
-from flare_export.errors import DisagreementError, ModelError
+from flare_export.errors import DisagreementError
 from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
 from flare_runtime.bundle import Bundle
 from flare_runtime.engine_cache import EngineCache, EngineKey
-from flare_runtime.errors import BundleError, CaseError, DeviceError
+from flare_runtime.errors import BundleError, CaseError, DeviceError, UsageError
 from tests.runtime.nifti_files import blobs, write_nifti
 
 HALF = json.dumps({"Layers": [{"Name": "c", "LayerType": "Convolution", "Inputs": [{"Datatype": "Half"}]}]})
@@ -237,7 +237,7 @@ def test_the_channels_of_a_case_are_found_by_their_numbers(tmp_path):
     for name in names:
         name.touch()
     assert channel_files(names[:1], 2) == [names]
-    with pytest.raises(ModelError, match="channel 2 is missing"):
+    with pytest.raises(UsageError, match="channel 2 is missing"):
         channel_files(names[:1], 3)
 
 
@@ -288,7 +288,7 @@ def test_a_bundle_that_is_none_comes_first(tmp_path):
 def test_a_model_folder_named_trt_is_still_a_model_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trt").mkdir()
-    assert cli.main(["./trt", "-o", "bundle"]) == 2
+    assert cli.main(["./trt", "-o", "bundle"]) == 3
     assert "flare-export: trt/plans.json" in capsys.readouterr().err
 
 

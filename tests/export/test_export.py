@@ -79,7 +79,7 @@ def test_folding_biases_changes_nothing_but_rounding(folder: Path) -> None:
 
 def test_the_papers_network_has_the_published_size() -> None:
     architecture = make_plans(features=(32, 64, 128, 256), convs=2)["configurations"][CONFIGURATION]["architecture"]
-    info = describe(build_network(architecture, 1, 2), architecture, 1, 2, (128, 160, 160))
+    info = describe(architecture, 1, 2, (128, 160, 160))
     assert info.parameters == 5_602_950
     assert info.gmac == pytest.approx(700.0, abs=0.2)
     assert info.features == (32, 64, 128, 256)

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +19,9 @@ pytest.importorskip("nnunetv2")
 
 from flare_train.run_record import RunRecord  # noqa: E402
 from flare_train.schedule import learning_rate  # noqa: E402
+from flare_train.training_checkpoint import LATEST  # noqa: E402
 from tests.eval.nifti_masks import cube, write  # noqa: E402
+from tests.export.hostile_models import Executes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (20, 24, 24)
@@ -207,6 +211,17 @@ def test_weights_of_another_network_are_refused_by_name(toy, trained):
     weights = ["--initial-weights", trained[1] / "checkpoint_epoch_3.pth"]
     done = flare_train(toy, "run", 812, "--plans", "deep", *LENGTH, *weights, results="other", code=2)
     assert "its network is another: decoder.encoder.stages.3" in done.stderr.splitlines()[-1]
+
+
+def test_a_checkpoint_that_runs_a_command_is_not_gone_on_from(toy, trained):
+    folder = fold_folder(toy, "hostile")
+    shutil.copytree(fold_folder(toy, "short").parent, folder.parent)
+    torch.save(
+        content(folder / "checkpoint_final.pth") | {"logging": Executes(f"touch {toy}/executed")}, folder / LATEST
+    )
+    done = flare_train(toy, *SHORT, results="hostile", code=3)
+    assert re.fullmatch(r"flare-train: .*checkpoint_latest\.pth: refused, it holds posix\.system[^\n]*\n", done.stderr)
+    assert not (toy / "executed").exists()
 
 
 def test_a_plan_made_anew_under_the_same_name_is_not_taken_for_the_old_one(toy, trained):

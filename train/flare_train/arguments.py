@@ -12,8 +12,8 @@ from flare_train.plan import BATCH_SIZE, PATCH, PRESETS, SPACING_MM
 
 DESCRIPTION = "Look at a training set, choose from it, plan the network, train it, report on it."
 EXIT_CODES = (
-    "exit codes: 0 done; 1 internal error; 2 usage; 4 the plan has errors, or the network holds no numbers any more; "
-    "5 device; 6 output; 130 interrupted"
+    "exit codes: 0 done; 1 internal error; 2 usage; 3 a plan, checkpoint or data set is refused; 4 the plan has "
+    "errors, or the network holds no numbers any more; 5 device; 6 output; 130 interrupted"
 )
 
 

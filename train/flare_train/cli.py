@@ -49,20 +49,11 @@ def run_select(args: argparse.Namespace) -> int:
     """Choose, write the manifest, link the data set, and print how many were kept and why others were not."""
     from collections import Counter
 
-    import msgspec
-
-    from flare_train.inspection import CaseFacts
+    from flare_train.inspection import read_facts
     from flare_train.selection import select, write_raw_dataset
 
-    try:
-        with args.facts.open("rb") as file:
-            facts = [msgspec.json.decode(line, type=CaseFacts) for line in file]
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(
-            f"{args.facts}: cannot be read ({error}); give facts.jsonl of `flare-train inspect`"
-        ) from error
     choices = select(
-        facts,
+        read_facts(args.facts),
         pseudo_labels=args.keep_pseudo_labels,
         empty_labels=args.keep_empty,
         cap=args.cap,
@@ -168,8 +159,11 @@ def run_report(args: argparse.Namespace) -> int:
 def run_lint(args: argparse.Namespace) -> int:
     """Print what is wrong with a plans file."""
     from flare_export.checkpoint import load_checkpoint
-    from flare_export.plans import read_json
+    from flare_export.json_file import read_json
 
+    for file in (args.plans, args.checkpoint):
+        if file is not None and not file.exists():
+            raise UsageError(f"{file}: there is no such file")
     weights = load_checkpoint(args.checkpoint, "all").weights if args.checkpoint else None
     return _tell_findings(read_json(args.plans), weights)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from flare_runtime.arrays import AnyArray
 from flare_runtime.crop import mask_box
-from flare_runtime.errors import CaseError
+from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.geometry import grid_difference
 from flare_runtime.lesions import find_lesions
 from flare_runtime.naming import visible
@@ -57,6 +58,25 @@ class CaseFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
         """Note a problem."""
         self.problems.append(problem)
         self.messages.append(message)
+
+
+def read_facts(source: Path) -> list[CaseFacts]:
+    """Read what an inspection wrote, one case a line.
+
+    Raises:
+        UsageError: where it cannot be read, or a case has a name that no file can have.
+    """
+    try:
+        if source.exists() and not source.is_file():  # a pipe would be waited for
+            raise OSError("it is no plain file")
+        with source.open("rb") as file:
+            facts = [msgspec.json.decode(line, type=CaseFacts) for line in file]
+        for case in facts:
+            if case.stem in ("", ".", "..") or "/" in case.stem or "\0" in case.stem:
+                raise OSError(f"{case.stem!r} is no name of a case")
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{source}: cannot be read ({error}); give facts.jsonl of `flare-train inspect`") from error
+    return facts
 
 
 def inspect_cases(

@@ -59,7 +59,7 @@ def network_size(configuration: Mapping[str, Any]) -> NetworkSize:
     Raises:
         ModelError: where the `architecture` block is none that can be built.
     """
-    network = build_network(configuration["architecture"], _INPUTS, _OUTPUTS).to("meta")
+    network = build_network(configuration["architecture"], _INPUTS, _OUTPUTS, "meta")
     patch = tuple(int(side) for side in configuration["patch_size"])
     batch = int(configuration["batch_size"])
     kept, surplus = _outputs(network, (_INPUTS, *patch))

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
+
+from flare_export.json_file import read_json
+from flare_export.schema import Dataset, checked
 from flare_runtime.errors import UsageError
 
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
@@ -29,6 +35,16 @@ class DatasetFolders:
     preprocessed: Path
 
 
+class _RawCase(msgspec.Struct):
+    images: list[str]
+    label: str
+
+
+class _RawDataset(Dataset, kw_only=True):
+    file_ending: Annotated[str, Meta(pattern=r"^\.[^/\x00-\x1f]+$")]
+    dataset: dict[str, _RawCase] | None = None
+
+
 def find_dataset(dataset: str, *also: str) -> DatasetFolders:
     """Return the folders of a raw data set.
 
@@ -38,6 +54,7 @@ def find_dataset(dataset: str, *also: str) -> DatasetFolders:
 
     Raises:
         UsageError: where a folder is not named, or nnU-Net finds no such data set in them.
+        ModelError: where its dataset.json lacks something, or that is of a wrong type.
     """
     missing = [name for name in (RAW, PREPROCESSED, *also) if not os.environ.get(name)]
     if missing:
@@ -52,4 +69,5 @@ def find_dataset(dataset: str, *also: str) -> DatasetFolders:
     raw = Path(os.environ[RAW], name)
     if not (raw / "dataset.json").is_file():
         raise UsageError(f"{raw}: holds no dataset.json; make the data set with `flare-train select`")
+    checked(read_json(raw / "dataset.json"), _RawDataset, str(raw / "dataset.json"), strict=False)
     return DatasetFolders(name, number, raw, Path(os.environ[PREPROCESSED], name))

@@ -10,6 +10,8 @@ import numpy as np
 
 from flare_export.errors import ModelError
 from flare_export.plans import OLD_STYLE_KEYS, inherited
+from flare_export.schema import Configurations, checked
+from flare_runtime.naming import visible
 
 # What decides the preprocessed data: two configurations that differ here must not share a data identifier.
 _PREPROCESSING_KEYS = (
@@ -34,7 +36,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.configuration}: {self.text}"
+        return visible(f"{self.severity}: {self.configuration}: {self.text}")
 
 
 def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -47,6 +49,10 @@ def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None 
     configurations = plans.get("configurations")
     if not isinstance(configurations, Mapping):
         return [Finding("error", "plans", "have no `configurations`; is this an nnU-Net plans file?")]
+    try:
+        checked(configurations, Configurations, "`configurations`")
+    except ModelError as error:
+        return [Finding("error", "plans", str(error))]
     findings: list[Finding] = []
     for name, own in configurations.items():
         try:
@@ -56,7 +62,7 @@ def lint(plans: Mapping[str, Any], checkpoint_weights: Mapping[str, Any] | None 
             continue
         try:
             findings += [Finding("error", name, text) for text in _network_traps(whole, checkpoint_weights)]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             findings.append(Finding("error", name, f"is not complete: {type(error).__name__} {error}"))
         findings += [Finding("error", name, text) for text in _data_traps(configurations, own, whole)]
     findings += [

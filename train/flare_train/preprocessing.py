@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from flare_export.plans import read_json
+import msgspec
+from msgspec import Meta
+
+from flare_export.errors import ModelError, first_line
+from flare_export.json_file import read_json
+from flare_export.schema import Dataset, Plans, Side, SpacingMm, checked
 from flare_runtime.errors import UsageError
 from flare_runtime.output import replacing
 from flare_train.nnunet_folders import DatasetFolders
 from flare_train.plan import CONFIGURATION
 from flare_train.processes import only_process
 
+# What nnU-Net writes of a case beside its voxels.
+_OF_PROPERTIES = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
 # Of a configuration, what its preprocessed data do not depend on.
 _OF_TRAINING = ("architecture", "batch_size", "batch_dice")
 
@@ -31,6 +46,29 @@ def read_plans(dataset: DatasetFolders, name: str) -> dict[str, Any]:
     return read_json(file)
 
 
+class _Trained(msgspec.Struct):
+    """What is used of a configuration before nnU-Net takes over."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 16)]
+    data_identifier: Annotated[str, Meta(pattern=r"^[^/\x00-\x1f]+$")]
+    patch_size: tuple[Side, Side, Side]
+    spacing: tuple[SpacingMm, SpacingMm, SpacingMm]
+
+
+def planned(plans: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the configuration of plans that is trained.
+
+    Raises:
+        ModelError: where the plans lack something that is used of them, or it is of a wrong type or size.
+    """
+    whole = checked(plans, Plans, "the plans")
+    if whole.foreground_intensity_properties_per_channel is None:
+        raise ModelError("the plans have no foreground_intensity_properties_per_channel")
+    configuration = whole.configurations.get(CONFIGURATION)
+    checked(configuration, _Trained, f"configuration {CONFIGURATION!r} of the plans")
+    return configuration or {}
+
+
 def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
     """Preprocess every case of a raw data set, unless that was done and neither plan nor files have changed.
 
@@ -45,10 +83,10 @@ def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
         UsageError: where there are no such plans, or they are of before the data set's labels changed.
     """
     plans = read_plans(dataset, plans_name)
-    given, planned = (read_json(folder / "dataset.json")["labels"] for folder in (dataset.raw, dataset.preprocessed))
-    if given != planned:
-        raise UsageError(f"{dataset.raw}: the labels are {given} and were {planned} for {plans_name}; plan again")
-    configuration = plans["configurations"][CONFIGURATION]
+    given, before = (_labels(folder / "dataset.json") for folder in (dataset.raw, dataset.preprocessed))
+    if given != before:
+        raise UsageError(f"{dataset.raw}: the labels are {given} and were {before} for {plans_name}; plan again")
+    configuration = planned(plans)
     # Beside the folder of preprocessed data, which nnU-Net lists: a file in it would be taken for a case.
     stamp, lock = (dataset.preprocessed / f"{configuration['data_identifier']}.{end}" for end in ("done", "lock"))
     with only_process(lock, "", wait=True):
@@ -61,6 +99,33 @@ def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
         preprocess_dataset(dataset.number, plans_name, (CONFIGURATION,), (workers,))
         with replacing(stamp) as target:
             target.write(state.encode())
+
+
+def _labels(file: Path) -> Mapping[str, Any]:
+    return checked(read_json(file), Dataset, str(file), strict=False).labels
+
+
+def check_preprocessed(dataset: DatasetFolders, plans: Mapping[str, Any]) -> None:
+    """Read what nnU-Net wrote of every case beside its voxels, since nnU-Net runs what such a file holds.
+
+    Raises:
+        ModelError: naming a file that holds anything but numbers, and what.
+    """
+    for path in sorted((dataset.preprocessed / planned(plans)["data_identifier"]).glob("*.pkl")):
+        try:
+            with path.open("rb") as file:
+                _Properties(file).load()
+        except Exception as error:  # the unpickler raises whatever a damaged file leads it to
+            raise ModelError(f"{path}: cannot be used ({first_line(error)}); remove the folder it is in") from error
+
+
+class _Properties(pickle.Unpickler):
+    """Reads numbers, texts, NumPy arrays and containers of them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("numpy._core", "numpy.core"), name) not in _OF_PROPERTIES:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which nnU-Net does not write")
+        return super().find_class(module, name)
 
 
 def _state(raw: Path, plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
             return None
         try:
             return msgspec.json.decode(source.read_bytes(), type=cls)
-        except msgspec.MsgspecError as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{source}: is not what flare-train writes ({error})") from error
 
     def save(self, folder: Path) -> None:

@@ -8,20 +8,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flare_eval.accuracy import TOLERANCE_MM
 from flare_eval.blocks import Block, Charts, Facts, Section, Table, Text, slug
 from flare_eval.case_table import Method, case_table
 from flare_eval.charts import Chart, line_chart
 from flare_eval.report import check_report, write_sections
 from flare_eval.results import Accuracy
-from flare_export.plans import read_json, resolve_configuration
+from flare_export.json_file import read_json
+from flare_export.plans import resolve_configuration
 from flare_runtime.errors import UsageError
+from flare_train.preprocessing import planned
 from flare_train.run import ALL
 from flare_train.run_record import FILE, RunRecord
 from flare_train.run_tables import environments, protocol_notes, protocols, stretches
-from flare_train.training_checkpoint import FINAL, LATEST, newest_checkpoint
+from flare_train.training_checkpoint import FINAL, LATEST, newest_checkpoint, training_log
 
 _TOLERANCE = f"{TOLERANCE_MM:g}"
 _NO_VALIDATION = "No stretch has been validated yet."
@@ -49,18 +49,20 @@ class TrainedRun:
 
         Raises:
             UsageError: where there is no record or no checkpoint.
-            ModelError: where the plans beside it cannot be used.
+            ModelError: where the checkpoint, or the plans beside it, cannot be used.
         """
         record = RunRecord.load(folder)
         if record is None:
             raise UsageError(f"{folder}: holds no {FILE}; give a fold's folder that `flare-train run` trained in")
-        checkpoint, _ = newest_checkpoint(folder)
+        if any(_TOLERANCE not in case.nsd for one in record.validations for case in one.cases if case.dsc is not None):
+            raise UsageError(f"{folder / FILE}: a case lacks its NSD at {_TOLERANCE} mm")
+        checkpoint, epochs = newest_checkpoint(folder)
         if checkpoint is None:
             raise UsageError(f"{folder}: holds no {LATEST} and no {FINAL}; let `flare-train run` finish an epoch first")
         plans = read_json(folder.parent / "plans.json")
-        content = torch.load(checkpoint, weights_only=False, map_location="cpu", mmap=True)
+        planned(plans)
         configuration = resolve_configuration(plans, record.configuration)
-        return cls(record, configuration, int(content["current_epoch"]), content["logging"])
+        return cls(record, configuration, epochs, training_log(checkpoint))
 
     @property
     def seconds(self) -> float:

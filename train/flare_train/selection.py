@@ -154,7 +154,7 @@ def original_labels(raw: Path) -> dict[str, Path]:
         return {}
     try:
         choices = [msgspec.json.decode(line, type=Choice) for line in file.read_bytes().splitlines()]
-    except msgspec.MsgspecError as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{file}: cannot be read ({error}); make it again with `flare-train select`") from error
     return {choice.stem: Path(choice.label) for choice in choices if choice.kept}
 

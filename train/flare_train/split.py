@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import msgspec
 
 from flare_runtime.errors import UsageError
 from flare_runtime.output import replacing
@@ -10,6 +13,13 @@ from flare_train.cases import SUFFIX
 from flare_train.nnunet_folders import SPLITS, DatasetFolders
 
 Split = dict[str, list[str]]
+
+
+class _Fold(msgspec.Struct):
+    train: list[str]
+    val: list[str]
+
+
 _FOLDS = 5
 
 
@@ -25,14 +35,15 @@ def read_split(dataset: DatasetFolders, fold: int) -> Split:
     folds are used, which are made where there are none.
 
     Raises:
-        UsageError: where the split has no such fold or is of other cases, or there are too few for nnU-Net's.
+        UsageError: where the split cannot be read, has no such fold or is of other cases, or there are too few for
+            nnU-Net's.
     """
     ours, theirs = dataset.raw / SPLITS, dataset.preprocessed / SPLITS
     stems = stems_of(dataset)
     if ours.is_file():
-        splits: list[Split] = json.loads(ours.read_bytes())
+        splits = _read(ours)
     elif theirs.is_file():
-        splits = json.loads(theirs.read_bytes())
+        splits = _read(theirs)
         if foreign := {stem for split in splits for stem in split["train"] + split["val"]} - set(stems):
             raise UsageError(f"{theirs}: names {min(foreign)}, which is not in the data set any more; remove the file")
     else:
@@ -44,6 +55,14 @@ def read_split(dataset: DatasetFolders, fold: int) -> Split:
     if fold >= len(splits):
         raise UsageError(f"fold {fold}: {theirs} has {len(splits)}, counted from 0")
     return splits[fold]
+
+
+def _read(file: Path) -> list[Split]:
+    try:
+        folds = msgspec.json.decode(file.read_bytes(), type=list[_Fold])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}); remove it, or select again") from error
+    return [{"train": fold.train, "val": fold.val} for fold in folds]
 
 
 def _made(dataset: DatasetFolders, stems: list[str]) -> list[Split]:

@@ -13,7 +13,7 @@ import torch
 from flare_eval.efficiency import machine
 from flare_eval.gpu import GpuMeter
 from flare_export.checkpoint import load_checkpoint
-from flare_export.plans import read_json
+from flare_export.json_file import read_json
 from flare_runtime.errors import FlareError
 from flare_train.emissions import EmissionsMeter
 from flare_train.plan import CONFIGURATION

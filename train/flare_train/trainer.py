@@ -15,6 +15,8 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
+from flare_export.checkpoint import read_checkpoint
+from flare_export.errors import ModelError, first_line
 from flare_runtime.errors import FlareError, OutputError, UsageError
 from flare_train.cpu_network import compute_in_bfloat16
 from flare_train.recipe import Recipe
@@ -116,6 +118,19 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
                 f"{ours.get(odd[0], 'has none')} ({len(odd)} such)"
             )
         network.load_state_dict(weights)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Go on from a checkpoint; nnU-Net would run what is in it, so it is read without that first.
+
+        Raises:
+            ModelError: where it must not be loaded, or no training can go on from it.
+        """
+        read_checkpoint(Path(filename_or_checkpoint))
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"{filename_or_checkpoint}: no training can go on from it ({reason})") from error
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch, so that one that was interrupted comes out as if it had not been."""

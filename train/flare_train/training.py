@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 
+from flare_export.checkpoint import load_checkpoint, read_checkpoint
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.output import check_folder
 from flare_runtime.target import check_targets
 from flare_train.cases import TrainingCase, find_cases
 from flare_train.emissions import check_country
 from flare_train.plan import CONFIGURATION
-from flare_train.preprocessing import digest, preprocess, read_plans
+from flare_train.preprocessing import check_preprocessed, digest, planned, preprocess, read_plans
 from flare_train.processes import only_process
 from flare_train.run import ALL, Run
 from flare_train.run_record import FILE, RunRecord, Validation
 from flare_train.selection import original_labels
 from flare_train.split import read_split, stems_of
 from flare_train.stretch import Tell, train_stretch
-from flare_train.training_checkpoint import FINAL, LATEST, load, newest_checkpoint, save, trained_epochs
+from flare_train.training_checkpoint import FINAL, LATEST, newest_checkpoint, save, trained_epochs, training_log
 from flare_train.validation import check_cases, means, validate
 
 # nnU-Net's own class: whoever gets the validated checkpoints predicts with them without this package.
@@ -46,14 +47,19 @@ def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
 
     Raises:
         UsageError: where the run was begun otherwise, another process is at it, or its cases cannot be validated on.
+        ModelError: where the plans, a checkpoint or the preprocessed data must not be used.
         DeviceError: where there are not as many GPUs.
         TrainingError: where the network holds no numbers any more.
         OutputError: where something cannot be written.
     """
     if run.gpus > torch.cuda.device_count():
         raise DeviceError(f"{run.gpus} GPUs were asked for and {torch.cuda.device_count()} are there")
+    if run.initial_weights is not None:
+        if not run.initial_weights.is_file():
+            raise UsageError(f"{run.initial_weights}: there is no such checkpoint to begin with")
+        load_checkpoint(run.initial_weights, run.fold)
     plans = read_plans(run.dataset, run.plans)
-    batch = plans["configurations"][CONFIGURATION]["batch_size"]
+    batch = planned(plans)["batch_size"]
     if run.gpus > batch:
         raise UsageError(f"{run.gpus} GPUs share a batch of {batch}; plan with a larger --batch-size")
     if run.country:
@@ -66,6 +72,7 @@ def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
     with only_process(run.folder / _LOCK, f"{run.folder}: another process is training there; wait, or stop it"):
         record = _begun(run, plans, cases)
         preprocess(run.dataset, run.plans, workers)
+        check_preprocessed(run.dataset, plans)
         return _train(run, record, cases, tell)
 
 
@@ -115,7 +122,7 @@ def _begun(run: Run, plans: Mapping[str, Any], cases: Sequence[TrainingCase]) ->
     fresh = RunRecord(
         dataset=run.dataset.name,
         plans=run.plans,
-        plans_sha256=digest(plans["configurations"][CONFIGURATION], plans),
+        plans_sha256=digest(planned(plans), plans),
         configuration=CONFIGURATION,
         fold=run.fold,
         training_cases=len(stems),
@@ -148,7 +155,7 @@ def _release(run: Run, epochs: int) -> str:
     name = f"checkpoint_epoch_{epochs}.pth"
     target = run.folder / name
     if not target.is_file():
-        content = load(run.folder / FINAL)
+        content = read_checkpoint(run.folder / FINAL)
         content |= {"optimizer_state": None, "grad_scaler_state": None, "trainer_name": _STOCK_TRAINER}
         save(content, target)
     return name
@@ -159,7 +166,7 @@ def _validated(run: Run, name: str, epochs: int, cases: Sequence[TrainingCase]) 
     shutil.rmtree(output, ignore_errors=True)
     scores = validate(run.model_folder, run.fold, name, cases, output, run.device)
     dsc, nsd = means(scores)
-    rate = float(load(run.folder / name)["logging"]["lrs"][-1])
+    rate = float(training_log(run.folder / name)["lrs"][-1])
     return Validation(epochs=epochs, learning_rate=rate, dsc=dsc, nsd=nsd, cases=scores)
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from flare_eval.accuracy import TOLERANCE_MM, Pair, evaluate
 from flare_eval.results import CaseAccuracy, save
+from flare_export.checkpoint import read_checkpoint
 from flare_runtime.errors import UsageError
 from flare_runtime.output import check_folder
 from flare_train.cases import SUFFIX, TrainingCase
@@ -58,8 +59,12 @@ def validate(
         cases: with image and label.
         output: gets the masks.
         device: to predict on.
+
+    Raises:
+        ModelError: where the checkpoint must not be loaded.
     """
     check_folder(output)
+    read_checkpoint(model_folder / f"fold_{fold}" / checkpoint)  # nnU-Net would run what is in it
     with quiet():
         predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(model_folder), (fold,), checkpoint)
