@@ -28,12 +28,12 @@ def odd_file(rng: Random) -> tuple[str, bytes]:
         return rng.choice(("scan.nii", "scan.nii.gz")), _no_nifti(rng)
     data = _image(rng)
     for _ in range(rng.choice((0, 0, 0, 0, 0, 1, 3))):
-        data = _damaged(rng, data)
+        data = damaged(rng, data)
     name = "scan.nii"
     if rng.random() < 0.7:
         data, name = _packed(rng, data), "scan.nii.gz"
         if rng.random() < 0.2:
-            data = _damaged(rng, data)
+            data = damaged(rng, data)
     if rng.random() < 0.03:
         name = rng.choice(("scan.nii", "scan.nii.gz"))
     return name, data
@@ -165,7 +165,8 @@ def _with_gzip_header(rng: Random, data: bytes) -> bytes:
     return head + body + struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
 
 
-def _damaged(rng: Random, data: bytes) -> bytes:
+def damaged(rng: Random, data: bytes) -> bytes:
+    """Cut, flip, overwrite, remove, insert or repeat some bytes."""
     if not data:
         return data
     place = rng.randrange(len(data))
