@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+from tqdm import tqdm
+
 from tests.fuzz.campaign import CLEAN, Outcome, campaign
 from tests.fuzz.door import CRASHES, default_count, door_names
 from tests.fuzz.workspace import make_workspace
@@ -28,25 +30,27 @@ def main() -> int:
         for door in args.door:
             started = perf_counter()
             count = default_count(door) if args.count is None else args.count
-            tally = campaign(
-                door,
-                Path(folder, "workspace"),
-                range(count),
-                scratch=Path(folder, door),
-                seed=args.seed,
-                jobs=args.jobs,
-                keep=args.keep,
-                progress=_tell,
-            )
+            with tqdm(total=count, desc=door, unit="input", disable=None) as bar:
+                tally = campaign(
+                    door,
+                    Path(folder, "workspace"),
+                    range(count),
+                    scratch=Path(folder, door),
+                    seed=args.seed,
+                    jobs=args.jobs,
+                    keep=args.keep,
+                    progress=lambda outcome, bar=bar: _tell(outcome, bar),
+                )
             print(f"{door}: {tally.line}; {perf_counter() - started:.0f} s", flush=True)
             clean = clean and not tally.findings
     return 0 if clean else 1
 
 
-def _tell(outcome: Outcome) -> None:
+def _tell(outcome: Outcome, bar: "tqdm[None]") -> None:
+    bar.update()
     if outcome.kind not in CLEAN:
         last = outcome.detail.strip().splitlines()[-1:] or [""]
-        print(f"  {outcome.task}: {outcome.kind} {outcome.signature}: {last[0][:200]}", flush=True)
+        bar.write(f"  {outcome.task}: {outcome.kind} {outcome.signature}: {last[0][:200]}")
 
 
 if __name__ == "__main__":

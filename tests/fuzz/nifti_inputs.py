@@ -140,7 +140,8 @@ def _packed(rng: Random, data: bytes) -> bytes:
     if kind < 0.8:
         return gzip.compress(gzip.compress(data, mtime=0), mtime=0)
     if kind < 0.85:  # far more than the header promises
-        return gzip.compress(data + bytes(rng.choice((1 << 10, 1 << 20, 1 << 25))), 9, mtime=0)
+        more = rng.choice((1 << 10, 1 << 16, 1 << 20)) if rng.random() < 0.98 else 1 << 25
+        return gzip.compress(data + bytes(more), 9, mtime=0)
     packed = bytearray(gzip.compress(data, 1, mtime=0))
     if kind < 0.9:
         packed[-rng.randint(1, 8)] ^= rng.randint(1, 255)

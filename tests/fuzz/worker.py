@@ -38,8 +38,12 @@ def main() -> None:
 
 
 def _made(door: Door, rng: Random, folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
     path = door.make(rng, folder)
     entries = list(folder.iterdir())
     if entries != [path]:
