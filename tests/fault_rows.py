@@ -84,12 +84,19 @@ IMAGES = (
         ),
     ),
     Row(
+        "a scan that this machine cannot hold",
+        "refused as `too_little_memory` by its header, before it is read",
+        tests=(f"{_RT}host_memory.py::test_a_scan_that_cannot_be_held_is_refused_by_its_header",),
+    ),
+    Row(
         "a limit of a container (cgroup 1 or 2) or of the process (`ulimit -v`)",
         "counts: what does not fit is refused as `too_little_memory` beforehand, and no bundle is blamed",
         tests=(
             f"{_RT}host_memory.py::test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done",
             f"{_RT}available_memory.py::test_a_limit_of_the_process_counts_less_what_it_has",
             f"{_RT}available_memory.py::test_a_limit_of_cgroup_1_counts_where_it_leaves_less",
+            f"{_RT}available_memory.py::test_under_a_limit_of_the_process_memory_is_blamed_and_not_the_bundle",
+            f"{_RT}host_memory.py::test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done",
         ),
     ),
     Row(

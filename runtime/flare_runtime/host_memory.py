@@ -94,7 +94,9 @@ class HostMemory:
         Raises:
             CaseError: `too_little_memory`, with both figures.
         """
-        self._check(self.need(size).peak, size.scan_bytes)
+        needed = self.need(size).peak
+        _LOG.info("memory: about %s MiB, the scan included", f"{needed // MIB:,}")
+        self._check(needed, size.scan_bytes)
 
     def check_before_reading(self, channels: Sequence[Grid]) -> None:
         """Refuse a case by its headers, where even a scan that is nearly all zero would not fit.
@@ -114,10 +116,10 @@ class HostMemory:
         return CaseSize.of(grids, crop, self.manifest)
 
     def _check(self, needed: int, held: int) -> None:
+        """Refuse what needs more than there is, `held` bytes of it being here already."""
         left = available_bytes()
         available = None if left is None else left + held
         needed += self.coming_bytes()
-        _LOG.info("memory: about %s MiB, the scan included", f"{needed // MIB:,}")
         if available is not None and needed > available:
             raise CaseError(
                 "too_little_memory",
