@@ -1,8 +1,9 @@
 """The whole command on a GPU beside nnU-Net's, cold and warm: seconds, milliseconds a tile, TFLOP/s, memory, agreement.
 
 Each runs in a fresh process on the same phantom with the same seeded random weights. Cold is one case from the start of
-the process to its end; warm is what each further case of a folder adds. usage: python -m benchmarks.gpu_case
-[--device cuda:0] [--shape 300 512 512] [--features 32 64 128 256] [--patch 128 160 160] [--gpu-memory 4096]
+the process to its end, first the same with an empty cache, and warm what each further case of a folder adds. usage:
+python -m benchmarks.gpu_case [--device cuda:0] [--shape 300 512 512] [--features 32 64 128 256] [--patch 128 160 160]
+[--gpu-memory 4096 2000] [--eager]
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,14 +23,16 @@ from flare_runtime.bundle import Bundle
 from flare_runtime.nifti import read_nifti
 
 _COPIES = 3
-_ENGINES = (("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("tensorrt", "fp16"))
+_ENGINES = (("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("cudnn", "fp16"), ("tensorrt", "fp16"))
+_REFERENCE = "onnxruntime fp32"
 
 
 @dataclass(frozen=True)
 class _Result:
-    """One method: its cold run, what a warm case takes, the seconds in the network of the cold run, and its mask."""
+    """One method: its first and cold run, what a warm case takes, the seconds in the cold run's network, its mask."""
 
     name: str
+    first_s: float | None
     cold: Measurement
     warm_s: float
     network_s: float
@@ -43,7 +47,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spacing", type=float, nargs=3, default=(2.0, 0.8, 0.8), metavar=("Z", "Y", "X"))
     parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
     parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
-    parser.add_argument("--gpu-memory", type=int, default=4096, metavar="MIB")
+    parser.add_argument("--gpu-memory", type=int, nargs="+", default=[4096], metavar="MIB")
+    parser.add_argument("--eager", action="store_true", help="leave out nnU-Net with its network compiled")
     return parser.parse_args(argv)
 
 
@@ -61,17 +66,19 @@ def run(args: argparse.Namespace) -> None:
             (copies / f"{index}_0000.nii.gz").symlink_to(images / f"{stem}_0000.nii.gz")
         results: list[_Result] = []
         tiles = 0
-        for name, environment in (("nnU-Net", {}), ("nnU-Net, compiled", {"nnUNet_compile": "1"})):
+        theirs = {"nnU-Net": {"nnUNet_compile": "f"}, "nnU-Net, compiled": {"nnUNet_compile": "1"}}
+        for name, environment in [*theirs.items()][: 1 if args.eager else 2]:
             try:
                 result, tiles = _theirs(name, args, work, images, copies, gpu, environment)
                 results.append(result)
             except RuntimeError as error:
                 print(f"{name}: not measured: {str(error).splitlines()[-1]}", flush=True)
-        for backend, precision in _ENGINES:
+        for mib, (backend, precision) in product(args.gpu_memory, _ENGINES):
             try:
-                results.append(_ours(backend, precision, args, work, images, copies, gpu))
+                results.append(_ours(backend, precision, mib, args, work, images, copies, gpu))
             except RuntimeError as error:
-                print(f"flare-infer {backend} {precision}: not measured: {str(error).splitlines()[-1]}", flush=True)
+                reason = str(error).splitlines()[-1]
+                print(f"{backend} {precision} within {mib} MiB: not measured: {reason}", flush=True)
         gmac = Bundle.open(work / "bundle").manifest.network.gmac
         print(f"\n{gpu.name}, {'x'.join(map(str, args.shape))} voxels, {tiles} tiles of {gmac:g} GMAC\n")
         _print_table(results, tiles, gmac, stem)
@@ -96,31 +103,45 @@ def _theirs(
     found = re.search(r"network_s=([\d.]+) tiles=(\d+)", cold.output)
     assert found, cold.output
     warm = (many.wall_s - cold.wall_s) / (_COPIES - 1)
-    return _Result(name, cold, warm, float(found[1]), target), int(found[2])
+    return _Result(name, None, cold, warm, float(found[1]), target), int(found[2])
 
 
 def _ours(
-    backend: str, precision: str, args: argparse.Namespace, work: Path, images: Path, copies: Path, gpu: GpuMeter
+    backend: str,
+    precision: str,
+    mib: int,
+    args: argparse.Namespace,
+    work: Path,
+    images: Path,
+    copies: Path,
+    gpu: GpuMeter,
 ) -> _Result:
-    target, report = work / f"{backend}_{precision}", work / "report.json"
+    target, report = work / f"{backend}_{precision}_{mib}", work / "report.json"
     options = ["--device", args.device, "--backend", backend, "--precision", precision, "--report", str(report)]
-    options += ["-m", str(work / "bundle"), "--gpu-memory", str(args.gpu_memory), "-o", str(target)]
+    options += ["-m", str(work / "bundle"), "--gpu-memory", str(mib), "-o", str(target)]
     if backend == "tensorrt":
         run_module("flare_export.cli", "trt", str(work / "bundle"), "--device", args.device)
+    with TemporaryDirectory() as cache:
+        first = run_module("flare_runtime.cli", "-i", str(images), *options, XDG_CACHE_HOME=cache)
     many = run_module("flare_runtime.cli", "-i", str(copies), *options, gpu=gpu)
     cold = run_module("flare_runtime.cli", "-i", str(images), *options, gpu=gpu)
-    timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]
-    print(f"{backend} {precision}: " + ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in timings.items()))
+    record = json.loads(report.read_text(encoding="utf-8"))["cases"][0]
+    timings = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in record["timings_s"].items())
+    name = f"{backend} {precision}"
+    print(f"{name} within {mib} MiB: {timings}; GPU memory {record['gpu_memory_mib']}", flush=True)
     warm = (many.wall_s - cold.wall_s) / (_COPIES - 1)
-    return _Result(f"flare-infer {backend} {precision}", cold, warm, timings["network"], target)
+    if mib != args.gpu_memory[0]:
+        name = f"{name}, {mib} MiB"
+    return _Result(name, first.wall_s, cold, warm, record["timings_s"]["network"], target)
 
 
 def _print_table(results: Sequence[_Result], tiles: int, gmac: float, stem: str) -> None:
     """Print Markdown; agreement is with float32 on ONNX Runtime."""
     masks = {result.name: read_nifti(result.mask / f"{stem}.nii.gz").voxels for result in results}
-    reference = masks.get("flare-infer onnxruntime fp32")
-    print("| | cold, s | warm, s | network, ms a tile | TFLOP/s | GPU peak, MiB | GPU area, MiB s | Dice with fp32 |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    reference = masks.get(_REFERENCE)
+    columns = ("first, s", "cold, s", "warm, s", "network, ms a tile", "TFLOP/s", "GPU peak, MiB", "GPU area, MiB s")
+    print(f"| | {' | '.join((*columns, 'Dice with fp32'))} |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for result in results:
         tile_s = result.network_s / max(tiles, 1)
         idle = result.cold.idle_device_mib or 0.0
@@ -128,7 +149,9 @@ def _print_table(results: Sequence[_Result], tiles: int, gmac: float, stem: str)
         dice = "" if reference is None else f"{compare(reference, masks[result.name]).dice:.5f}"
         speed = f"{1000 * tile_s:.1f} | {2e-3 * gmac / max(tile_s, 1e-9):.0f}"
         memory = f"{max(used, default=0):.0f} | {sum(used) * INTERVAL_S:.0f}"
-        print(f"| {result.name} | {result.cold.wall_s:.2f} | {result.warm_s:.2f} | {speed} | {memory} | {dice} |")
+        first = "" if result.first_s is None else f"{result.first_s:.2f}"
+        seconds = f"{first} | {result.cold.wall_s:.2f} | {result.warm_s:.2f}"
+        print(f"| {result.name} | {seconds} | {speed} | {memory} | {dice} |")
 
 
 if __name__ == "__main__":

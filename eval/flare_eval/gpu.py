@@ -41,6 +41,10 @@ class GpuMeter:
         """Return the memory in use on the whole device, whoever uses it."""
         return round(float(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used) / _MIB, 2)
 
+    def processes(self) -> list[int]:
+        """Return the numbers of the processes that compute on it, as far as the driver tells."""
+        return [process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)]
+
     def used_by_mib(self, processes: Sequence[int]) -> float | None:
         """Return what these processes use of it, or None where the driver does not tell (as in some containers)."""
         try:
