@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import TypeAlias
@@ -30,7 +30,13 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 def start_early() -> None:
     """Start the process that workers are forked from; it imports what they need while this one goes on."""
     _CONTEXT.set_forkserver_preload(["flare_runtime.run_loop"])
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # of which the server makes sure as well, and which would let signals in again
+    # A terminal's Ctrl-C goes to that process too, and would be a traceback in its imports.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:

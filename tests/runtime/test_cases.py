@@ -1,5 +1,6 @@
 """Which cases there are and where their masks go."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_two_inputs_for_one_output_are_refused(tmp_path, folder, names):
     with pytest.raises(UsageError, match=r"would both be written to a\.nii\.gz"):
         find_cases(folder(*names), tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_thousands_of_cases_are_found_in_no_time(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(10_000):
+        (tmp_path / "in" / f"case_{index}_0000.nii.gz").touch()
+    began = time.process_time()
+    cases = find_cases(tmp_path / "in", tmp_path / "out", 1)
+    assert time.process_time() - began < 1.5
+    assert len(cases) == 10_000
 
 
 def test_one_file_to_one_file(tmp_path, folder):

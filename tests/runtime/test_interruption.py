@@ -65,19 +65,20 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder, model, code=""):
+def start(folder, model, code="", **options):
     """Start the command in a process that is prepared by some code, over the folder, with a report."""
     paths = ["-i", folder / "in", "-o", folder / "out", "--report", folder / "run.json", "-m", model]
-    options = [*map(str, paths), "--threads", "1", "--precision", "fp32"]
+    arguments = [*map(str, paths), "--threads", "1", "--precision", "fp32"]
     script = f"{PREPARE}\n{code}\nsys.exit(cli.main())" if code else None
     program = ["-c", script] if script else ["-m", "flare_runtime.cli"]
     return subprocess.Popen(
-        [sys.executable, *program, *options],
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # A test runner in the background may have SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
     )
 
 
@@ -150,6 +151,22 @@ def test_the_worker_of_a_gpu_ends_with_its_parent(folder, tiny_bundle):
         time.sleep(0.01)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_ctrl_c_is_no_traceback_of_what_workers_are_forked_from(folder, tiny_bundle):
+    code = """
+real = run_loop.start_early
+def start_early():
+    real()
+    time.sleep(0.1)  # it has begun to import
+    stuck()
+run_loop.start_early = start_early
+"""
+    process = start(folder, tiny_bundle, code + PLACES["the worker of a GPU"], start_new_session=True)
+    assert process.stdout.readline() == "stuck\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "flare-infer: interrupted\n")
 
 
 def catches_sigterm(process):

@@ -105,6 +105,19 @@ def test_a_terminal_shows_that_something_takes_long():
     assert on_a_terminal(PATIENT, "0") == "done\r\n"
 
 
+def test_the_command_shows_that_it_begins_and_outlives_its_terminal(tmp_path, tiny_bundle):
+    scan = write_nifti(tmp_path / "a.nii", blobs((40, 40, 40)), spacing_mm=SPACING)
+    ours, theirs = pty.openpty()
+    paths = ["-i", scan, "-o", tmp_path / "mask.nii", "-m", tiny_bundle]
+    command = [sys.executable, "-m", "flare_runtime.cli", *map(str, paths), "--threads", "1", "--step", "0.2"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        assert os.read(ours, 1000).startswith(b"flare-infer: looking at the model and at ")
+        os.close(ours)
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "mask.json").exists()
+
+
 def test_a_pipe_gets_no_passing_lines():
     run = subprocess.run([sys.executable, "-c", PATIENT, "0.5"], capture_output=True, text=True, check=True)
     assert run.stderr == "done\n"
