@@ -1,5 +1,6 @@
 """Temporary files and folders: each has a unique name and is locked by its maker; a sweep removes what nobody holds."""
 
+import errno
 import fcntl
 import os
 import re
@@ -13,6 +14,7 @@ from typing import BinaryIO
 _NAME = re.compile(r"\.[0-9a-f]{32}\.flare-tmp")
 # Where the file system keeps no locks, what was not written to for so long is left over.
 _ABANDONED_S = 24 * 3600
+_ATTEMPTS = 10
 # The files of this process that are there.
 _OURS: set[Path] = set()
 
@@ -83,19 +85,20 @@ def _new_folder(path: Path) -> int:
 
 def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """Return the path and the descriptor of something new in `folder`, which is locked as long as that is open."""
-    while True:
+    error = FileNotFoundError(errno.ENOENT, "what is made there vanishes", str(folder))
+    for _ in range(_ATTEMPTS):
         path = folder / f".{os.urandom(16).hex()}.flare-tmp"
         try:
             descriptor = make(path)
-        except FileNotFoundError:
-            if folder.is_dir():
-                continue
-            raise
+        except FileNotFoundError as missing:
+            error = missing
+            continue
         with suppress(OSError):  # no locks here: its age will decide
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.lexists(path):
             return path, descriptor
         os.close(descriptor)  # a sweep came between making and locking
+    raise error
 
 
 def _remove_abandoned(path: Path) -> None:

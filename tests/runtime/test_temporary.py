@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from flare_runtime.errors import OutputError
 from flare_runtime.output import check_folder
 from flare_runtime.temporary import sweep, temporary_file, temporary_folder
 
@@ -175,4 +177,12 @@ def test_a_folder_that_is_missing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), temporary_file(tmp_path / "missing"):
         pass
     with pytest.raises(FileNotFoundError), temporary_folder(tmp_path / "missing"):
+        pass
+
+
+def test_a_folder_that_holds_no_new_files_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(OutputError, match="No such file"):
+        check_folder(Path("/proc/self"))
+    monkeypatch.setattr(os.path, "lexists", lambda _path: False)
+    with pytest.raises(FileNotFoundError, match="vanishes"), temporary_file(tmp_path):
         pass
