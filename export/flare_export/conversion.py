@@ -15,7 +15,7 @@ from flare_export import plans as plan_rules
 from flare_export.architecture import describe
 from flare_export.bundle_place import bundle_at, new_bundle
 from flare_export.case_parity import CaseParity, measure_case_parity
-from flare_export.errors import DisagreementError, ModelError
+from flare_export.errors import DisagreementError, ModelError, first_line
 from flare_export.fp16_graph import to_fp16
 from flare_export.model_folder import ModelFolder
 from flare_export.network_parity import measure_network_parity
@@ -145,13 +145,13 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
     """Return what the runtime has to know of a model, without its files.
 
     Raises:
-        ModelError: where the plan or the data set do not say it, or it is not supported.
+        ModelError: where the plan or the data set do not say it, it is not supported, or beyond what a bundle may say.
     """
     structures, regions = plan_rules.labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
     z, y, x = (float(side) for side in configuration["spacing"])
     a, b, c = folder.plans["transpose_forward"]
-    return Manifest(
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=visible(naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"),
         licence=visible(naming.licence),
@@ -177,6 +177,11 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
             exporter={package: version(package) for package in ("flare-lite", "torch", "onnx", "openvino")},
         ),
     )
+    try:
+        msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"the model is beyond what a bundle may say: {first_line(error)}") from error
+    return manifest
 
 
 def _verify(
