@@ -178,17 +178,17 @@ def run_efficiency(args: argparse.Namespace) -> int:
     if len(results) > 1:
         print(markdown(*ratio_table(results)), end="\n\n")
     code = _SOME_BAD if failed else 0
-    if args.reference:
-        pairs = {
-            result.method: pairs_of(
-                [run.case for run in result.runs], args.reference, args.output / result.method / "masks"
-            )
-            for result in results
-        }
-        if not all(pairs.values()):
-            raise UsageError(f"{args.reference}: holds no <case>.nii.gz of the cases that were measured")
-        code = max(code, _score(pairs, args.output, [TOLERANCE_MM], False, 1))
-    return code
+    return max(code, _score_measured(results, args.reference, args.output)) if args.reference else code
+
+
+def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path) -> int:
+    pairs = {
+        result.method: pairs_of([run.case for run in result.runs], reference, output / result.method / "masks")
+        for result in results
+    }
+    if not all(pairs.values()):
+        raise UsageError(f"{reference}: holds no <case>.nii.gz of the cases that were measured")
+    return _score(pairs, output, [TOLERANCE_MM], False, 1)
 
 
 def run_report(args: argparse.Namespace) -> int:

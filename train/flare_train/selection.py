@@ -14,13 +14,14 @@ import msgspec
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.output import check_folder, replacing
 from flare_runtime.sources import PSEUDO_LABELLED, VALIDATION
+from flare_runtime.target import check_targets
 from flare_train.cases import MADE_LABELS
 from flare_train.inspection import CaseFacts
 from flare_train.nnunet_folders import SPLITS
 from flare_train.partial_labels import IGNORE, PartialLabel, remove_partial_labels, write_partial_labels
 
 MANIFEST = "selection.jsonl"
-_LINKED = ("imagesTr", "labelsTr")
+_LINKED, _DATASET = ("imagesTr", "labelsTr"), "dataset.json"
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -196,7 +197,7 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
         "numTraining": len(kept),
         "file_ending": ".nii.gz",
     }
-    _write_json(folder / "dataset.json", dataset)
+    _write_json(folder / _DATASET, dataset)
     split = {
         name: [choice.stem for choice in kept if choice.validation == held_out]
         for name, held_out in (("train", False), ("val", True))
@@ -210,6 +211,7 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
 
 def _check_ours(folder: Path) -> None:
     """Refuse a folder that holds what no selection put there, before anything is changed."""
+    check_targets(folder / name for name in (MANIFEST, _DATASET, SPLITS))
     try:
         if not folder.exists() or not any(folder.iterdir()):
             return
