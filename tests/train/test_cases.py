@@ -1,5 +1,7 @@
 """Finding cases and telling their sources by the challenge's layouts and names."""
 
+import os
+
 import pytest
 
 from flare_runtime.errors import UsageError
@@ -92,3 +94,63 @@ def test_two_images_of_one_case_and_none_at_all_are_usage_errors(tmp_path):
         find_cases(tmp_path)
     with pytest.raises(UsageError, match="of one case"):
         find_cases(touch(tmp_path, "a/x_0000.nii.gz", "b/x_0000.nii.gz"))
+
+
+# --- links
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    touch(tmp_path / "elsewhere", "scans/a_0000.nii.gz", "drawn/a.nii.gz")
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "imagesTr").symlink_to(tmp_path / "elsewhere" / "scans")
+    (root / "labelsTr").symlink_to("../elsewhere/drawn")
+    (case,) = find_cases(root)
+    assert (case.image, case.label) == (root / "imagesTr/a_0000.nii.gz", root / "labelsTr/a.nii.gz")
+    (case,) = find_cases(root / "imagesTr", root / "labelsTr")
+    assert case.label == root / "labelsTr/a.nii.gz"
+
+
+def test_links_in_a_circle_end(tmp_path):
+    root = touch(tmp_path / "outer" / "set", "a/images/x_0000.nii.gz", "a/labels/x.nii.gz")
+    touch(tmp_path / "outer", "other/y_0000.nii.gz")
+    (root / "a" / "again").symlink_to(root)
+    (root / "a" / "itself").symlink_to("itself")
+    (root / "b").symlink_to("a")
+    (root / "0_first").symlink_to("a")
+    (root / "around").symlink_to(tmp_path)
+    (case,) = find_cases(root)
+    assert case.image == root / "a/images/x_0000.nii.gz"
+    # The same under the name of a link.
+    (tmp_path / "link").symlink_to(root)
+    (case,) = find_cases(tmp_path / "link")
+    assert case.image == tmp_path / "link/a/images/x_0000.nii.gz"
+
+
+def test_every_folder_given_has_to_hold_a_case(tmp_path):
+    one = touch(tmp_path / "one", "images/a_0000.nii.gz")
+    empty = touch(tmp_path / "empty", "notes.txt")
+    labels = touch(tmp_path / "labels", "a.nii.gz")
+    assert len(find_cases(one, labels)) == 1
+    with pytest.raises(UsageError, match=r"empty: no image and no label of any case there"):
+        find_cases(one, empty)
+    with pytest.raises(UsageError, match=r"one/images/a_0001: no image"):
+        find_cases(one, touch(tmp_path / "one/images/a_0001", "a_0001.nii.gz"))
+
+
+def test_folders_that_cannot_be_read_are_usage_errors(tmp_path, monkeypatch):
+    one = touch(tmp_path / "one", "images/a_0000.nii.gz", "images/part2/b_0000.nii.gz")
+    (tmp_path / "loop").symlink_to("loop")
+    for root in (tmp_path / "nowhere", tmp_path / "loop", one / "images/a_0000.nii.gz"):
+        with pytest.raises(UsageError, match=rf"{root.name}: cannot be read"):
+            find_cases(one, root)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("part2"):
+            raise PermissionError(13, "Permission denied", path)  # root reads everything
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UsageError, match=r"part2: cannot be read \(Permission denied\)"):
+        find_cases(one)

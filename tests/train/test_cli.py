@@ -73,6 +73,48 @@ def test_a_case_whose_name_is_no_plain_text_is_inspected_and_left_out(dataset, c
     assert {path.name for path in (dataset / "raw" / "labelsTr").iterdir()} == {"STS_000.nii.gz", "STS_001.nii.gz"}
 
 
+def test_a_folder_without_a_case_is_an_error(dataset, capsys):
+    (dataset / "empty").mkdir()
+    code = main(["inspect", str(dataset / "data"), str(dataset / "empty"), "-o", str(dataset / "facts")])
+    assert code == 2
+    assert capsys.readouterr().err == (
+        f"flare-train: {dataset}/empty: no image and no label of any case there, however deep; leave it out\n"
+    )
+
+
+ODD_FACTS = {
+    "no UTF-8": b'{"stem": "\xff\xfe"}',
+    "no JSON": b"stem",
+    "deep": b"[" * 100_000,
+    "deep and closed": b'{"stem": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "no object": b"null",
+    "a field is missing": b'{"stem": "a"}',
+    "a wrong type": b'{"stem": 1, "source": "STS"}',
+    "a name that leads elsewhere": b'{"stem": "../a", "source": "STS"}',
+    "a file of no name": b'{"stem": "a", "source": "STS", "image": "/data/a\\u0000b"}',
+    "an empty line": b'{"stem": "a", "source": "STS"}\n\n',
+}
+
+
+@pytest.mark.parametrize("content", ODD_FACTS.values(), ids=ODD_FACTS.keys())
+def test_facts_that_cannot_be_read_are_one_line_and_code_2(tmp_path, capsys, content):
+    file = tmp_path / "facts.jsonl"
+    file.write_bytes(content)
+    assert main(["select", str(file), "-o", str(tmp_path / "raw")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"flare-train: {file}: cannot be read (")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_facts_from_a_pipe_do_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "facts.jsonl")
+    command = [sys.executable, "-m", "flare_train.cli", "select", tmp_path / "facts.jsonl", "-o", tmp_path / "raw"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 2
+    assert "it is no plain file" in run.stderr
+
+
 def test_a_plan_with_a_trap_is_code_4(tmp_path, capsys):
     from flare_train.plan import S6, make_plans
     from tests.train.test_plan import FINGERPRINT

@@ -1,12 +1,18 @@
 """What inspection finds out about a case, and every kind of bad file by name."""
 
+import os
+import signal
+
+import msgspec
 import numpy as np
 import pytest
 
-from flare_train.cases import find_cases
-from flare_train.inspection import inspect_case, inspect_cases
+from flare_runtime.errors import DeviceError
+from flare_train.cases import TrainingCase, find_cases
+from flare_train.inspection import CaseFacts, inspect_case, inspect_cases
 from flare_train.summary import draw, summarise, table
 from tests.eval.nifti_masks import SPACING, cube, write
+from tests.runtime.nifti_files import write_nifti
 
 SHAPE = (8, 12, 12)
 LABEL = cube(SHAPE, (1, 1, 1), (3, 5, 5)) | cube(SHAPE, (5, 8, 8), (6, 9, 9))
@@ -68,11 +74,58 @@ def test_a_truncated_file_is_named_and_the_others_go_on(dataset):
     assert facts["STS_002"].problems == []
 
 
+def test_links_in_a_circle_devices_and_pipes_are_named(dataset):
+    root = dataset("STS_001")
+    for stem, make in {
+        "STS_002": lambda path: path.symlink_to(path.name),
+        "STS_003": lambda path: path.symlink_to("/dev/zero"),
+        "STS_004": os.mkfifo,
+    }.items():
+        dataset(stem, label=None)
+        make(root / "labels" / f"{stem}.nii.gz")
+    facts = facts_of(root)
+    assert {stem: case.problems for stem, case in facts.items()} == {
+        "STS_001": [],
+        "STS_002": ["unreadable_label"],
+        "STS_003": ["not_a_file_label"],
+        "STS_004": ["not_a_file_label"],
+    }
+
+
+@pytest.mark.filterwarnings("error")
+def test_enormous_intensities_can_be_written_down(dataset):
+    image = np.where(np.indices(SHAPE).sum(axis=0) % 2, 3e38, -3e38).astype(np.float32)
+    facts = facts_of(dataset("STS_001", image=image))["STS_001"]
+    assert np.isfinite(facts.foreground_percentiles_hu).all()
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=CaseFacts) == facts
+
+
+@pytest.mark.parametrize("fields", [{"quatern_b": 1}, {"pixdim": [0, 1.5, -2, 3, 0, 0, 0, 0]}, {"qform_code": -1}])
+def test_grids_are_compared_whatever_is_in_their_headers(tmp_path, fields):
+    for path in (tmp_path / "images" / "a_0000.nii.gz", tmp_path / "labels" / "a.nii.gz"):
+        path.parent.mkdir()
+        write_nifti(path, LABEL.astype(np.uint8), sform_code=0, **fields)
+    assert facts_of(tmp_path)["a"].problems == []
+
+
 def test_several_processes_find_what_one_finds(dataset):
     for number in range(3):
         root = dataset(f"STS_{number:03d}")
     cases = find_cases(root)
     assert list(inspect_cases(cases, 2)) == list(inspect_cases(cases, 1))
+
+
+class Deadly:
+    """A path that kills the process which asks for it, as the kernel does where memory runs out."""
+
+    def __fspath__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_line(dataset):
+    cases = [*find_cases(dataset("STS_001")), TrainingCase("STS_002", "STS", Deadly(), None)]
+    with pytest.raises(DeviceError, match="use fewer --workers"):
+        list(inspect_cases(cases, 2))
 
 
 def test_the_summary_by_hand(dataset):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flare_runtime.errors import OutputError
+from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.sources import PSEUDO_LABELLED
 from flare_train.inspection import CaseFacts
 from flare_train.selection import select, write_manifest, write_raw_dataset
@@ -47,6 +47,11 @@ def test_every_case_has_its_reason():
         "FLARE23Ts_0001": "validation set",
     }
     assert [choice.stem for choice in choices if choice.kept] == ["good"]
+
+
+def test_a_name_for_two_cases_is_refused():
+    with pytest.raises(UsageError, match="good: names two cases"):
+        select([facts("good"), facts("other"), facts("good")])
 
 
 def test_options_keep_what_the_paper_leaves_out():

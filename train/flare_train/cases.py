@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from flare_runtime.errors import UsageError
 from flare_runtime.naming import visible
@@ -42,15 +43,16 @@ def find_cases(*roots: Path) -> list[TrainingCase]:
     """Return every case under the folders `roots`, in order of stems.
 
     Images are `<stem>_0000.nii.gz`, labels `<stem>.nii.gz`; a stem may itself end in a number. Of several labels with
-    one stem the one whose folder is nearest to the image's counts.
+    one stem the one whose folder is nearest to the image's counts. Links to folders are followed.
 
     Raises:
-        UsageError: where there is no image.
+        UsageError: where there is no image, a root holds nothing of a case, or a folder cannot be read.
     """
     images: dict[str, Path] = {}
     labels: dict[str, list[Path]] = {}
     names: dict[str, list[Path]] = {}
-    for path in (path for root in roots for path in _files(root)):
+    files = {root: list(_files(root)) for root in roots}
+    for path in (path for of_root in files.values() for path in of_root):
         names.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
     for name, paths in names.items():
         case = _CHANNEL.sub("", name)
@@ -67,16 +69,41 @@ def find_cases(*roots: Path) -> list[TrainingCase]:
         raise UsageError(
             f"{given}: no <case>_0000.nii.gz there, however deep; give the folder of a FLARE-style data set"
         )
+    used = {*images.values(), *(path for paths in labels.values() for path in paths)}
+    for root in roots:
+        if used.isdisjoint(files[root]):
+            raise UsageError(f"{root}: no image and no label of any case there, however deep; leave it out")
     return [_case(stem, images.get(stem), labels.get(stem, [])) for stem in sorted({*images, *labels})]
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != MADE_LABELS)
+    """Yield the NIfTI files under a folder; one that several links lead to is looked at once."""
+    # A link to a folder around the root is a loop as well.
+    seen = {_identity(folder) for folder in Path(os.path.realpath(root)).parents}
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        place = Path(folder)
+        if (identity := _identity(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        # Links last: a folder is rather found where it lies.
+        folders[:] = sorted(set(folders) - {MADE_LABELS}, key=lambda name: (Path(place, name).is_symlink(), name))
         for name in sorted(names):
-            path = Path(folder, name)
+            path = place / name
             if name.endswith(SUFFIX) and not name.startswith(".") and not is_stale(path):
                 yield path
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        _refuse(error)
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UsageError(f"{error.filename}: cannot be read ({error.strerror or error}); give a folder that can be")
 
 
 def _case(stem: str, image: Path | None, labels: list[Path]) -> TrainingCase:

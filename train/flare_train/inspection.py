@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from flare_runtime.arrays import AnyArray
 from flare_runtime.crop import mask_box
-from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.errors import CaseError, DeviceError, UsageError
 from flare_runtime.geometry import grid_difference
 from flare_runtime.lesions import find_lesions
 from flare_runtime.naming import visible
@@ -74,6 +76,8 @@ def read_facts(source: Path) -> list[CaseFacts]:
         for case in facts:
             if case.stem in ("", ".", "..") or "/" in case.stem or "\0" in case.stem:
                 raise OSError(f"{case.stem!r} is no name of a case")
+            if "\0" in case.image + case.label:
+                raise OSError(f"{case.stem} has a file of no possible name")
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{source}: cannot be read ({error}); give facts.jsonl of `flare-train inspect`") from error
     return facts
@@ -82,22 +86,24 @@ def read_facts(source: Path) -> list[CaseFacts]:
 def inspect_cases(
     cases: Sequence[TrainingCase], workers: int, progress: Progress = lambda facts, _count: facts
 ) -> Iterator[CaseFacts]:
-    """Inspect every case, several at a time, and yield the facts in the order of the cases."""
+    """Inspect every case, several at a time, and yield the facts in the order of the cases.
+
+    Raises:
+        DeviceError: where a process was killed.
+    """
     if workers == 1:
         yield from progress(map(inspect_case, cases), len(cases))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from progress(pool.map(inspect_case, cases, chunksize=4), len(cases))
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from progress(pool.map(inspect_case, cases, chunksize=4), len(cases))
+    except BrokenProcessPool as error:
+        raise DeviceError("a process was killed, most likely for want of memory; use fewer --workers") from error
 
 
 def inspect_case(case: TrainingCase) -> CaseFacts:
     """Read a case and return what is known of it; what is wrong with its files is in the result."""
-    facts = CaseFacts(
-        stem=case.stem,
-        source=case.source,
-        image=visible(case.image.resolve()) if case.image else "",
-        label=visible(case.label.resolve()) if case.label else "",
-    )
+    facts = CaseFacts(stem=case.stem, source=case.source, image=_place(case.image), label=_place(case.label))
     _check_names(facts, case)
     image, label = (_read(facts, kind, path) for kind, path in (("image", case.image), ("label", case.label)))
     if image is not None:
@@ -116,10 +122,14 @@ def inspect_case(case: TrainingCase) -> CaseFacts:
     return facts
 
 
+def _place(path: Path | None) -> str:
+    return visible(os.path.realpath(path)) if path else ""  # which ends where links go round in a circle
+
+
 def _check_names(facts: CaseFacts, case: TrainingCase) -> None:
     """Note a file that cannot be found again by what is written down of it."""
-    for kind, path in (("image", case.image), ("label", case.label)):
-        if path is not None and visible(path.resolve()) != str(path.resolve()):
+    for kind, path, written in (("image", case.image, facts.image), ("label", case.label, facts.label)):
+        if path is not None and written != os.path.realpath(path):
             facts.add(f"odd_name_{kind}", f"{facts.stem}: the {kind}'s path is no plain text; rename it")
 
 
@@ -131,7 +141,9 @@ def _read(facts: CaseFacts, kind: str, path: object) -> Volume | None:
         return read_nifti(str(path))
     except CaseError as error:
         facts.add(f"{error.reason}_{kind}", visible(error))
-        return None
+    except MemoryError:
+        facts.add(f"memory_{kind}", f"{facts.stem}: the {kind} does not fit in memory; use fewer --workers")
+    return None
 
 
 def _check_values(facts: CaseFacts, values: AnyArray, mask: AnyArray) -> None:
@@ -153,7 +165,7 @@ def _add_intensities(facts: CaseFacts, image: Volume, mask: AnyArray) -> None:
     box = mask_box(mask)
     if box is None:
         return
-    under = image.intensities(image.voxels[box][mask[box]])
+    under = image.intensities(image.voxels[box][mask[box]]).astype(np.float64)  # in which differences are finite
     facts.foreground_percentiles_hu = [round(float(value), 2) for value in np.percentile(under, _PERCENTILES)]
     step = max(len(under) // _SAMPLES, 1)
     facts.foreground_hu = [round(float(value), 1) for value in np.sort(under)[step // 2 :: step]]

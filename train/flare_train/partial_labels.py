@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -47,10 +48,10 @@ class PartialLabel:
             OutputError: where the original is gone.
         """
         try:
-            path, status = self.original.resolve(), self.original.stat()
+            path, status = os.path.realpath(self.original), self.original.stat()
         except OSError as error:
             raise OutputError(f"{self.original}: is not there any more; inspect the data set again") from error
-        facts = [_RULE, str(path), status.st_size, status.st_mtime_ns, self.beyond_mm]
+        facts = [_RULE, path, status.st_size, status.st_mtime_ns, self.beyond_mm]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
         return folder / f"{self.stem}-{digest}{SUFFIX}"
 

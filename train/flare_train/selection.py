@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -78,9 +79,10 @@ def select(
         ignore_beyond_mm: how far from a lesion that is.
 
     Raises:
-        UsageError: where no case is of a source in `partial`, or the distance is not above 0.
+        UsageError: where no case is of a source in `partial`, the distance is not above 0, or two cases have one name.
     """
     facts = list(facts)
+    _check_names(facts)
     _check_partial(partial, {case.source for case in facts}, ignore_beyond_mm)
     choices = []
     for case in facts:
@@ -98,6 +100,12 @@ def select(
         beyond_mm = ignore_beyond_mm if not reason and not held_out and case.source in partial else None
         choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason, held_out, beyond_mm))
     return _capped(choices, cap) if cap is not None else choices
+
+
+def _check_names(facts: Sequence[CaseFacts]) -> None:
+    twice = [stem for stem, count in Counter(case.stem for case in facts).items() if count > 1]
+    if twice:
+        raise UsageError(f"{twice[0]}: names two cases; inspect the data set again")
 
 
 def _check_partial(partial: Sequence[str], sources: set[str], beyond_mm: float) -> None:
@@ -244,13 +252,13 @@ def _link(folder: Path, links: Mapping[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if path.name not in links or path.readlink() != Path(links[path.name]).resolve():
+            if path.name not in links or str(path.readlink()) != os.path.realpath(links[path.name]):
                 path.unlink()
         for name, target in links.items():
             path = folder / name
             if not Path(target).is_file():
                 raise OutputError(f"{target}: is not there any more; inspect the data set again")
             if not path.is_symlink():
-                path.symlink_to(Path(target).resolve())
+                path.symlink_to(os.path.realpath(target))
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
