@@ -4,11 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flare_runtime.command_line import exit_code_of, positive
 from flare_runtime.manifest import MAX_CAUTION
 from flare_runtime.naming import visible
 from flare_runtime.terminal import open_streams
+
+if TYPE_CHECKING:
+    from flare_export.model_folder import ModelFolder
 
 ENGINES = "trt"
 INT8 = "int8"
@@ -71,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
     _check_usage(args)
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
+    print(visible(_folds_line(folder, args.checkpoint)), flush=True)
     naming = Naming(args.name, args.licence, args.model_card, args.caution)
     verify = channel_files(args.verify, folder.inputs)
     if verify:
@@ -87,6 +92,14 @@ def run(args: argparse.Namespace) -> None:
             f"  {record.backend} {record.precision} against {record.reference} on {record.subject}: logits within "
             f"{record.max_logit_difference:.2g}, {record.voxel_agreement:.4%} of voxels equal, Dice {record.dice:.6f}"
         )
+
+
+def _folds_line(folder: "ModelFolder", checkpoint: str) -> str:
+    """Return which folds become the bundle, and which others are there."""
+    taken = [one.fold for one in folder.checkpoints]
+    others = {path.name.removeprefix("fold_") for path in folder.path.glob("fold_*")} - set(taken)
+    left_out = f"; left out: {', '.join(sorted(others))}" if others else ""
+    return f"{folder.path}: {checkpoint} of fold {', '.join(taken)}{left_out}"
 
 
 def _check_usage(args: argparse.Namespace) -> None:

@@ -323,6 +323,11 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pyte
 
 
 def test_the_command_exports(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for other in ("fold_3", "fold_all"):  # one without the checkpoint, one that numbered folds go before
+        shutil.copytree(folder / "fold_0", folder / other)
+    (folder / "fold_3" / "checkpoint_final.pth").unlink()
     assert cli.main([str(folder), "-o", str(tmp_path / "bundle")]) == 0
-    assert "openvino fp32 against torch" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == f"{folder}: checkpoint_final.pth of fold 0; left out: 3, all"
+    assert "openvino fp32 against torch" in said
     assert Bundle.open(tmp_path / "bundle").manifest.name == f"Dataset999_Tiny {CONFIGURATION}"
