@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # begun by then is not any more.
 committing = threading.RLock()
 # How the end is called, by signal.
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Interruption:
@@ -59,8 +59,10 @@ class Interruption:
                 os.close(self._pipe[0])
                 return
             number = arrived[0]
-        for step, limit_s in self.last_words:
-            thread = threading.Thread(target=step, args=(_WORDS[signal.Signals(number)],), daemon=True)
-            thread.start()
-            thread.join(limit_s)
-        os._exit(128 + number)
+        try:
+            for step, limit_s in self.last_words:
+                thread = threading.Thread(target=step, args=(_WORDS[number],), daemon=True)
+                thread.start()
+                thread.join(limit_s)
+        finally:
+            os._exit(128 + number)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 
 import pytest
@@ -42,6 +43,15 @@ def test_one_method_gives_json_csv_and_a_table(folders, capsys):
     assert json.loads((folders / "out" / "good" / "accuracy.json").read_text(encoding="utf-8"))["tolerances_mm"] == [
         2.0
     ]
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full 2>&-", "2>&1 | true"])
+def test_a_table_that_nobody_sees_costs_no_result(folders, redirection):
+    paths = ["--reference", folders / "truth", "--prediction", folders / "half", "-o", folders / "out"]
+    command = [sys.executable, "-m", "flare_eval.cli", "accuracy", *map(str, paths), "--workers", "2"]
+    shell = ["bash", "-c", f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}', "bash", *command]
+    assert subprocess.run(shell, stdout=subprocess.DEVNULL, check=False, timeout=60).returncode == 0
+    assert {path.name for path in (folders / "out" / "half").iterdir()} == {"accuracy.csv", "accuracy.json"}
 
 
 def test_two_methods_side_by_side_and_a_missing_case(folders, capsys):

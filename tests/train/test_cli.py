@@ -115,6 +115,13 @@ def test_facts_from_a_pipe_do_not_wait(tmp_path):
     assert "it is no plain file" in run.stderr
 
 
+def test_a_table_that_nobody_sees_costs_no_facts(dataset):
+    command = [sys.executable, "-m", "flare_train.cli", "inspect", dataset / "data", "-o", dataset / "facts"]
+    shell = ["bash", "-c", '"$@" >&- 2>/dev/full', "bash", *map(str, command), "--workers", "2"]
+    assert subprocess.run(shell, check=False, timeout=120).returncode == 0
+    assert len((dataset / "facts" / "facts.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+
+
 def test_a_plan_with_a_trap_is_code_4(tmp_path, capsys):
     from flare_train.plan import S6, make_plans
     from tests.train.test_plan import FINGERPRINT
