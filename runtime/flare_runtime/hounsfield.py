@@ -21,8 +21,9 @@ _BELOW_AIR_HU, _MAX_BELOW_AIR = -1300.0, 0.05
 _TISSUE_TOP_HU, _MAX_DENSE = 300.0, 0.5
 # Air, lung and gas; a crop of tissue may have none.
 _AIR_TOP_HU, _MIN_AIR = -300.0, 0.05
-# Fat, and the noise of water. The inside of one organ may have nothing below, and then it has a narrow range.
-_NEGATIVE_HU, _MIN_NEGATIVE, _ORGAN_RANGE_HU = -20.0, 0.001, 150.0
+# Fat, and the noise of water. The inside of one organ may have nothing below; then its range is narrow, and few voxels
+# lie in the lowest tenth of it.
+_NEGATIVE_HU, _MIN_NEGATIVE, _ORGAN_RANGE_HU, _MAX_BACKGROUND = -20.0, 0.001, 200.0, 0.05
 # Where soft tissue lies in a scan whose air is 0, and what lies between the two there: less than bone of 300 to 800.
 _SHIFTED_HU, _BETWEEN_HU, _MIN_SHIFTED = (850.0, 1150.0), (300.0, 800.0), 0.005
 # A padding is one value that many voxels have, and nearly none has one a little above.
@@ -90,7 +91,7 @@ def _oddity(values: FloatArray) -> str | None:
 def _oddity_without_air(values: FloatArray, *, cut_out: bool) -> str | None:
     """Return what no crop of tissue has; `cut_out` where all around it was set to air, so that nothing else is dark."""
     low, high = _ends(values)
-    background = np.searchsorted(values, values[0], "right") > 0.01 * len(values)
+    background = np.searchsorted(values, low + 0.1 * (high - low), "right") > _MAX_BACKGROUND * len(values)
     one_organ = high - low <= _ORGAN_RANGE_HU and not background
     if _share(values, -np.inf, _NEGATIVE_HU) < _MIN_NEGATIVE and not (cut_out or one_organ):
         return f"hardly any voxel lies below {_NEGATIVE_HU:g}, as air and fat do"
