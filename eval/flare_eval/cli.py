@@ -213,7 +213,7 @@ def named_paths(given: Sequence[str]) -> dict[str, Path]:
         if not separator:
             name, path = Path(text).resolve().name.split(".nii")[0], text
         name = visible(name)
-        if not name or not set(name).isdisjoint("/|") or name in paths:
+        if not name or not path or not set(name).isdisjoint("/|") or name in paths:
             raise UsageError(f"{text!r}: every method needs a name of its own that can be a folder's: METHOD=PATH")
         paths[name] = Path(path)
     return paths

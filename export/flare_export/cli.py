@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare_runtime.command_line import exit_code_of, positive
+from flare_runtime.command_line import exit_code_of, path_of, positive
 from flare_runtime.manifest import MAX_CAUTION
 from flare_runtime.naming import visible
 from flare_runtime.terminal import open_streams
@@ -40,21 +40,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Turn an nnU-Net v2 trained-model folder into a bundle for flare-infer, and check that it agrees.",
         epilog=EPILOG + EXIT_CODES,
     )
-    parser.add_argument("model", type=Path, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the folder to write")
+    parser.add_argument(
+        "model", type=path_of, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/"
+    )
+    parser.add_argument("-o", "--output", type=path_of, required=True, metavar="BUNDLE", help="the folder to write")
     parser.add_argument("--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
     parser.add_argument(
         "--verify",
         nargs="+",
-        type=Path,
+        type=path_of,
         default=[],
         metavar="CASE",
         help="NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)",
     )
     parser.add_argument("--name", help="the model's name (default: data set and configuration)")
     parser.add_argument("--licence", default="unspecified", help="of the weights")
-    parser.add_argument("--model-card", type=Path, metavar="FILE", help="Markdown that goes into the bundle")
+    parser.add_argument("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
     parser.add_argument(
         "--caution", type=_one_line, metavar="TEXT", help="what flare-infer tells whoever uses the model"
     )
@@ -133,9 +135,16 @@ def parse_engine_args(argv: Sequence[str]) -> argparse.Namespace:
         epilog=EXIT_CODES,
     )
     add = parser.add_argument
-    add("bundle", type=Path, metavar="BUNDLE", help="a folder or zip made by flare-export")
+    add("bundle", type=path_of, metavar="BUNDLE", help="a folder or zip made by flare-export")
     add("--batch", nargs="+", type=positive, default=[1], metavar="N", help="tiles at once (default: 1)")
-    add("--verify", nargs="+", type=Path, default=[], metavar="CASE", help="NIfTI images (default: synthetic patches)")
+    add(
+        "--verify",
+        nargs="+",
+        type=path_of,
+        default=[],
+        metavar="CASE",
+        help="NIfTI images (default: synthetic patches)",
+    )
     add("--workspace-mib", type=positive, metavar="N", help="scratch memory of a layer (default: TensorRT's own bound)")
     add(
         "--version-compatible",
@@ -203,9 +212,9 @@ def parse_int8_args(argv: Sequence[str]) -> argparse.Namespace:
         epilog=EXIT_CODES,
     )
     add = parser.add_argument
-    add("bundle", type=Path, metavar="BUNDLE", help="a folder made by flare-export")
-    add("--calibrate", nargs="+", type=Path, required=True, metavar="CASE", help="NIfTI images of the model's kind")
-    add("--verify", nargs="+", type=Path, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
+    add("bundle", type=path_of, metavar="BUNDLE", help="a folder made by flare-export")
+    add("--calibrate", nargs="+", type=path_of, required=True, metavar="CASE", help="NIfTI images of the model's kind")
+    add("--verify", nargs="+", type=path_of, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
     add("--force", action="store_true", help="without --verify, drop what an earlier --verify of int8 measured")
     return parser.parse_args(argv)
 

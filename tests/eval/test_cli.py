@@ -79,11 +79,35 @@ def test_a_bad_file_is_named_the_others_are_scored_and_the_code_says_so(folders,
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--prediction", "x=none"], ["--prediction", "a/b=good"], ["--prediction", "=good"]]
+    "arguments",
+    [
+        ["--prediction", "x=none"],
+        ["--prediction", "a/b=good"],
+        ["--prediction", "=good"],
+        ["--prediction", ""],
+        ["--prediction", "a="],
+    ],
 )
 def test_what_makes_no_sense_is_one_line_and_code_2(folders, capsys, arguments):
     assert run(folders, *arguments, "-o", folders / "out") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["accuracy", "--reference", "", "--prediction", "a", "-o", "out"],
+        ["accuracy", "--reference", "a", "--prediction", "a", "-o", ""],
+        ["efficiency", "-i", "", "-o", "out"],
+        ["report", "", "-o", "out"],
+        ["report", "a", "-o", "out", "--images", ""],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "an empty name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tolerance", ["0", "-1", "many"])

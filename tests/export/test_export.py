@@ -243,6 +243,25 @@ def test_an_existing_bundle_is_replaced_and_anything_else_is_not(folder: Path, t
     assert (target / "notes.txt").read_text() == "words"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["", "-o", "bundle"],
+        ["model", "-o", ""],
+        ["model", "-o", "bundle", "--verify", ""],
+        ["model", "-o", "bundle", "--model-card", ""],
+        ["trt", ""],
+        ["int8", "", "--calibrate", "a.nii"],
+        ["int8", "bundle", "--calibrate", ""],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "an empty name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("caution", ["", "two\nlines", "\x1b[31mred", "x" * 401])
 def test_a_caution_is_one_line(folder: Path, tmp_path: Path, caution: str) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -25,6 +25,27 @@ def test_a_number_out_of_range_is_a_usage_error(command, option, value, capsys):
     assert option in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "", "-o", "out"],
+        ["inspect", "in", "-o", ""],
+        ["select", "", "-o", "out"],
+        ["select", "facts.jsonl", "-o", ""],
+        ["run", "701", "--validation", ""],
+        ["run", "701", "--initial-weights", ""],
+        ["report", "", "-o", "out"],
+        ["report", "run", "-o", ""],
+        ["lint", ""],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(arguments)
+    assert caught.value.code == 2
+    assert "an empty name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("values", [["0", "1.6", "1.6"], ["-2.4", "1.6", "1.6"], ["inf", "1.6", "1.6"]])
 def test_a_spacing_is_above_zero(values):
     with pytest.raises(SystemExit):

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
-from flare_runtime.command_line import exit_code_of
+from flare_runtime.command_line import above_zero, exit_code_of, natural, path_of, positive
 from flare_runtime.target import check_kind, check_targets
 from flare_runtime.temporary import temporary_folder
+from flare_runtime.terminal import open_streams
 from flare_train.anatomy import SITE_TISSUE, Anatomy, Axes, FloatArray, Lesion, Tissue, draw_anatomy, draw_lesions
 from flare_train.thigh import THIGH_HU, draw_thigh
 
@@ -176,13 +177,15 @@ def _scan(field: FloatArray, rng: np.random.Generator, noise_hu: float, spacing_
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m flare_train.phantom", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder that gets imagesTr and labelsTr")
-    parser.add_argument("--cases", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first case; each next case adds one")
+    parser.add_argument("-o", "--output", type=path_of, required=True, help="folder that gets imagesTr and labelsTr")
+    parser.add_argument("--cases", type=positive, default=1)
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the first case; each next case adds one")
     parser.add_argument("--kind", choices=get_args(Kind), default="trunk")
     axes: Any = {"nargs": 3, "metavar": ("Z", "Y", "X")}
-    parser.add_argument("--shape", type=int, **axes, help=f"voxels (trunk: {SHAPE}; thigh: its mass and 50 mm around)")
-    parser.add_argument("--spacing", type=float, **axes, help=f"mm (default: {SPACING_MM})")
+    parser.add_argument(
+        "--shape", type=positive, **axes, help=f"voxels (trunk: {SHAPE}; thigh: its mass and 50 mm around)"
+    )
+    parser.add_argument("--spacing", type=above_zero, **axes, help=f"mm (default: {SPACING_MM})")
     return parser.parse_args(argv)
 
 
@@ -202,6 +205,7 @@ def run(args: argparse.Namespace) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write phantoms in the FLARE layout and return the exit code."""
+    open_streams()
     args = parse_args(argv)
 
     def done() -> int:
