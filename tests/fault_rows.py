@@ -1,7 +1,7 @@
 """The rows of the fault table, those about images, outputs and runs among them; see `fault_table`."""
 
 from tests import fault_files as files
-from tests.fault_rows_of_models import DEVICES, MODELS
+from tests.fault_rows_of_models import DEVICES, MODELS, TRAINING
 from tests.fault_table import Row
 
 _RT, _EX = "tests/runtime/test_", "tests/export/test_"
@@ -265,13 +265,18 @@ RUNS = (
         "the first begins within 2 s; memory, open files and threads stay as they are",
         tests=(
             "tests/benchmarks/test_many_cases.py::test_files_and_threads_stay_as_they_are",
+            f"{_RT}cases.py::test_thousands_of_cases_are_found_in_no_time",
             f"{_RT}journal.py::test_a_thousand_cases_with_a_report_take_less_than_2_mib",
         ),
     ),
     Row(
         "a standard error that is closed, full or a broken pipe",
         "works in silence",
-        tests=(f"{_RT}terminal.py::test_a_run_that_nobody_hears_does_all_its_work",),
+        tests=(
+            f"{_RT}terminal.py::test_a_run_that_nobody_hears_does_all_its_work",
+            "tests/eval/test_cli.py::test_a_table_that_nobody_sees_costs_no_result",
+            "tests/train/test_cli.py::test_a_table_that_nobody_sees_costs_no_facts",
+        ),
     ),
     Row(
         "a read, a write, or an engine that never returns",
@@ -284,4 +289,4 @@ RUNS = (
     ),
 )
 
-ROWS = (*IMAGES, *DICOM, *OUTPUTS, *RUNS, *DEVICES, *MODELS)
+ROWS = (*IMAGES, *DICOM, *OUTPUTS, *RUNS, *DEVICES, *MODELS, *TRAINING)

@@ -144,9 +144,41 @@ MODELS = (
             "tests/test_telemetry.py::test_no_command_looks_anything_up_or_writes_in_the_home",
         ),
     ),
+)
+
+TRAINING = (
     Row(
         "training cases with names that are no plain text",
         "inspected, named in one line and left out",
         tests=("tests/train/test_cli.py::test_a_case_whose_name_is_no_plain_text_is_inspected_and_left_out",),
+    ),
+    Row(
+        "a data set whose folders are links, some of them in a circle",
+        "links are followed, each folder once",
+        tests=(
+            "tests/train/test_cases.py::test_links_to_folders_are_followed",
+            "tests/train/test_cases.py::test_links_in_a_circle_end",
+        ),
+    ),
+    Row(
+        "a folder of training data that holds no case, or cannot be read",
+        "exit 2, naming it, though others hold cases",
+        tests=(
+            "tests/train/test_cases.py::test_every_folder_given_has_to_hold_a_case",
+            "tests/train/test_cases.py::test_folders_that_cannot_be_read_are_usage_errors",
+        ),
+    ),
+    Row(
+        "a pipe, a device or a link in a circle among training images; facts that come from a pipe",
+        "named and left out; exit 2; nothing waits",
+        tests=(
+            "tests/train/test_inspection.py::test_links_in_a_circle_devices_and_pipes_are_named",
+            "tests/train/test_cli.py::test_facts_from_a_pipe_do_not_wait",
+        ),
+    ),
+    Row(
+        "a checkpoint of a training that is to be resumed, and runs a command",
+        "refused; nothing of it runs",
+        tests=("tests/train/test_training.py::test_a_checkpoint_that_runs_a_command_is_not_gone_on_from",),
     ),
 )
