@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from flare_export.errors import ModelError, first_line
+from flare_export.errors import ModelError
 from flare_runtime.arrays import Shape3
+from flare_runtime.errors import first_line
 from flare_runtime.manifest import NetworkInfo
 
 _OPERATIONS: dict[str, type[nn.Module]] = {

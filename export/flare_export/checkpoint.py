@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from msgspec import Meta
 
-from flare_export.errors import ModelError, first_line
+from flare_export.errors import ModelError
 from flare_export.schema import checked
+from flare_runtime.errors import first_line
 from flare_runtime.manifest import Axis
 from flare_runtime.naming import visible
 

@@ -54,8 +54,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="CASE",
         help="NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)",
     )
-    parser.add_argument("--name", help="the model's name (default: data set and configuration)")
-    parser.add_argument("--licence", default="unspecified", help="of the weights")
+    parser.add_argument("--name", type=_one_line, help="the model's name (default: data set and configuration)")
+    parser.add_argument("--licence", type=_one_line, default="unspecified", help="of the weights")
     parser.add_argument("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
     parser.add_argument(
         "--caution", type=_one_line, metavar="TEXT", help="what flare-infer tells whoever uses the model"

@@ -15,17 +15,26 @@ from flare_export import plans as plan_rules
 from flare_export.architecture import describe
 from flare_export.bundle_place import bundle_at, new_bundle
 from flare_export.case_parity import CaseParity, measure_case_parity
-from flare_export.errors import DisagreementError, ModelError, first_line
+from flare_export.errors import DisagreementError, ModelError
 from flare_export.fp16_graph import to_fp16
 from flare_export.model_folder import ModelFolder
 from flare_export.network_parity import measure_network_parity
 from flare_export.onnx_graph import OPSET, fold_biases, to_onnx
+from flare_export.schema import checked
 from flare_runtime.arrays import Shape3
 from flare_runtime.available_memory import available_bytes
 from flare_runtime.backends.openvino import cpu_has_bf16
 from flare_runtime.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.errors import OutputError
-from flare_runtime.manifest import SCHEMA_VERSION, BundleFile, Manifest, NetworkInfo, Provenance, encode_manifest
+from flare_runtime.manifest import (
+    SCHEMA_VERSION,
+    BundleFile,
+    Manifest,
+    NetworkInfo,
+    Provenance,
+    contradictions,
+    encode_manifest,
+)
 from flare_runtime.naming import visible
 from flare_runtime.segmenter import Segmenter
 
@@ -145,7 +154,7 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
     """Return what the runtime has to know of a model, without its files.
 
     Raises:
-        ModelError: where the plan or the data set do not say it, it is not supported, or beyond what a bundle may say.
+        ModelError: where the plan or the data set do not say it, or it is more than the runtime supports.
     """
     structures, regions = plan_rules.labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
@@ -154,7 +163,7 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=visible(naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"),
-        licence=visible(naming.licence),
+        licence=naming.licence,
         caution=naming.caution,
         labels=structures,
         regions_class_order=regions,
@@ -170,17 +179,16 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
         files=(),
         provenance=Provenance(
             checkpoints={checkpoint.fold: checkpoint.sha256 for checkpoint in folder.checkpoints},
-            dataset=folder.plans.get("dataset_name", ""),
+            dataset=visible(folder.plans.get("dataset_name", "")),
             trainer=first.trainer,
             configuration=first.configuration,
             epochs=tuple(checkpoint.epochs for checkpoint in folder.checkpoints),
             exporter={package: version(package) for package in ("flare-lite", "torch", "onnx", "openvino")},
         ),
     )
-    try:
-        msgspec.convert(msgspec.to_builtins(manifest), Manifest)
-    except msgspec.ValidationError as error:
-        raise ModelError(f"the model is beyond what a bundle may say: {first_line(error)}") from error
+    checked(msgspec.to_builtins(manifest), Manifest, "the model goes into no bundle")
+    for problem in contradictions(manifest):
+        raise ModelError(f"the model goes into no bundle: {problem}")
     return manifest
 
 

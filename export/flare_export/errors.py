@@ -13,8 +13,3 @@ class DisagreementError(FlareError):
     """The exported network does not compute what the original does; no bundle was written."""
 
     exit_code = 3
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what a library says is wrong, or the kind of error where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ from flare_runtime.manifest import (
     Scheme,
     ZScoreScheme,
 )
+from flare_runtime.naming import visible
 
 OLD_STYLE_KEYS = (
     "UNet_class_name",
@@ -167,7 +168,7 @@ def channels(
         rules.foreground_intensity_properties_per_channel or rules.foreground_intensity_properties_by_modality or {}
     )
     return tuple(
-        Channel(name=name, normalisation=_scheme(schemes[index], masked[index], statistics.get(str(index))))
+        Channel(name=visible(name), normalisation=_scheme(schemes[index], masked[index], statistics.get(str(index))))
         for index, name in enumerate(names)
     )
 
@@ -213,7 +214,7 @@ def labels(dataset: Mapping[str, Any]) -> tuple[tuple[Label, ...], tuple[int, ..
     """
     content = checked(dataset, Dataset, _DATASET, strict=False)
     structures = tuple(
-        Label(name=name, values=value if isinstance(value, tuple) else (value,))
+        Label(name=visible(name), values=value if isinstance(value, tuple) else (value,))
         for name, value in content.labels.items()
         if name not in ("background", "ignore")
     )

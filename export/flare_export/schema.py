@@ -6,15 +6,11 @@ import msgspec
 from msgspec import Meta
 
 from flare_export.errors import ModelError
-from flare_runtime.manifest import Axis
+from flare_runtime.manifest import Axis, Intensity, LabelValue, Side, SpacingMm
 
 Kind = TypeVar("Kind")
 
-Finite = Annotated[float, Meta(ge=-1e30, le=1e30)]
-Side = Annotated[int, Meta(ge=1, le=1 << 16)]
-SpacingMm = Annotated[float, Meta(ge=1e-6, le=1e6)]
 SplineOrder = Annotated[int, Meta(ge=0, le=5)]
-LabelValue = Annotated[int, Meta(ge=0, le=255)]
 _PerStage = int | list[int]
 _PerStageAndAxis = int | list[int | list[int]]
 # A network of so many layers is written down in a second; no model comes near.
@@ -96,10 +92,10 @@ class Configuration(msgspec.Struct):
 class Statistics(msgspec.Struct):
     """Of the foreground's intensities, what CT is normalised with."""
 
-    mean: Finite
-    std: Annotated[float, Meta(ge=0, le=1e30)]
-    percentile_00_5: Finite
-    percentile_99_5: Finite
+    mean: Intensity
+    std: Annotated[float, Meta(ge=0, le=1e9)]
+    percentile_00_5: Intensity
+    percentile_99_5: Intensity
 
 
 class Dataset(msgspec.Struct):

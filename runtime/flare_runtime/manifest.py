@@ -193,7 +193,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{name}: {first_line(error)}") from error
-    for problem in _contradictions(manifest):
+    for problem in (*contradictions(manifest), *_contradictions_of_files(manifest.files)):
         raise BundleError(f"{name}: {problem}")
     return manifest
 
@@ -203,7 +203,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def _contradictions(manifest: Manifest) -> Iterator[str]:
+def contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with what a manifest says of its model, each entry taken by itself being sound."""
     if sorted(manifest.transpose_forward) != [0, 1, 2]:
         yield f"transpose_forward {manifest.transpose_forward} is not a permutation of 0, 1, 2"
     if len(set(manifest.mirror_axes)) != len(manifest.mirror_axes):
@@ -218,7 +219,6 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     if len(manifest.network.features) != manifest.network.stages:
         yield f"{len(manifest.network.features)} numbers of features for {manifest.network.stages} stages"
     yield from _contradictions_of_labels(manifest)
-    yield from _contradictions_of_files(manifest.files)
 
 
 def _contradictions_of_labels(manifest: Manifest) -> Iterator[str]:

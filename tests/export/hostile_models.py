@@ -140,6 +140,7 @@ PLANS: dict[str, Fault] = {
     "an axis twice": _plan("transpose_forward", [0, 1, 1]),
     "an axis beyond": _plan("transpose_forward", [0, 1, 3]),
     "an axis as text": _plan("transpose_forward", ["0", "1", "2"]),
+    "a data set's name of 9,999 letters": _plan("dataset_name", "x" * 9999),
     "the data set's name is a number": _plan("dataset_name", 5),
     "the label manager is a list": _plan("label_manager", ["LabelManager"]),
     "the reader is a mapping": _plan("image_reader_writer", {"a": 1}),
@@ -149,6 +150,7 @@ PLANS: dict[str, Fault] = {
     "a mean as text": _plan("foreground_intensity_properties_per_channel/0/mean", "40"),
     "a mean of NaN": _plan("foreground_intensity_properties_per_channel/0/mean", float("nan")),
     "an infinite percentile": _plan("foreground_intensity_properties_per_channel/0/percentile_99_5", float("inf")),
+    "percentiles the wrong way round": _plan("foreground_intensity_properties_per_channel/0/percentile_99_5", -700),
     "a negative deviation": _plan("foreground_intensity_properties_per_channel/0/std", -1),
     "no patch": _configured("patch_size", _REMOVED),
     "the patch is a number": _configured("patch_size", 16),
@@ -158,7 +160,10 @@ PLANS: dict[str, Fault] = {
     "a negative patch": _configured("patch_size", [-16, 16, 16]),
     "a patch of zero": _configured("patch_size", [0, 16, 16]),
     "a patch of 1e9": _configured("patch_size", [10**9] * 3),
-    "a patch that no memory holds": _configured("patch_size", [1 << 15] * 3),
+    "a patch of 2 ** 33 voxels": _configured("patch_size", [2048] * 3),
+    "a patch that no memory holds": lambda f: (
+        _configured("patch_size", [512] * 3)(f) or _network("features_per_stage", [4096, 4096])(f)
+    ),
     "a patch of half voxels": _configured("patch_size", [16.5, 16, 16]),
     "a patch that the strides do not divide": _configured("patch_size", [17, 16, 16]),
     "a patch smaller than the strides": _configured("patch_size", [1, 1, 1]),
@@ -440,6 +445,9 @@ ODDITIES: dict[str, Fault] = {
     "statistics that are not used are NaN": lambda f: (
         _configured("normalization_schemes", ["ZScoreNormalization"])(f)
         or _plan("foreground_intensity_properties_per_channel/0/mean", float("nan"))(f)
+    ),
+    "channels and labels of two lines": lambda f: (
+        _dataset("channel_names/0", "C\nT")(f) or _dataset("labels", {"background": 0, "\x1b[31mlesion": 1})(f)
     ),
     "no data set's name": _plan("dataset_name", _REMOVED),
     "a data set's name of two lines": _plan("dataset_name", "a\nb"),

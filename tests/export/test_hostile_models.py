@@ -13,6 +13,7 @@ import torch
 
 from flare_export import cli
 from flare_export.architecture import describe
+from flare_export.conversion import Naming, make_manifest
 from flare_export.errors import DisagreementError, ModelError
 from flare_export.model_folder import ModelFolder
 from tests.export.hostile_models import FAULTS, ODDITIES
@@ -64,6 +65,7 @@ def test_what_nnunet_takes_is_taken(oddity: str, sound: Path, tmp_path: Path) ->
     ODDITIES[oddity](folder)
     model = ModelFolder.read(folder)
     info = describe(model.configuration["architecture"], model.inputs, model.outputs, model.patch)
+    make_manifest(model, info, Naming())
     network = model.network(model.checkpoints[0])
     assert sum(parameter.numel() for parameter in network.parameters()) == info.parameters
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())

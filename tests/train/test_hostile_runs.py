@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -21,10 +23,11 @@ from flare_train.preprocessing import check_preprocessed  # noqa: E402
 from flare_train.run_record import FILE  # noqa: E402
 from flare_train.trainer import FlareTrainer  # noqa: E402
 from flare_train.validation import validate  # noqa: E402
-from tests.export.hostile_models import NETWORKS, PLANS, Executes, _set, json_fault  # noqa: E402
+from tests.export.hostile_models import DATASETS, NETWORKS, PLANS, Executes, _set, json_fault  # noqa: E402
 from tests.model_folders import write_model_folder  # noqa: E402
 from tests.train.test_run_report import VALIDATIONS, fold, session  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = Executes("touch executed")
 NAME = "checkpoint_latest.pth"
 
@@ -208,3 +211,46 @@ def test_hostile_facts_are_refused(fault, tmp_path, monkeypatch, capfd):
     assert main(["select", "facts.jsonl", "-o", "raw"]) == 2
     assert re.fullmatch(r"flare-train: [^\n]+\n", capfd.readouterr().err)
     assert {path.name for path in tmp_path.iterdir()} <= {"facts.jsonl"}
+
+
+_PLAN_EACH = """
+import contextlib, io, sys
+from pathlib import Path
+from flare_train.cli import main
+from tests.export.hostile_models import DATASETS
+sound = Path("dataset.json").read_bytes()
+raw = Path("nnUNet_raw/Dataset811_Test")
+for fault in [*DATASETS, "no file ending"]:
+    (raw / "dataset.json").unlink(missing_ok=True)
+    (raw / "dataset.json").write_bytes(sound)
+    if fault in DATASETS:
+        DATASETS[fault](raw)
+    else:
+        (raw / "dataset.json").write_bytes(sound.replace(b"file_ending", b"file_beginning"))
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(sys.stderr):
+        code = main(["plan", "811", "--workers", "1"])
+    print(code, errors.getvalue().count("\\n"), fault, flush=True)
+"""
+
+
+def test_hostile_data_sets_are_not_planned(tmp_path):
+    """In a process of its own: nnU-Net reads the names of its folders once, at import."""
+    model = write_model_folder(tmp_path / "model")
+    raw = tmp_path / "nnUNet_raw" / "Dataset811_Test"
+    raw.mkdir(parents=True)
+    shutil.move(model / "dataset.json", tmp_path)
+    folders = {name: str(tmp_path / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAN_EACH],
+        cwd=tmp_path,
+        env={**os.environ, **folders, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {line.split(" ", 2)[2]: line.split(" ", 2)[:2] for line in done.stdout.splitlines()}
+    assert set(found) > set(DATASETS)
+    # What is sound there and only cannot be exported has no cases.
+    assert {fault: answer for fault, answer in found.items() if answer not in (["3", "1"], ["2", "1"])} == {}

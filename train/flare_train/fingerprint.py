@@ -8,6 +8,7 @@ from flare_runtime.errors import UsageError
 from flare_runtime.output import replacing
 from flare_train.nnunet_folders import DatasetFolders
 from flare_train.selection import MANIFEST, original_labels
+from flare_train.split import stems_of
 
 
 def fingerprint(dataset: DatasetFolders, workers: int) -> dict[str, Any]:
@@ -19,8 +20,10 @@ def fingerprint(dataset: DatasetFolders, workers: int) -> dict[str, Any]:
     Its dataset.json is put beside nnU-Net's result.
 
     Raises:
-        UsageError: where the data set's manifest lacks a case.
+        UsageError: where the data set holds no case, or its manifest lacks one.
     """
+    if not stems_of(dataset):
+        raise UsageError(f"{dataset.raw}: holds no labels of cases; make the data set with `flare-train select`")
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
     extractor = DatasetFingerprintExtractor(dataset.name, workers)

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from flare_export.errors import ModelError, first_line
+from flare_export.errors import ModelError
 from flare_export.json_file import read_json
-from flare_export.schema import Dataset, Plans, Side, SpacingMm, checked
-from flare_runtime.errors import UsageError
+from flare_export.schema import Dataset, Plans, checked
+from flare_runtime.errors import UsageError, first_line
+from flare_runtime.manifest import Side, SpacingMm
 from flare_runtime.output import replacing
 from flare_train.nnunet_folders import DatasetFolders
 from flare_train.plan import CONFIGURATION

@@ -16,8 +16,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
 from flare_export.checkpoint import read_checkpoint
-from flare_export.errors import ModelError, first_line
-from flare_runtime.errors import FlareError, OutputError, UsageError
+from flare_export.errors import ModelError
+from flare_runtime.errors import FlareError, OutputError, UsageError, first_line
 from flare_train.cpu_network import compute_in_bfloat16
 from flare_train.recipe import Recipe
 from flare_train.schedule import POLY_EXPONENT, Schedule
