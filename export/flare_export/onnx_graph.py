@@ -12,7 +12,7 @@ from torch import nn
 
 from flare_export.errors import ModelError
 from flare_runtime.arrays import Shape3
-from flare_runtime.onnx_file import OPERATORS
+from flare_runtime.onnx_shapes import OPERATORS
 from flare_runtime.temporary import temporary_folder
 
 OPSET = 18
@@ -56,6 +56,7 @@ def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[st
             do_constant_folding=True,
         )
         model = onnx.load(path)
+    del model.graph.value_info[:]
     onnx.checker.check_model(model, full_check=True)
     _check_graph(model)
     onnx.helper.set_model_props(model, dict(metadata))

@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 from flare_runtime.errors import BundleError, first_line
 from flare_runtime.manifest import BundleFile, Manifest, decode_manifest
-from flare_runtime.onnx_file import check_network
 from flare_runtime.zip_archive import read_member
 
 MANIFEST_NAME = "manifest.json"
@@ -75,9 +74,10 @@ class Bundle:
         Raises:
             BundleError: as `read` does, and where the ONNX holds anything else.
         """
-        data, manifest = self.read(file), self.manifest
-        name = f"{self.path.name}/{file.name}"
-        check_network(data, name, len(manifest.channels), manifest.network.outputs, manifest.patch)
+        from flare_runtime.onnx_file import check_network  # loads NumPy, which opening a bundle does without
+
+        data = self.read(file)
+        check_network(data, f"{self.path.name}/{file.name}", self.manifest)
         return data
 
 

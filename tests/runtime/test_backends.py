@@ -89,7 +89,7 @@ def test_onnxruntime_has_no_bfloat16(bundle):
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_bytes_that_are_no_onnx_are_a_bundle_error_of_one_line(tmp_path, backend):
-    with pytest.raises(BundleError, match="is not an ONNX file") as caught:
+    with pytest.raises(BundleError, match="not a network that flare-export writes") as caught:
         open_network(Bundle.open(write_bundle(tmp_path / "model")), backend=backend, precision="fp32")
     assert "\n" not in str(caught.value)
 

@@ -17,15 +17,22 @@ from flare_runtime.backends import open_network  # noqa: E402
 from flare_runtime.bundle import Bundle, default_bundle  # noqa: E402
 from flare_runtime.errors import BundleError  # noqa: E402
 from flare_runtime.onnx_file import check_network  # noqa: E402
+from tests.runtime.manifests import make_manifest  # noqa: E402
 from tests.runtime.nifti_files import blobs, write_nifti  # noqa: E402
+from tests.runtime.onnx_networks import Network  # noqa: E402
 from tests.runtime.small_onnx import changed_network, network_bundle, small_network  # noqa: E402
 
 SOUND = small_network().SerializeToString()
 PLACES = ("/etc/hostname", "../outside.bin", "network.data", "")
 
 
-def check(data, *, channels=1, outputs=2, patch=(8, 8, 8)):
-    check_network(data, "m/network.onnx", channels, outputs, patch)
+CHANNEL = {"name": "CT", "normalisation": {"scheme": "none"}}
+
+
+def check(data, *, channels=1, outputs=2, patch=(8, 8, 8), features=(4, 8)):
+    network = {"architecture": "x", "stages": 2, "features": list(features), "parameters": 9, "gmac": 1.0}
+    fields = {"network": {**network, "outputs": outputs}, "patch": list(patch), "channels": [CHANNEL] * channels}
+    check_network(data, "m/network.onnx", make_manifest(**fields))
 
 
 def refusal(data, **manifest):
@@ -103,7 +110,10 @@ def test_a_run_ends_with_7_before_an_engine_sees_weights_outside_the_bundle(tmp_
     scan = write_nifti(tmp_path / "scan_0000.nii.gz", blobs((16, 16, 16)), spacing_mm=(2.5, 1.5, 1.5))
     options = ["-i", str(scan), "-o", str(tmp_path / "mask.nii.gz"), "-m", str(bundle), "--backend", backend]
     assert cli.main([*options, "--precision", "fp32"]) == 7
-    assert "bundle/network.onnx: keeps weights in another file" in capsys.readouterr().err
+    assert (
+        "bundle/network.onnx: not a network that flare-export writes (it keeps weights in another file)"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
@@ -144,23 +154,23 @@ FOREIGN = {
     ),
     "another's layer": (lambda model: setattr(model.graph.node[2], "domain", "com.microsoft"), "'com.microsoft'"),
     "another's set": (lambda model: model.opset_import.add(domain="evil", version=1), "'evil'"),
-    "an open axis": (lambda model: end(model).shape.dim[4].Clear(), "takes (1, 1, 8, 8)"),
-    "a named axis": (lambda model: setattr(end(model).shape.dim[0], "dim_param", "N"), "field 2 of an axis"),
-    "no shape": (lambda model: end(model, 1).ClearField("shape"), "gives ()"),
+    "an open axis": (lambda model: end(model).shape.dim[4].Clear(), "takes (1, 1, 8, 8, 0)"),
+    "a named axis": (lambda model: setattr(end(model).shape.dim[0], "dim_param", "N"), "axis, field 2"),
+    "no shape": (lambda model: end(model).ClearField("shape"), "takes ()"),
     "halves": (lambda model: setattr(end(model), "elem_type", TensorProto.FLOAT16), "not float32"),
     "two outputs": (lambda model: model.graph.output.append(model.graph.output[0]), "gives (1, 2, 8, 8, 8), (1, 2, 8"),
     "no input": (lambda model: model.graph.ClearField("input"), "takes nothing"),
     "doubles": (
         lambda model: model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones(4), "scale")),
-        "not float32 or float16",
+        "neither float32 nor float16",
     ),
     "too few values": (
         lambda model: model.graph.initializer[1].ClearField("raw_data"),
-        "without their values",
+        "cannot reshape array of size 0 into shape (4,)",
     ),
     "a negative side": (
         lambda model: model.graph.initializer[1].dims.__setitem__(0, -4),
-        "values of another number",
+        "weights scale of the shape [-4]",
     ),
 }
 
@@ -168,6 +178,122 @@ FOREIGN = {
 @pytest.mark.parametrize(("change", "says"), FOREIGN.values(), ids=FOREIGN.keys())
 def test_what_no_u_net_needs_is_refused_by_name(change, says):
     assert says in refusal(changed_network(change))
+
+
+def set_attribute(model, node, name, value):
+    kept = [found for found in model.graph.node[node].attribute if found.name != name]
+    del model.graph.node[node].attribute[:]
+    model.graph.node[node].attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+def set_weights(model, index, shape):
+    name = model.graph.initializer[index].name
+    model.graph.initializer[index].CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), name))
+
+
+def add_layer(model, kind, inputs, **attributes):
+    """Put a layer before the last one, which takes what it gives."""
+    nodes = list(model.graph.node)
+    made = helper.make_node(kind, inputs, ["d"], **attributes)
+    nodes[-1].input[0] = "d"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:-1], made, nodes[-1]])
+
+
+# Layers 0 to 3 are a convolution, a norm, an activation and the head; weights 0 to 3 the first kernel, the norm's two
+# and the head's kernel.
+UNFIT = {
+    "a kernel of other channels": (lambda model: set_weights(model, 3, (2, 5, 1, 1, 1)), "does not fit what it takes"),
+    "a kernel of four axes": (lambda model: set_weights(model, 0, (4, 1, 3, 3)), "does not fit what it takes"),
+    "a norm of other channels": (lambda model: set_weights(model, 1, (5,)), "does not fit what it takes"),
+    "no padding": (lambda model: set_attribute(model, 0, "pads", [0] * 6), "gives (1, 2, 6, 6, 6)"),
+    "endless padding": (lambda model: set_attribute(model, 0, "pads", [10**9] * 6), "does not fit what it takes"),
+    "a stride of nothing": (lambda model: set_attribute(model, 0, "strides", [0, 1, 1]), "does not fit"),
+    "a kernel of another shape": (lambda model: set_attribute(model, 0, "kernel_shape", [3, 3, 1]), "does not fit"),
+    "groups": (lambda model: set_attribute(model, 0, "group", 2), "has group 2"),
+    "an unknown word": (lambda model: set_attribute(model, 0, "extra", 1), "has extra 1"),
+    "text in place of a number": (lambda model: set_attribute(model, 0, "group", "1"), "has group '1'"),
+    "a slope that is no number": (lambda model: set_attribute(model, 2, "alpha", float("nan")), "has alpha nan"),
+    "what was not computed": (lambda model: model.graph.node[2].input.__setitem__(0, "c"), "not computed before it"),
+    "a weight that is missing": (lambda model: model.graph.node[1].input.__setitem__(1, "x"), "weights that are not"),
+    "computed weights": (lambda model: model.graph.node[3].input.__setitem__(1, "b"), "weights that are not there"),
+    "a result twice": (lambda model: model.graph.node[2].output.__setitem__(0, "b"), "gives what is there already"),
+    "a result that is a weight": (lambda model: model.graph.node[0].output.__setitem__(0, "scale"), "is there already"),
+    "a sum of unlike tensors": (lambda model: add_layer(model, "Add", ["c", "tiles"]), "does not fit what it takes"),
+    "a cast to whole numbers": (lambda model: add_layer(model, "Cast", ["c"], to=TensorProto.INT64), "does not fit"),
+    "float16 meets float32": (lambda model: add_layer(model, "Cast", ["c"], to=TensorProto.FLOAT16), "several types"),
+    "another axis": (lambda model: add_layer(model, "Concat", ["c", "c"], axis=2), "has axis 2"),
+    "two results": (lambda model: model.graph.node[2].output.append("second"), "a layer LeakyRelu with 2 outputs"),
+    "an attribute twice": (
+        lambda model: model.graph.node[0].attribute.append(model.graph.node[0].attribute[0]),
+        "two attributes kernel_shape",
+    ),
+    "an attribute of another kind": (
+        lambda model: setattr(model.graph.node[0].attribute[0], "type", 1),
+        "of another kind than its value",
+    ),
+    "two weights first": (
+        lambda model: model.graph.initializer.append(model.graph.initializer[0]),
+        "two weights first",
+    ),
+    "shapes of what is between": (lambda model: model.graph.value_info.append(model.graph.input[0]), "graph, field 13"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), UNFIT.values(), ids=UNFIT.keys())
+def test_layers_that_do_not_fit_together_are_refused(change, says):
+    assert says in refusal(changed_network(change))
+
+
+def test_more_features_than_the_manifest_counts_memory_for_are_refused():
+    def widen(model):
+        set_weights(model, 0, (40, 1, 3, 3, 3))
+        for index in (1, 2):
+            set_weights(model, index, (40,))
+        set_weights(model, 3, (2, 40, 1, 1, 1))
+
+    check(changed_network(widen), features=(10, 20))
+    assert "more than 4 times the features (2, 4)" in refusal(changed_network(widen), features=(2, 4))
+
+
+def test_what_a_parser_would_merge_is_refused():
+    graph = small_network()
+    graph.ClearField("opset_import")
+    assert "says a thing twice (model, field 7)" in refusal(SOUND + graph.SerializeToString()[2:])
+
+
+def test_endless_texts_are_refused_before_they_are_read():
+    named = changed_network(lambda model: setattr(model.graph.node[0], "name", "x" * 70_000))
+    assert "says an endless thing (layer, field 3)" in refusal(named)
+
+
+def test_a_chain_of_endless_layers_is_refused():
+    def lengthen(model):
+        for _ in range(2000):
+            model.graph.node.append(helper.make_node("Relu", ["logits"], ["e"]))
+
+    assert "2,004 layers" in refusal(changed_network(lengthen))
+
+
+SOUND_LAYERS = {
+    "up": lambda net, x: net.up(net.block(x, 8, 8, stride=(1, 2, 2)), 8, 8, (1, 2, 2)),
+    "residual": lambda net, x: net.layer("Add", x, net.block(x, 8, 8)),
+    "pool": lambda net, x: net.up(
+        net.layer("AveragePool", x, kernel_shape=[2, 2, 2], strides=[2, 2, 2]), 8, 8, (2, 2, 2), bias=False
+    ),
+    "skip": lambda net, x: net.conv(net.joined(x, net.leaky(x)), 16, 8, bias=True),
+    "identity": lambda net, x: net.layer("Relu", net.layer("Identity", x)),
+}
+
+
+@pytest.mark.parametrize("build", SOUND_LAYERS.values(), ids=SOUND_LAYERS.keys())
+def test_layers_of_u_nets_are_taken(build):
+    net = Network(1, 1, 8, 8, 8)
+    data = net.head(build(net, net.block("tiles", 1, 8)), 8, 2)
+    model = onnx.load_from_string(data)
+    for axis, side in zip(model.graph.output[0].type.tensor_type.shape.dim, (1, 2, 8, 8, 8), strict=True):
+        axis.dim_value = side
+    check(model.SerializeToString(), features=(8, 16))
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"PK\3\4", b"hello", b"\xff" * 50, b"\x0b\x0c", SOUND + b"\x3a"])
@@ -205,7 +331,7 @@ def test_no_changed_byte_raises_anything_else_or_brings_in_another_file(data):
 
 
 def test_weights_are_skipped_and_not_copied():
-    weight = numpy_helper.from_array(np.zeros((2500, 2500), np.float32), "large")
+    weight = numpy_helper.from_array(np.zeros((2500, 2500), np.float32), "large")  # takes no part
     data = changed_network(lambda model: model.graph.initializer.append(weight))
     tracemalloc.start()
     started = time.perf_counter()
@@ -222,5 +348,5 @@ def test_a_file_of_endless_fields_is_refused_in_time():
         [len(graph) & 127 | 128, len(graph) >> 7 & 127 | 128, len(graph) >> 14 & 127 | 128, len(graph) >> 21]
     )
     started = time.perf_counter()
-    assert "fields" in refusal(b"\x3a" + length + graph)
+    assert "more than 200,000 fields" in refusal(b"\x3a" + length + graph)
     assert time.perf_counter() - started < 10
