@@ -79,7 +79,6 @@ IMAGES = (
         "works in bounded memory, or is refused as `too_little_memory` with both figures",
         tests=(
             f"{_RT}host_memory.py::test_more_than_there_is_is_refused_with_both_figures",
-            f"{_RT}host_memory.py::test_a_scan_that_cannot_be_held_is_refused_by_its_header",
             f"{_RT}device_pipeline.py::test_an_axis_of_thousands_of_voxels_is_resampled_in_several_bands",
         ),
     ),
@@ -96,7 +95,6 @@ IMAGES = (
             f"{_RT}available_memory.py::test_a_limit_of_the_process_counts_less_what_it_has",
             f"{_RT}available_memory.py::test_a_limit_of_cgroup_1_counts_where_it_leaves_less",
             f"{_RT}available_memory.py::test_under_a_limit_of_the_process_memory_is_blamed_and_not_the_bundle",
-            f"{_RT}host_memory.py::test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done",
         ),
     ),
     Row(

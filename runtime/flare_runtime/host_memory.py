@@ -61,7 +61,9 @@ class HostMemory:
         voxels = prod(size.scan)
         if self.network_bytes is None:
             return HostNeed(size.scan_bytes, size.scan_bytes, 0, voxels)
-        image, scores = (channels * prod(size.padded) * _FLOAT for channels in (size.channels, size.scores))
+        # No memory is given for the padding's planes before and behind an image, which are never written to.
+        image = size.channels * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
+        scores = size.scores * prod(size.padded) * _FLOAT
         # A tile, its logits, their mean over folds or mirror images, its scores, and the weights they are given.
         tile = (size.channels + 2 * size.outputs + size.scores + 1) * prod(size.patch) * _FLOAT
         return HostNeed(

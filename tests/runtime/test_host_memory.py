@@ -121,13 +121,13 @@ def test_more_than_there_is_is_refused_with_both_figures(available):
 
 def test_before_reading_only_what_is_certain_is_asked_for(available):
     grid = Grid((300, 512, 512), (2.0, 0.8, 0.8), 2)
-    # All of it could be zero but for a voxel: then a patch of image and scores, and the network.
-    certain = 900 + 9 * 12.5
+    # All of it could be zero but for a voxel: then a plane of the image, a patch of the scores, a tile and the network.
+    certain = 900 + 160 * 160 * 4 / MIB + 8 * 12.5
     available(certain + 1)
     memory_of().check_before_reading([grid])
     assert memory_of().peak_of([grid]) / MIB > certain + 100
     available(certain - 1)
-    with pytest.raises(CaseError, match=r"needs about 1,0\d\d MiB, the scan included, 1,011 MiB are to be had"):
+    with pytest.raises(CaseError, match=r"needs about 1,000 MiB, the scan included, 999 MiB are to be had"):
         memory_of().check_before_reading([grid])
     with pytest.raises(CaseError, match=r"needs about 1,5\d\d MiB"):
         memory_of().check_before_reading([replace(grid, itemsize=8, shape=(768, 512, 512))])
