@@ -18,8 +18,8 @@ from flare_runtime.protobuf import content, fields, text
 # Not here are weights elsewhere, sparse ones, and those in attributes, functions, subgraphs and training steps.
 _PLAIN = None
 _MESSAGES: Mapping[str, tuple[Mapping[int, str | None], set[int]]] = {
-    "model": ({**dict.fromkeys((1, 2, 3, 4, 5, 6, 14), _PLAIN), 7: "graph", 8: "operator set"}, {8, 14}),
-    "operator set": ({1: "domain", 2: _PLAIN}, set()),
+    "model": ({**dict.fromkeys((2, 3, 4, 5, 6, 14), _PLAIN), 1: "version", 7: "graph", 8: "operator set"}, {8, 14}),
+    "operator set": ({1: "domain", 2: "version"}, set()),
     "graph": ({2: _PLAIN, 10: _PLAIN, 16: _PLAIN, 1: "layer", 5: "weight", 11: "end", 12: "end"}, {1, 5, 11, 12, 16}),
     "layer": ({**dict.fromkeys((1, 2, 3, 4, 6, 9), _PLAIN), 5: "attribute", 7: "domain"}, {1, 2, 5, 9}),
     "attribute": (dict.fromkeys((1, 2, 3, 4, 8, 13, 20), _PLAIN), {8}),
@@ -31,6 +31,8 @@ _MESSAGES: Mapping[str, tuple[Mapping[int, str | None], set[int]]] = {
     "axis": ({1: _PLAIN, 3: _PLAIN}, set()),
 }
 _DOMAINS = ("", "ai.onnx")
+# Of ONNX's formats and operators; an engine may count up to it.
+_MAX_VERSION = 64
 # A weight's values, which alone are long.
 _VALUES = ("weight", 9)
 # Far above any network; they bound the time.
@@ -90,6 +92,9 @@ def _check_fields(message: memoryview, kind: str, seen: Counter[str]) -> None:
         if inner == "location":
             if value != 0:  # which says that the weight is in the file
                 raise ValueError("it keeps weights in another file")
+        elif inner == "version":
+            if not isinstance(value, int) or value > _MAX_VERSION:
+                raise ValueError(f"it is of an unknown version of ONNX ({kind}, field {number})")
         elif inner == "domain":
             if (domain := text(value)) not in _DOMAINS:
                 raise ValueError(f"it holds layers of {domain!a:.80}; ONNX's own are allowed")

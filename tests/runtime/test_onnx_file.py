@@ -99,7 +99,8 @@ def test_a_location_alone_or_its_flag_alone_is_refused():
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_a_run_ends_with_7_before_an_engine_sees_weights_outside_the_bundle(tmp_path, capsys, backend):
+def test_a_run_ends_with_7_before_an_engine_sees_weights_outside_the_bundle(tmp_path, monkeypatch, capsys, backend):
+    monkeypatch.chdir(tmp_path)  # OpenVINO takes files of the working directory
     first = numpy_helper.to_array(small_network().graph.initializer[0])
     (tmp_path / "outside.bin").write_bytes((first * 3).tobytes())
 
@@ -153,6 +154,7 @@ FOREIGN = {
         "holds a layer 'Loop\\x1b'; allowed",
     ),
     "another's layer": (lambda model: setattr(model.graph.node[2], "domain", "com.microsoft"), "'com.microsoft'"),
+    "no version": (lambda model: setattr(model.opset_import[0], "version", 2**63 - 1), "unknown version of ONNX"),
     "another's set": (lambda model: model.opset_import.add(domain="evil", version=1), "'evil'"),
     "an open axis": (lambda model: end(model).shape.dim[4].Clear(), "takes (1, 1, 8, 8, 0)"),
     "a named axis": (lambda model: setattr(end(model).shape.dim[0], "dim_param", "N"), "axis, field 2"),
