@@ -121,10 +121,10 @@ def _ours(
     options += ["-m", str(work / "bundle"), "--gpu-memory", str(mib), "-o", str(target)]
     if backend == "tensorrt":
         run_module("flare_export.cli", "trt", str(work / "bundle"), "--device", args.device)
-    with TemporaryDirectory() as cache:
-        first = run_module("flare_runtime.cli", "-i", str(images), *options, XDG_CACHE_HOME=cache)
-    many = run_module("flare_runtime.cli", "-i", str(copies), *options, gpu=gpu)
-    cold = run_module("flare_runtime.cli", "-i", str(images), *options, gpu=gpu)
+    cache = {} if backend == "tensorrt" else {"XDG_CACHE_HOME": f"{target}_cache"}
+    first = run_module("flare_runtime.cli", "-i", str(images), *options, **cache)
+    many = run_module("flare_runtime.cli", "-i", str(copies), *options, gpu=gpu, **cache)
+    cold = run_module("flare_runtime.cli", "-i", str(images), *options, gpu=gpu, **cache)
     record = json.loads(report.read_text(encoding="utf-8"))["cases"][0]
     timings = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in record["timings_s"].items())
     name = f"{backend} {precision}"

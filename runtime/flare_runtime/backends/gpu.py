@@ -18,6 +18,8 @@ from flare_runtime.private_notes import PrivateNotes
 _LOG = logging.getLogger(__name__)
 # CUDA's share at the least: what ONNX Runtime's arena may take is not cut short by it.
 _SMALL_CONTEXT_MIB = 300
+# What cudnn takes of CuPy's pool beside its block and weights: the norms' sums and factors, a workspace.
+_SMALL_ARRAYS_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -39,31 +41,29 @@ class GpuNetwork:
         self._network = members[0] if len(members) == 1 else Ensemble(list(members))
         self._device = device
         self._key = key
-        self._is_measured = False
         self.backend, self.device = self._network.backend, self._network.device
         self.precision, self.batch = self._network.precision, self._network.batch
         self.budget = budget
 
     def run(self, tiles: FloatArray) -> FloatArray:
-        """Return the mean of the folds' logits; after the first tile the memory is measured."""
-        logits = self._network.run(tiles)
-        if not self._is_measured:
-            self._measure()
-        return logits
+        """Return the mean of the folds' logits."""
+        return self._network.run(tiles)
 
     def release(self) -> None:
         """Give back what only running needs, where the engine can."""
         self._network.release()
 
     def memory_mib(self, plan: MemoryPlan) -> dict[str, int]:
-        """Return what a case was planned to take of the GPU's memory, and the most this process has taken so far."""
+        """Return what a case was planned to take of the GPU's memory, and the most this process has taken so far.
+
+        It has to be asked at the end of a case. What was taken outside of CuPy's pool is kept, for later runs to plan
+        with: CUDA loads its libraries' code when it is first used, so the first tile does not show all of it.
+        """
         planned, measured = self.budget.planned_bytes(plan), self._device.memory.note_peak()
+        self._keep_measured()
         return {"planned": -(-planned // MIB), "measured": -(-measured // MIB)}
 
-    def _measure(self) -> None:
-        """Keep what the engine takes outside of CuPy's pool, for later runs to plan with."""
-        self._is_measured = True
-        self._device.synchronize()
+    def _keep_measured(self) -> None:
         memory = self._device.memory
         if not memory.is_exact:
             return
@@ -144,7 +144,7 @@ def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: i
     plans = [plan_memory(read_steps(read_graph(bundle.read(file)))) for file in bundle.networks("fp32")]
     key = _key(bundle, device, "cudnn", VERSION, "fp16")
     block = max(plan.block_bytes for plan in plans)
-    pool = block + sum(plan.weights_bytes for plan in plans)
+    pool = block + sum(plan.weights_bytes for plan in plans) + _SMALL_ARRAYS_BYTES
     memory = EngineMemory(_measured(key) or CONTEXT_MIB * MIB, pool)
     budget = GpuBudget.sharing(gpu_memory_mib, memory, "the network in cudnn")
     device.limit_memory(budget.pool_bytes)
