@@ -10,7 +10,6 @@ from pathlib import Path
 
 from flare_runtime.available_memory import MORE_MEMORY, lacked_memory
 from flare_runtime.errors import DeviceError, FlareError, UsageError
-from flare_runtime.naming import visible_lines
 from flare_runtime.telemetry import silence_command
 from flare_runtime.terminal import say, say_lines
 
@@ -48,9 +47,7 @@ def above_zero(text: str) -> float:
 
 def log_to_stderr(package: str, level: int) -> None:
     """Print what a package logs at `level` or above, each message as it is, on standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_VisibleFormatter("%(message)s"))
-    logging.basicConfig(handlers=[handler])
+    logging.basicConfig(format="%(message)s", handlers=[_Teller()])
     logging.getLogger(package).setLevel(level)
 
 
@@ -59,9 +56,9 @@ def skip_model_converter() -> None:
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
-class _VisibleFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return visible_lines(super().format(record))
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say_lines(self.format(record))
 
 
 def exit_code_of(program: str, run: Callable[[], int], extra: str | None = None) -> int:

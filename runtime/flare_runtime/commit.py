@@ -17,6 +17,8 @@ from flare_runtime.record import CaseRecord, encode_json, sha256_of, write_json
 from flare_runtime.target import check_kind
 from flare_runtime.volume import Remark
 
+_commits = 0
+
 
 def commit_result(
     case: Case, mask: MaskArray, header: Any, record_of: Callable[[str], CaseRecord], *, keep_text: bool = False
@@ -40,9 +42,16 @@ def commit_result(
         with staged(case.record) as new_record:
             new_record.file.write(encode_json(record))
             new_record.settle()
-            with committing, _alone_in(case.mask.parent):
+            with _alone_in(case.mask.parent), committing:
                 _take_names(new_mask, new_record)
+                global _commits
+                _commits += 1
     return record
+
+
+def commits_made() -> int:
+    """Return how many results this process has committed."""
+    return _commits
 
 
 def _take_names(mask: StagedFile, record: StagedFile) -> None:

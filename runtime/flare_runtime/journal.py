@@ -29,11 +29,17 @@ class Journal:
 
     def add(self, record: CaseRecord) -> None:
         """Note that a case is over."""
-        self.count += 1
-        self.failed += record.status != "done"
         self._not_begun.pop(record.case, None)
         if self._report:
             self._records.append(msgspec.Raw(msgspec.json.encode(record)))
+        # Last of all: an interruption waits for it.
+        self.failed += record.status != "done"
+        self.count += 1
+
+    @property
+    def done(self) -> int:
+        """How many cases are done."""
+        return self.count - self.failed
 
     def write(self) -> None:
         """Write the report, if there is to be one and it was not written yet.

@@ -11,6 +11,7 @@ from flare_runtime.backends import choose, read_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.case_work import CaseWork
 from flare_runtime.cases import find_cases
+from flare_runtime.commit import commits_made
 from flare_runtime.errors import DeviceError, FlareError, UsageError
 from flare_runtime.interruption import Interruption, committing
 from flare_runtime.journal import Journal
@@ -24,9 +25,8 @@ from flare_runtime.temporary import remove_ours, sweep
 from flare_runtime.terminal import clear_line, say, say_lines
 
 SOME_FAILED = 4
-# How long the report of an interrupted run waits for what should take no time, and for the journal to hear of a case
-# that was just committed.
-_MOMENT_S, _NOTED_S = 0.3, 0.02
+# How long the report of an interrupted run waits for what should take no time.
+_MOMENT_S = 0.3
 
 
 class RunLoop:
@@ -57,6 +57,7 @@ class RunLoop:
         if args.report:
             self._check_report()
         self.journal = Journal(args.report, self.cases)
+        self._commits_before = commits_made()
         interruption.last_words = [(self._give_report, 1.0), (self._clean_up, 0.2), (self._say_goodbye, 0.2)]
 
     def run(self) -> int:
@@ -105,7 +106,10 @@ class RunLoop:
 
     def _give_report(self, _word: str) -> None:
         if committing.acquire(timeout=_MOMENT_S):
-            time.sleep(_NOTED_S)
+            # What was committed just now may not have come to the journal yet.
+            until = time.monotonic() + _MOMENT_S
+            while self.journal.done < commits_made() - self._commits_before and time.monotonic() < until:
+                time.sleep(0.001)
         for worker in multiprocessing.active_children():
             worker.kill()
             worker.join(_MOMENT_S)

@@ -38,11 +38,13 @@ def open_streams() -> None:
 
 def say(text: str) -> None:
     """Print one line on standard error."""
-    print(visible(text), file=sys.stderr, flush=True)
+    say_lines(visible(text))
 
 
 def say_lines(text: str) -> None:
     """Print a text of several lines, such as a traceback, on standard error."""
+    for line in tuple(_PASSING):
+        line.end()
     print(visible_lines(text), file=sys.stderr, flush=True)
 
 
@@ -63,12 +65,11 @@ def progress_bar(items: Iterable[Item], name: str, unit: str, total: int | None 
 
 
 class PatientLine:
-    """A line that a terminal shows while the block takes long, and that goes with it or before."""
+    """A line that a terminal shows while the block takes long, and that goes with it or before whatever is said."""
 
     def __init__(self, text: str) -> None:
         self._text = visible(text)
         self._lock = threading.Lock()
-        self._shown = False
         self._timer = threading.Timer(_PATIENCE_S, self._show)
         self._timer.daemon = True
 
@@ -84,15 +85,18 @@ class PatientLine:
         """Take the line away again, or do not show it any more."""
         self._timer.cancel()
         with self._lock:
-            if self._shown:
+            if self in _PASSING:
                 clear_line()
-            self._shown = False
+                _PASSING.remove(self)
 
     def _show(self) -> None:
         with self._lock:
             if not self._timer.finished.is_set():
                 print(self._text, end="", file=sys.stderr, flush=True)
-                self._shown = True
+                _PASSING.add(self)
+
+
+_PASSING: set[PatientLine] = set()
 
 
 class _Unfailing(io.FileIO):

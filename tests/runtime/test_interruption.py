@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,7 @@ def finish(process, number):
     return err
 
 
-@pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "number"), zip(PLACES, cycle(CODES)), ids=PLACES)
 def test_whatever_hangs_is_left_and_the_report_is_written(folder, tiny_bundle, place, number):
     process = start(folder, tiny_bundle, PLACES[place])
     assert process.stdout.readline() == "stuck\n", process.stderr.read()
@@ -176,7 +176,7 @@ def catches_sigterm(process):
 
 
 @pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.4])
 def test_the_start_is_no_exception(folder, tiny_bundle, number, delay_s):
     process = start(folder, tiny_bundle)
     while not catches_sigterm(process):  # until then it is Python that starts

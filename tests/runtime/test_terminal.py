@@ -105,6 +105,19 @@ def test_a_terminal_shows_that_something_takes_long():
     assert on_a_terminal(PATIENT, "0") == "done\r\n"
 
 
+def test_what_is_logged_takes_the_passing_line_away():
+    code = """
+import logging, time
+from flare_runtime.command_line import log_to_stderr
+from flare_runtime.terminal import PatientLine
+log_to_stderr("flare_runtime", logging.INFO)
+with PatientLine("looking ..."):
+    time.sleep(0.6)
+    logging.getLogger("flare_runtime.x").info("two\\n%s", "\\x1b[31m lines")
+"""
+    assert on_a_terminal(code) == "looking ...\r\x1b[Ktwo\r\n\\x1b[31m lines\r\n"
+
+
 def test_the_command_shows_that_it_begins_and_outlives_its_terminal(tmp_path, tiny_bundle):
     scan = write_nifti(tmp_path / "a.nii", blobs((40, 40, 40)), spacing_mm=SPACING)
     ours, theirs = pty.openpty()
