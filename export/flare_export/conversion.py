@@ -25,7 +25,7 @@ from flare_runtime.arrays import Shape3
 from flare_runtime.available_memory import available_bytes
 from flare_runtime.backends.openvino import cpu_has_bf16
 from flare_runtime.bundle import MANIFEST_NAME, Bundle
-from flare_runtime.errors import OutputError
+from flare_runtime.errors import BundleError, OutputError
 from flare_runtime.manifest import (
     SCHEMA_VERSION,
     BundleFile,
@@ -90,8 +90,11 @@ def export_bundle(
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
     with new_bundle(place) as aside:
         _write(folder, manifest, networks, aside, naming.model_card)
-        bundle = Bundle.open(aside)
-        parity = measure_network_parity(bundle, networks)
+        try:
+            bundle = Bundle.open(aside)
+            parity = measure_network_parity(bundle, networks)
+        except BundleError as error:
+            raise ModelError(f"the model cannot be a bundle: {error}") from error
         cases = _verify(folder, aside, verify, on_case)
         records = (*parity, *(case.record for case in cases))
         (aside / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records)))
