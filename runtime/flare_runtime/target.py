@@ -46,27 +46,30 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path] = (), *, over:
         # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
         if name.casefold() not in names(folder) and len(os.fsencode(name)) <= _LONGEST_NAME:
             continue
-        check_kind(target)
-        if _identity(target) in read():
+        status = check_kind(target)
+        if status is None:
+            continue
+        if (status.st_dev, status.st_ino) in read():
             raise OutputError(f"{target}: is the input itself; choose another output")
-        if over is not None and not _holds(target, over):
+        if over is not None and status.st_size and not _holds(target, status.st_size, over):
             raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
 
 
-def check_kind(target: Path) -> None:
-    """Refuse what is there and is no regular file.
+def check_kind(target: Path) -> os.stat_result | None:
+    """Refuse what is there and is no regular file; return its status, None where nothing is there.
 
     Raises:
         OutputError: naming what it is.
     """
     try:
-        mode = target.lstat().st_mode
+        status = target.lstat()
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return None
     except OSError as error:
         raise _unwritable(target, error) from error
-    if not stat.S_ISREG(mode):
-        raise OutputError(f"{target}: is {_KINDS.get(stat.S_IFMT(mode), 'no regular file; name one')}")
+    if not stat.S_ISREG(status.st_mode):
+        raise OutputError(f"{target}: is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no regular file; name one')}")
+    return status
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
@@ -91,10 +94,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _holds(target: Path, over: IsOurs) -> bool:
+def _holds(target: Path, size: int, over: IsOurs) -> bool:
     try:
-        size = target.stat().st_size
-        return size == 0 or (size <= _MOST_BYTES and over(target.read_bytes()))
+        return size <= _MOST_BYTES and over(target.read_bytes())
     except OSError as error:
         raise OutputError(f"{target}: cannot be read ({error.strerror or error}); choose another output") from error
 

@@ -67,6 +67,7 @@ def test_what_is_there_has_to_be_of_the_kind_that_replaces_it(tmp_path):
         return content.startswith(b"ours")
 
     check_targets([tmp_path / "new", tmp_path / "ours", tmp_path / "empty"], over=over)
+    check_targets([tmp_path / "OTHER", tmp_path / "Ours"], over=over)  # other files, where case counts
     with pytest.raises(OutputError, match="other: was not written by this command"):
         check_targets([tmp_path / "ours", tmp_path / "other"], over=over)
 
