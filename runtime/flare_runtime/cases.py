@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,12 @@ def _is_folder(source: Path) -> bool:
         raise _unreadable(source, error) from error
 
 
+def _is_there_as(kind: Callable[[Path], bool], target: Path) -> bool:
+    with suppress(OSError):  # such as a name that is too long; the checks of outputs will say so
+        return kind(target)
+    return False
+
+
 def _unreadable(source: Path, error: OSError) -> UsageError:
     return UsageError(f"{source}: cannot be read ({error.strerror or error})")
 
@@ -94,9 +100,8 @@ def _single(source: Path, target: Path, channels: int) -> Case:
     name, channel = _split(source)
     if channel:
         name = strip_suffix(source.name)
-    with suppress(OSError):  # such as a name that is too long; the checks of outputs will say so
-        if target.is_dir():
-            target = target / f"{name}.nii.gz"
+    if _is_there_as(Path.is_dir, target):
+        target = target / f"{name}.nii.gz"
     if not target.name.endswith(SUFFIXES):
         raise UsageError(f"{target}: the output for a file is a .nii.gz or .nii file, or a folder that exists")
     images = {0: source}
@@ -107,7 +112,7 @@ def _single(source: Path, target: Path, channels: int) -> Case:
 
 
 def _folder(source: Path, target: Path, channels: int) -> list[Case]:
-    if target.is_file() or target.name.endswith(SUFFIXES):
+    if _is_there_as(Path.is_file, target) or target.name.endswith(SUFFIXES):
         raise UsageError(f"{target}: the output for a folder is a folder")
     try:
         names = sorted(os.listdir(source))  # noqa: PTH208 (thousands of names are sorted much faster than paths)

@@ -119,6 +119,13 @@ def test_a_name_that_is_too_long_is_one_line(tmp_path, tiny_bundle, capsys, opti
     assert not (tmp_path / "b.nii").exists()
 
 
+def test_a_folder_whose_name_is_too_long_is_one_line(tmp_path, tiny_bundle, capsys):
+    write_nifti(tmp_path / "a.nii", blobs((16, 16, 16)), spacing_mm=SPACING)
+    assert cli.main(["-i", str(tmp_path), "-o", str(tmp_path / ("x" * 300)), "-m", str(tiny_bundle)]) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("(File name too long)")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 def test_a_folder_that_may_not_be_read_is_one_line(tmp_path):
     (tmp_path / "in").mkdir(mode=0)
