@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,6 +22,8 @@ Task: TypeAlias = int | Path
 
 CLEAN = ("success", "refused")
 LIMIT_S = 5.0
+# How much longer than its limit an input may take the second time, if it is others that use the processor.
+_PATIENCE = 6
 # Opening a door may import torch and load a network, on a machine that is busy.
 _OPENING_S = 180.0
 # What is kept has to be small: a repository holds it for ever.
@@ -34,10 +36,11 @@ class Outcome:
 
     Attributes:
         task: its index in the campaign, or its path.
-        kind: `success` and `refused` (a FlareError) are clean; `traceback` is any other exception, `hang` more than
-            the time limit twice in a row, `crash` the end of the process, `memory` more than worker.MEMORY_BYTES.
+        kind: `success` and `refused` (a FlareError) are clean; `traceback` is any other exception, `hang` no answer in
+            time, `crash` the end of the process, `memory` more than worker.MEMORY_BYTES.
         signature: what distinguishes its cause.
         detail: the message or traceback.
+        seconds: of the processor.
         grown_mib: by how much the memory of the process rose at most.
     """
 
@@ -71,7 +74,7 @@ class Tally:
         """The campaign in one line."""
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.counts.items()))
         return (
-            f"{self.counts.total():,} inputs: {kinds or 'none'}; slowest {self.slowest_s:.2f} s, "
+            f"{self.counts.total():,} inputs: {kinds or 'none'}; slowest {self.slowest_s:.2f} s of processor, "
             f"most memory {self.largest_mib} MiB"
         )
 
@@ -88,9 +91,12 @@ class _Worker:
 
     def outcome(self, task: Task) -> Outcome:
         """Let the worker enter its door with one input."""
-        first = self._try(task)
-        # Other programs can take the processor away for seconds, but hardly twice.
-        return self._try(task) if first.kind == "hang" else first
+        first = self._try(task, self._limit_s)
+        if first.kind != "hang":
+            return first
+        # Other programs may have had the processor: what comes late has to have used little of it.
+        second = self._try(task, _PATIENCE * self._limit_s)
+        return second if second.seconds <= self._limit_s else replace(second, kind="hang", signature="hang")
 
     def close(self) -> None:
         """End the process."""
@@ -99,15 +105,15 @@ class _Worker:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
-    def _try(self, task: Task) -> Outcome:
+    def _try(self, task: Task, limit_s: float) -> Outcome:
         process = self._process or self._start()
         assert process.stdin
         process.stdin.write(json.dumps(task if isinstance(task, int) else str(task)).encode() + b"\n")
         process.stdin.flush()
-        answer = self._answer(process, self._limit_s)
+        answer = self._answer(process, limit_s)
         if answer is None:
             self.close()
-            return Outcome(task, "hang", "hang", f"no answer within {self._limit_s:g} s", self._limit_s)
+            return Outcome(task, "hang", "hang", f"no answer within {limit_s:g} s", limit_s)
         if not answer:
             self.close()
             errors = self._stderr.read_text(encoding="utf-8", errors="replace")[-4000:]
@@ -161,7 +167,7 @@ def campaign(
         scratch: an empty folder.
         seed: of the inputs that are made.
         jobs: worker processes.
-        limit_s: what takes longer twice in a row is a hang.
+        limit_s: what takes longer is a hang.
         keep: where the first input of every cause that is not clean is kept, as DOOR/CAUSE-SEED-INDEX/INPUT.
         progress: is told every outcome, from several threads if there are several jobs.
     """

@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 from random import Random
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from flare_runtime.errors import FlareError
@@ -54,7 +54,7 @@ def _made(door: Door, rng: Random, folder: Path) -> Path:
 def _entered(door: Door, path: Path) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
     before = _status("VmRSS")
-    started = perf_counter()
+    started = process_time()
     kind, signature, detail = "success", "", ""
     try:
         door.enter(path)
@@ -64,7 +64,7 @@ def _entered(door: Door, path: Path) -> dict[str, Any]:
         kind, signature, detail = "memory", _signature(error), traceback.format_exc()
     except BaseException as error:
         kind, signature, detail = "traceback", _signature(error), traceback.format_exc()
-    seconds = perf_counter() - started
+    seconds = process_time() - started
     grown = _status("VmHWM") - before
     if grown > MEMORY_BYTES and kind in ("success", "refused"):
         kind, signature, detail = "memory", kind, f"took {grown >> 20} MiB, then {kind}: {detail}"
