@@ -41,6 +41,8 @@ def computed(graph: OnnxGraph) -> dict[str, Tensor]:
         ValueError: where a layer does not fit what it takes, or takes what is not there.
     """
     ((source, shape),) = graph.inputs.items()
+    if source in graph.weights:
+        raise ValueError(f"{source!a:.80} is an input and a weight")
     if len(graph.layers) > _MAX_LAYERS:
         raise ValueError(f"{len(graph.layers):,} layers, more than {_MAX_LAYERS:,}")
     known = {source: Tensor(shape, np.dtype(np.float32))}
@@ -74,8 +76,9 @@ def _same(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> 
 
 def _cast(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> Tensor:
     to = layer.attributes.get("to")
-    _demand(len(given) == 1 and to in _TYPES, layer)
-    return Tensor(given[0].shape, _TYPES[to])  # type: ignore[index]
+    if not isinstance(to, int) or to not in _TYPES or len(given) != 1:
+        raise ValueError(f"{_told(layer)} casts to another type than float32 and float16")
+    return Tensor(given[0].shape, _TYPES[to])
 
 
 def _sum(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> Tensor:

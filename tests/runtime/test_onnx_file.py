@@ -222,7 +222,15 @@ UNFIT = {
     "a result twice": (lambda model: model.graph.node[2].output.__setitem__(0, "b"), "gives what is there already"),
     "a result that is a weight": (lambda model: model.graph.node[0].output.__setitem__(0, "scale"), "is there already"),
     "a sum of unlike tensors": (lambda model: add_layer(model, "Add", ["c", "tiles"]), "does not fit what it takes"),
-    "a cast to whole numbers": (lambda model: add_layer(model, "Cast", ["c"], to=TensorProto.INT64), "does not fit"),
+    "a cast to whole numbers": (
+        lambda model: add_layer(model, "Cast", ["c"], to=TensorProto.INT64),
+        "casts to another",
+    ),
+    "a cast to two types": (lambda model: add_layer(model, "Cast", ["c"], to=[1, 1]), "casts to another"),
+    "an input that is a weight": (
+        lambda model: model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "tiles")),
+        "'tiles' is an input and a weight",
+    ),
     "float16 meets float32": (lambda model: add_layer(model, "Cast", ["c"], to=TensorProto.FLOAT16), "several types"),
     "another axis": (lambda model: add_layer(model, "Concat", ["c", "c"], axis=2), "has axis 2"),
     "two results": (lambda model: model.graph.node[2].output.append("second"), "a layer LeakyRelu with 2 outputs"),
