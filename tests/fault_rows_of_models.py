@@ -92,6 +92,20 @@ MODELS = (
         ),
     ),
     Row(
+        "a network whose layers do not fit together, have endless names, or follow each other without end",
+        "exit 7 before an engine sees it",
+        tests=(
+            f"{_RT}onnx_file.py::test_layers_that_do_not_fit_together_are_refused",
+            f"{_RT}onnx_file.py::test_endless_texts_are_refused_before_they_are_read",
+            f"{_RT}onnx_file.py::test_a_chain_of_endless_layers_is_refused",
+        ),
+    ),
+    Row(
+        "any bytes at all in a bundle, a checkpoint, plans or a data set",
+        "taken or refused: no traceback, nothing over 5 s or 2 GiB",
+        tests=("tests/fuzz/test_fuzz.py::test_odd_inputs_are_taken_or_refused",),
+    ),
+    Row(
         "a `--step` near 0, in the manifest too",
         "exit 2 or 7; a case that would take endless tiles is refused",
         tests=(
@@ -133,6 +147,7 @@ MODELS = (
         tests=(
             f"{_EX}hostile_models.py::test_a_hostile_model_is_refused",
             "tests/train/test_hostile_runs.py::test_a_hostile_run_is_refused",
+            "tests/train/test_hostile_runs.py::test_hostile_data_sets_are_not_planned",
         ),
     ),
     Row(
