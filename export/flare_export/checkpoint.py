@@ -4,7 +4,7 @@ import hashlib
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,11 @@ _ALLOWED_NAMES = {
 }
 _SCALARS = ("b1", "i4", "i8", "f2", "f4", "f8")
 _WEIGHTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# A training log of thousands of epochs takes one; PyTorch reads it in Python, at a MiB a second.
-_MAX_PICKLE_BYTES = 16 << 20
+# A log of 4,000 epochs and 117 classes takes 20 MiB and 6 million instructions, which PyTorch executes in Python.
+_MAX_PICKLE_BYTES = 64 << 20
+_MAX_OPCODES = 20_000_000
+# To use a tuple as a key means to go through all that is in it, however often the same tuple is in it.
+_MAX_DEPTH = 16
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{path}: there is no such checkpoint; choose one with --fold and --checkpoint")
     try:
-        foreign = sorted(_names_in(_pickle_of(path)) - _ALLOWED_NAMES)
-        if foreign:
-            raise ModelError(f"{path}: refused, it holds {', '.join(foreign)}, which no nnU-Net checkpoint needs")
+        _check(_pickle_of(path))
         with torch.serialization.safe_globals(list(_STAND_INS)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns of pickles that it may not read, and then reads none
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except ModelError:
-        raise
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     except Exception as error:  # the unpickler raises whatever a damaged file leads it to
         raise ModelError(f"{path}: not a readable PyTorch checkpoint ({first_line(error)})") from error
     return checked(content, dict, f"{path}: not an nnU-Net v2 checkpoint")
@@ -143,9 +144,65 @@ def _pickle_of(path: Path) -> bytes:
         return archive.read(pickles[0])
 
 
-def _names_in(pickle: bytes) -> set[str]:
-    """Return what a pickle of protocol 2 imports; PyTorch reads no other way of saying it."""
-    return {str(arg).replace(" ", ".") for opcode, arg, _ in pickletools.genops(pickle) if opcode.name == "GLOBAL"}
+def _check(pickle: bytes) -> None:
+    """Go through a pickle without building anything.
+
+    Raises:
+        ModelError: naming what it imports and no genuine checkpoint does.
+        ValueError: where reading it would take time or memory without end.
+    """
+    stack: list[_Item] = []
+    memo: dict[Any, _Item] = {}
+    foreign = set()
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(pickle)):
+        if count > _MAX_OPCODES:
+            raise ValueError(f"its pickle has more than {_MAX_OPCODES:,} instructions")
+        name, taken, item = opcode.name, _taken(opcode.stack_before, stack), _ANYTHING
+        if name == "GLOBAL":
+            item = _Item(str(arg).replace(" ", "."))
+            foreign |= {item.text} - _ALLOWED_NAMES
+        elif name == "BINUNICODE":
+            item = _Item(str(arg))
+        elif name.startswith("TUPLE"):
+            item = _Item(parts=taken, depth=1 + max((part.depth for part in taken), default=0))
+            if item.depth > _MAX_DEPTH:
+                raise ValueError("its pickle nests tuples without end")
+        elif name == "REDUCE" and taken[1].text == "_codecs.encode":
+            if [part.text for part in taken[0].parts[:-1]] != ["latin1"]:  # others make texts longer, again and again
+                raise ValueError("its pickle uses another codec than latin1")
+        elif name in ("BINGET", "LONG_BINGET"):
+            item = memo[arg]
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[arg] = stack[-1]
+        elif name == "MARK":
+            item = _MARK
+        stack += [item] * len(opcode.stack_after)
+    if foreign:
+        raise ModelError(f"refused, it holds {', '.join(sorted(foreign))}, which no nnU-Net checkpoint needs")
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """What an instruction of a pickle leaves on the stack: a text or name, or the parts of a tuple, the last first."""
+
+    text: str = ""
+    parts: Sequence["_Item"] = ()
+    depth: int = 0
+
+
+_ANYTHING, _MARK = _Item(), _Item()
+
+
+def _taken(before: list[pickletools.StackObject], stack: list[_Item]) -> list[_Item]:
+    """Take from the stack what an instruction needs, the topmost first."""
+    if not before:
+        return []
+    parts = []
+    if pickletools.markobject in before:
+        while (item := stack.pop()) is not _MARK:
+            parts.append(item)
+        before = before[: before.index(pickletools.markobject)]
+    return parts + [stack.pop() for _ in before]
 
 
 class _Dtype:

@@ -352,6 +352,13 @@ def _nested(depth: int) -> Any:
     return content
 
 
+def _growing_text(times: int) -> bytes:
+    """Return the pickle of a text that is written in hexadecimal, again and again."""
+    encode, text = b"c_codecs\nencode\n", b"X\1\0\0\0a"
+    first = encode + text + b"X\6\0\0\0latin1\x86R"
+    return encode * times + first + b"X\3\0\0\0hex\x86R" * times
+
+
 _MEMORY = 4 << 30
 
 CHECKPOINTS: dict[str, Fault] = {
@@ -361,7 +368,7 @@ CHECKPOINTS: dict[str, Fault] = {
     "a zip of something else": _rewritten(lambda _name, _data: b""),
     "a checkpoint that is cut off": lambda f: os.truncate(f / CHECKPOINT, 9000),
     "a compressed checkpoint": _rewritten(lambda _name, data: data, zipfile.ZIP_DEFLATED),
-    "a pickle of 20 MiB": _pickle(lambda data: data[:2] + b"N0" * (10 << 20) + data[2:]),
+    "a pickle of 66 MiB": _pickle(lambda data: data[:2] + b"N0" * (33 << 20) + data[2:]),
     "a pickle that ends early": _pickle(lambda data: data[:-20]),
     "an empty pickle": _pickle(lambda _data: b""),
     "weights larger than the file": _pickle(lambda data: data.replace(b"(K\x04K\x01", b"(J\xff\xff\xff\x7fK\x01")),
@@ -382,6 +389,10 @@ CHECKPOINTS: dict[str, Fault] = {
     "a tensor of 4 GiB": checkpoint_fault("logging", Calls(torch.FloatTensor, _MEMORY)),
     "a scalar of 2 GiB": checkpoint_fault("logging", Calls(torch.zeros(1).numpy().dtype.type.__base__, "f")),
     "a path": checkpoint_fault("logging", Path("/etc/passwd")),
+    # Each tuple is twice the one before: PUT 0, GET 0, TUPLE2.
+    "a key of 2 ** 60 parts": _pickle(lambda data: data[:2] + b"})" + b"q\0h\0\x86" * 60 + b"Ns0" + data[2:]),
+    "a key of 100,000 tuples": _pickle(lambda data: data[:2] + b"})" + b"\x85" * 100_000 + b"Ns0" + data[2:]),
+    "a text of 2 ** 40 letters": _pickle(lambda data: data[:2] + _growing_text(40) + b"0" + data[2:]),
     "no weights": checkpoint_fault("network_weights", _REMOVED),
     "weights are null": checkpoint_fault("network_weights", None),
     "weights are a list": checkpoint_fault("network_weights", [torch.zeros(1)]),

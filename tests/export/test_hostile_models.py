@@ -11,12 +11,12 @@ from time import perf_counter
 import pytest
 import torch
 
-from flare_export import cli
+from flare_export import checkpoint, cli
 from flare_export.architecture import describe
 from flare_export.conversion import Naming, make_manifest
 from flare_export.errors import DisagreementError, ModelError
 from flare_export.model_folder import ModelFolder
-from tests.export.hostile_models import FAULTS, ODDITIES
+from tests.export.hostile_models import CHECKPOINT, FAULTS, ODDITIES
 from tests.model_folders import write_model_folder
 
 _REFUSED = 3
@@ -57,6 +57,12 @@ def test_the_program_refuses_a_hostile_checkpoint(sound: Path, tmp_path: Path) -
     assert done.returncode == _REFUSED
     assert done.stderr.count(b"\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_pickle_of_too_many_instructions_is_refused(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_MAX_OPCODES", 1000)
+    with pytest.raises(ModelError, match="more than 1,000 instructions"):
+        checkpoint.read_checkpoint(sound / CHECKPOINT)
 
 
 @pytest.mark.parametrize("oddity", ODDITIES)
