@@ -1,7 +1,6 @@
 """What `flare-infer` does with the cases of a run, in its own process or in a worker: segment them and say so."""
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +18,6 @@ from flare_runtime.record import CaseRecord
 from flare_runtime.segmenter import Segmenter
 from flare_runtime.terminal import PatientLine, open_streams, progress_bar, say
 from flare_runtime.tiling import TileGrid
-
-_SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,6 @@ class CaseWork:
 
     def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
         """Segment cases with a network that is compiled for them, in a process that has just begun."""
-        # The scan is read while the engine is loaded, and each of its pieces waits for the interpreter.
-        sys.setswitchinterval(_SWITCH_S)
         open_streams()
         log_to_stderr("flare_runtime", self.log_level)
         skip_model_converter()

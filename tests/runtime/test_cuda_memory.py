@@ -1,0 +1,69 @@
+"""What a process takes of a GPU's memory: from NVML where it tells, else from what has gone since the start."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from flare_runtime.cuda_memory import CudaMemory
+
+MIB = 1 << 20
+FREE, POOL = 80_000 * MIB, 300 * MIB
+
+
+class Nvml:
+    """NVML with a process of ours, `taken` bytes, beside another's."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, taken):
+        self.taken = taken
+
+    def nvmlInit(self):
+        pass
+
+    def nvmlDeviceGetHandleByPciBusId(self, bus):
+        assert bus == "0000:01:00.0"
+        return "handle"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        assert handle == "handle"
+        if isinstance(self.taken, Exception):
+            raise self.taken
+        other = SimpleNamespace(pid=os.getpid() + 1, usedGpuMemory=9000 * MIB)
+        ours = SimpleNamespace(pid=os.getpid(), usedGpuMemory=self.taken)
+        return [other, *([] if self.taken is None else [ours])]
+
+
+@pytest.fixture
+def cupy():
+    runtime = SimpleNamespace(
+        memGetInfo=lambda: (module.free, 2 * FREE), deviceGetPCIBusId=lambda _index: "0000:01:00.0"
+    )
+    pool = SimpleNamespace(total_bytes=lambda: POOL)
+    module = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), get_default_memory_pool=lambda: pool, free=FREE)
+    return module
+
+
+def test_what_nvml_tells_of_this_process_counts(cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml := Nvml(1000 * MIB))
+    memory = CudaMemory(cupy, 0)
+    cupy.free -= 9000 * MIB  # another process took them
+    assert memory.is_exact
+    assert (memory.used_bytes(), memory.outside_bytes()) == (1000 * MIB, 1000 * MIB - POOL)
+    nvml.taken = 1500 * MIB
+    assert memory.note_peak() == 1500 * MIB
+    nvml.taken = 700 * MIB
+    assert memory.note_peak() == 1500 * MIB
+
+
+@pytest.mark.parametrize("nvml", [None, Nvml(None), Nvml(Nvml.NVMLError("not supported"))])
+def test_where_nvml_does_not_tell_what_has_gone_since_the_start_counts(cupy, monkeypatch, nvml):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    memory = CudaMemory(cupy, 0)
+    cupy.free -= 400 * MIB
+    assert not memory.is_exact
+    assert memory.used_bytes() == (400 + 527) * MIB
+    assert memory.note_peak() == 927 * MIB
