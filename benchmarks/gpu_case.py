@@ -69,13 +69,13 @@ def run(args: argparse.Namespace) -> None:
         theirs = {"nnU-Net": {"nnUNet_compile": "f"}, "nnU-Net, compiled": {"nnUNet_compile": "1"}}
         for name, environment in [*theirs.items()][: 1 if args.eager else 2]:
             try:
-                result, tiles = _theirs(name, args, work, images, copies, gpu, environment)
+                result, tiles = _theirs(name, args, work, images, gpu, environment)
                 results.append(result)
             except RuntimeError as error:
                 print(f"{name}: not measured: {str(error).splitlines()[-1]}", flush=True)
         for mib, (backend, precision) in product(args.gpu_memory, _ENGINES):
             try:
-                results.append(_ours(backend, precision, mib, args, work, images, copies, gpu))
+                results.append(_ours(backend, precision, mib, args, work, images, gpu))
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1]
                 print(f"{backend} {precision} within {mib} MiB: not measured: {reason}", flush=True)
@@ -89,7 +89,6 @@ def _theirs(
     args: argparse.Namespace,
     work: Path,
     images: Path,
-    copies: Path,
     gpu: GpuMeter,
     environment: dict[str, str],
 ) -> tuple[_Result, int]:
@@ -99,7 +98,7 @@ def _theirs(
         command = (str(work / "model"), "all", str(source), str(target), args.device)
         return run_module("benchmarks.nnunet_predict", *command, gpu=gpu, **environment)
 
-    cold, many = predict(images), predict(copies)
+    cold, many = predict(images), predict(work / "copies")
     found = re.search(r"network_s=([\d.]+) tiles=(\d+)", cold.output)
     assert found, cold.output
     warm = (many.wall_s - cold.wall_s) / (_COPIES - 1)
@@ -113,7 +112,6 @@ def _ours(
     args: argparse.Namespace,
     work: Path,
     images: Path,
-    copies: Path,
     gpu: GpuMeter,
 ) -> _Result:
     target, report = work / f"{backend}_{precision}_{mib}", work / "report.json"
@@ -123,7 +121,7 @@ def _ours(
         run_module("flare_export.cli", "trt", str(work / "bundle"), "--device", args.device)
     cache = {} if backend == "tensorrt" else {"XDG_CACHE_HOME": f"{target}_cache"}
     first = run_module("flare_runtime.cli", "-i", str(images), *options, **cache)
-    many = run_module("flare_runtime.cli", "-i", str(copies), *options, gpu=gpu, **cache)
+    many = run_module("flare_runtime.cli", "-i", str(work / "copies"), *options, gpu=gpu, **cache)
     cold = run_module("flare_runtime.cli", "-i", str(images), *options, gpu=gpu, **cache)
     record = json.loads(report.read_text(encoding="utf-8"))["cases"][0]
     timings = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in record["timings_s"].items())

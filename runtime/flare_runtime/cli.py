@@ -111,12 +111,15 @@ def _main(args: argparse.Namespace, interruption: Interruption) -> int:
     import logging
 
     from flare_runtime.command_line import exit_code_of, log_to_stderr, skip_model_converter
+    from flare_runtime.worker_server import may_need_worker, start_early
 
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
     skip_model_converter()
 
     def run() -> int:
+        if may_need_worker(args.device):
+            start_early()  # before the imports here, which take as long as those there
         with PatientLine(f"flare-infer: looking at the model and at {args.input} ..."):
             from flare_runtime.run_loop import RunLoop
 

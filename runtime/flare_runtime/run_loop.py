@@ -19,7 +19,7 @@ from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB
 from flare_runtime.output import check_folder
 from flare_runtime.record import CaseRecord, is_report
 from flare_runtime.segmenter import Segmenter
-from flare_runtime.supervision import start_early, supervise
+from flare_runtime.supervision import supervise
 from flare_runtime.target import check_targets
 from flare_runtime.temporary import remove_ours, sweep
 from flare_runtime.terminal import clear_line, say, say_lines
@@ -49,7 +49,6 @@ class RunLoop:
         if self._on_cpu:
             self._segmenter = Segmenter.load(self.bundle, **self._options)
         else:
-            start_early()  # it imports, while the model and the cases are looked at here
             read_network(self.bundle, choice)  # what is wrong with the bundle is said before anything is begun
         self.cases = find_cases(args.input, args.output, len(self.bundle.manifest.channels))
         level = logging.getLogger("flare_runtime").level

@@ -1,13 +1,11 @@
 """Work in a process of its own that is started again where it dies: after CUDA has failed, it fails there for good."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import TypeAlias
@@ -18,25 +16,11 @@ from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.interruption import committing
 from flare_runtime.naming import visible
 from flare_runtime.record import CaseRecord, failed_record, traceback_of
+from flare_runtime.worker_server import CONTEXT, start_early
 
 # Segments cases in turn and yields the record of each.
 Work: TypeAlias = Callable[[Sequence[Case]], Iterable[CaseRecord]]
 _LOG = logging.getLogger(__name__)
-# Workers are forks of a process that was started afresh, has imported this and does nothing else: a fork of this one
-# could not use CUDA where this one has.
-_CONTEXT = multiprocessing.get_context("forkserver")
-
-
-def start_early() -> None:
-    """Start the process that workers are forked from; it imports what they need while this one goes on."""
-    _CONTEXT.set_forkserver_preload(["flare_runtime.run_loop"])
-    resource_tracker.ensure_running()  # of which the server makes sure as well, and which would let signals in again
-    # A terminal's Ctrl-C goes to that process too, and would be a traceback in its imports.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
@@ -75,8 +59,8 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
 
 def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, LostDeviceError]:
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
-    ours, theirs = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs), daemon=True)
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs), daemon=True)
     with committing, _main_module_hidden():
         process.start()
     theirs.close()

@@ -155,12 +155,13 @@ def test_the_worker_of_a_gpu_ends_with_its_parent(folder, tiny_bundle):
 
 def test_ctrl_c_is_no_traceback_of_what_workers_are_forked_from(folder, tiny_bundle):
     code = """
-real = run_loop.start_early
+from flare_runtime import worker_server
+real = worker_server.start_early
 def start_early():
     real()
     time.sleep(0.1)  # it has begun to import
     stuck()
-run_loop.start_early = start_early
+worker_server.start_early, worker_server.may_need_worker = start_early, lambda _device: True
 """
     process = start(folder, tiny_bundle, code + PLACES["the worker of a GPU"], start_new_session=True)
     assert process.stdout.readline() == "stuck\n"
