@@ -27,6 +27,8 @@ class OnnxRuntimeNetwork:
         except ImportError as error:
             raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[ort]'") from error
         options = onnxruntime.SessionOptions()
+        # From the second run on it would take one block for all tensors, beside what the first run took for each.
+        options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
