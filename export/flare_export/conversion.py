@@ -202,8 +202,10 @@ def _verify(
         return []
     engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
     engines += [("openvino", "bf16")] if cpu_has_bf16() else []
+    # nnU-Net takes any intensity, and is what the masks are compared with.
     segmenters = [
-        Segmenter.load(bundle, device="cpu", backend=backend, precision=precision) for backend, precision in engines
+        Segmenter.load(bundle, device="cpu", backend=backend, precision=precision, any_intensity=True)
+        for backend, precision in engines
     ]
     results = []
     for result in measure_case_parity(folder, segmenters, cases):

@@ -12,7 +12,7 @@ from flare_export.errors import ModelError  # noqa: E402
 from flare_export.fp16_graph import to_fp16  # noqa: E402
 from flare_runtime.backends import open_network  # noqa: E402
 from flare_runtime.bundle import Bundle  # noqa: E402
-from flare_runtime.errors import DeviceError  # noqa: E402
+from flare_runtime.errors import UsageError  # noqa: E402
 from flare_runtime.synthetic_patch import structured_patch  # noqa: E402
 
 
@@ -65,7 +65,7 @@ def test_the_manifest_records_how_far_it_agrees(bundle):
 
 
 def test_openvino_has_no_half_precision_on_a_cpu(bundle):
-    with pytest.raises(DeviceError, match="has no fp16 on the CPU"):
+    with pytest.raises(UsageError, match="has no fp16 on the CPU"):
         open_network(bundle, backend="openvino", precision="fp16")
 
 

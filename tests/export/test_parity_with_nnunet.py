@@ -54,10 +54,12 @@ CASES: dict[str, tuple[tuple[Any, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def write_image(path: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int) -> Path:
-    """A smooth image in HU with a margin of zeros, so that there is something to crop."""
+def write_image(
+    path: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int, offset: int = 0
+) -> Path:
+    """A smooth image in HU, unless there is an offset, with a margin of zeros, so that there is something to crop."""
     noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2.0)
-    voxels = (400 * noise / noise.std()).astype(np.int16)
+    voxels = (400 * noise / noise.std()).astype(np.int16) + np.int16(offset)
     voxels[0], voxels[:, :, -2:] = 0, 0
     image = nib.Nifti1Image(voxels.transpose(), np.diag([-spacing[2], -spacing[1], spacing[0], 1]))
     image.header.set_qform(image.affine, 1)
@@ -100,8 +102,9 @@ def test_an_image_of_zeros_has_an_empty_mask(tmp_path: Path) -> None:
 
 def test_verify_prints_and_records_every_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_model_folder(tmp_path / "model")
-    image = write_image(tmp_path / "case_0000.nii.gz", *JOINT, seed=0)
-    cli.main([str(folder), "-o", str(tmp_path / "bundle"), "--verify", str(image)])
+    # Not in Hounsfield units, which nnU-Net segments all the same.
+    image = write_image(tmp_path / "case_0000.nii.gz", *JOINT, seed=0, offset=1024)
+    assert cli.main([str(folder), "-o", str(tmp_path / "bundle"), "--verify", str(image)]) == 0
     rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith("case ")]
     assert ["case", "openvino", "fp32"] in rows
     assert ["case", "onnxruntime", "fp32"] in rows
