@@ -191,6 +191,15 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(folder: Path, tmp_path: Pat
     assert not (tmp_path / "owned").exists()
 
 
+def test_no_newer_way_of_pickling_gets_a_command_past(folder: Path, tmp_path: Path) -> None:
+    (path,) = folder.glob("fold_*/checkpoint_*.pth")
+    content = torch.load(path, weights_only=False) | {"logging": Hostile(tmp_path / "owned")}
+    torch.save(content, path, pickle_protocol=4)  # names are on the stack, not in the instruction
+    with pytest.raises(ModelError):
+        ModelFolder.read(folder)
+    assert not (tmp_path / "owned").exists()
+
+
 @pytest.mark.parametrize("scalar", [np.float32(1), np.float64(1), np.int64(1), np.bool_(True)])
 def test_the_scalars_of_genuine_checkpoints_are_read(folder: Path, scalar: Any) -> None:
     edit_checkpoint(folder, lambda content: content.update(_best_ema=scalar))
