@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from flare_runtime.backends.cudnn_plan import plan_memory
-from flare_runtime.backends.cudnn_steps import read_steps
+from flare_runtime.backends.cudnn_plan import Place, plan_memory
+from flare_runtime.backends.cudnn_steps import Norm, read_steps
 from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
 from flare_runtime.onnx_graph import read_graph
 from tests.runtime.emulated_gpu import cudnn as stand_in
@@ -115,6 +115,30 @@ def test_the_engine_computes_the_network_in_float16(backend, make, processors):
     assert np.abs(logits - expected).max() < 0.01 * np.abs(expected).max()
     network.run(device.upload(second))
     np.testing.assert_array_equal(device.download(network.run(device.upload(first))), logits)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "channels", "mean", "deviation"),
+    [(40_000, 8, 100, 0.5), (1331, 24, 3, 1), (245, 320, 0, 0.01), (7, 40, 9, 1)],
+)
+def test_norms_are_exact_where_the_mean_is_large_and_the_first_voxel_odd(backend, voxels, channels, mean, deviation):
+    rng = np.random.default_rng(0)
+    values = (mean + deviation * rng.standard_normal((voxels, channels))).astype(np.float16)
+    values[0] += np.float16(8 * deviation)
+    gamma, beta = rng.uniform(0.5, 1.5, channels).astype(np.float32), rng.uniform(-1, 1, channels).astype(np.float32)
+    device = EmulatedDevice(16)
+    runtime = backend.CudnnRuntime(device, 2, values.nbytes)
+    np.ndarray.view(runtime._block, np.ndarray)[:] = values.reshape(-1).view(np.uint8)
+    network = object.__new__(backend.CudnnNetwork)
+    network._runtime, network._xp = runtime, device.xp
+    scale, shift = device.xp.empty((2, channels), np.float32)
+    place = Place((1, 1, voxels, channels), channels, 0)
+    for launch in network._norm(Norm(gamma, beta, 1e-5), place, scale, shift):
+        launch()
+    exact = values.astype(np.float64)
+    expected = gamma / np.sqrt(exact.var(axis=0) + 1e-5)
+    np.testing.assert_allclose(scale, expected, rtol=2e-6)
+    np.testing.assert_allclose(shift, beta - exact.mean(axis=0) * expected, rtol=1e-5, atol=1e-4)
 
 
 def test_networks_of_one_plan_share_their_memory(backend):

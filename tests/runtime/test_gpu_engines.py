@@ -111,6 +111,14 @@ def test_no_memory_for_the_comparison_says_nothing_of_the_engine(bundle, emulati
     assert opened(bundle).backend == "cudnn"
 
 
+def test_where_cudnn_has_no_plan_every_run_says_so(bundle, monkeypatch, caplog):
+    monkeypatch.setattr(stand_in, "FAILING", {0, 1, 2})
+    for _ in range(2):
+        caplog.clear()
+        assert opened(bundle) == "ONNX Runtime"
+        assert "cudnn is left for another engine: cuDNN has no plan for the convolution" in caplog.text
+
+
 def test_a_network_of_another_kind_is_left_for_onnx_runtime(bundle, monkeypatch, caplog):
     monkeypatch.setattr("flare_runtime.backends.cudnn_steps.GROUP", 16)
     assert opened(bundle) == "ONNX Runtime"

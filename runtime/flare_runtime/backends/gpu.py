@@ -11,7 +11,7 @@ from flare_runtime.backends import Choice, Ensemble, Network
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.bundle import Bundle
 from flare_runtime.device import CudaDevice
-from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError
 from flare_runtime.memory_plan import CONTEXT_MIB, MIB, EngineMemory, GpuBudget, MemoryPlan, onnxruntime_bytes
 from flare_runtime.private_notes import PrivateNotes
 
@@ -141,7 +141,7 @@ def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: i
         if choice.backend == "cudnn":
             raise
         return None
-    plans = [plan_memory(read_steps(read_graph(bundle.read(file)))) for file in bundle.networks("fp32")]
+    plans = [plan_memory(read_steps(read_graph(bundle.read_network(file)))) for file in bundle.networks("fp32")]
     key = _key(bundle, device, "cudnn", VERSION, "fp16")
     block = max(plan.block_bytes for plan in plans)
     pool = block + sum(plan.weights_bytes for plan in plans) + _SMALL_ARRAYS_BYTES
@@ -153,7 +153,9 @@ def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: i
         try:
             runtime = CudnnRuntime(device, plans[0].logits[0], block)
             network = GpuNetwork([CudnnNetwork(plan, runtime) for plan in plans], device, budget, key)
-        except MemoryError:  # CuPy's
+        except LostDeviceError:
+            raise
+        except (MemoryError, DeviceError):  # CuPy's, and what cuDNN lacks
             check.withdraw()
             raise
         check.run(network, device)
