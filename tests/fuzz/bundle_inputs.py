@@ -183,7 +183,8 @@ def _zip(rng: Random, files: Files, target: Path) -> Path:
     with warnings.catch_warnings(), zipfile.ZipFile(target, "w") as archive:
         warnings.simplefilter("ignore")  # of two files of one name
         for name, data in entries:
-            archive.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), data, rng.choice(kinds))
+            kind = rng.choice(kinds) if data else zipfile.ZIP_STORED
+            archive.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), data, kind)
         archive.comment = rng.randbytes(rng.choice((0, 0, 10, 300)))
     data = target.read_bytes()
     changes: tuple[Callable[[], bytes], ...] = (
