@@ -124,6 +124,6 @@ def test_a_run_over_earlier_results_can_be_killed_as_well(cohort, tmp_path):
 @pytest.mark.slow
 def test_a_hundred_kills(cohort, tmp_path):
     finished = [kill(cohort, tmp_path / f"out{seed % 50}", 1000 + seed) for seed in range(100)]
-    # The moments are spread over the whole of the run.
-    print("finished cases at the kill:", {count: finished.count(count) for count in sorted(set(finished))})  # noqa: T201
-    assert len(set(finished[:50])) > CASES // 2
+    fresh = finished[:50]  # the others found the results of an earlier run
+    print("finished cases at the kill:", {count: fresh.count(count) for count in sorted(set(fresh))})  # noqa: T201
+    assert len(set(fresh)) > CASES // 2
