@@ -35,7 +35,8 @@ class Decoder:
         if self.regions_class_order:
             return logits
         foreground = logits[1:]
-        foreground -= logits[:1]
+        with np.errstate(over="ignore", invalid="ignore"):  # no number comes of it, which is looked for
+            foreground -= logits[:1]
         return foreground
 
     def labels(self, scores: FloatArray) -> MaskArray:

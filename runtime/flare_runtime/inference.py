@@ -6,6 +6,8 @@ from itertools import combinations, islice
 from math import isfinite
 from time import perf_counter
 
+import numpy as np
+
 from flare_runtime.arrays import Box, FloatArray, Shape3
 from flare_runtime.backends import Network
 from flare_runtime.decoding import Decoder
@@ -91,8 +93,7 @@ def predict(
         watch.network_s += perf_counter() - started
         for index, box in enumerate(group):
             scores = decoder.scores(logits[index])
-            # A sum is finite only where every voxel is, and takes no array of its own.
-            if isfinite(float(scores.sum())):
+            if _are_finite(scores):
                 if value is not None:
                     uniform.keep(value, scores)
                 blend.add(box, scores if sums is device else device.download(scores))
@@ -101,6 +102,12 @@ def predict(
             blend.add(box, sums.upload(_rescued(tile, network, decoder, mirror_axes, rescue)))
             watch.rescued += 1
     return blend.mean()
+
+
+def _are_finite(scores: FloatArray) -> bool:
+    # A sum is finite only where every voxel is, and takes no array of its own.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return isfinite(float(scores.sum()))
 
 
 class UniformTile:
@@ -136,7 +143,7 @@ def _rescued(
 ) -> FloatArray:
     """Return the scores of a tile (1, channels, z, y, x) in float32, on the host."""
     scores = decoder.scores(_mirrored(rescue(), tile, decoder.outputs, mirror_axes, HOST)[0]) if rescue else None
-    if scores is None or not isfinite(float(scores.sum())):
+    if scores is None or not _are_finite(scores):
         again = ", and in float32 as well" if rescue else ""
         raise CaseError("nonfinite_logits", f"the network gave NaN or infinity in {network.precision}{again}")
     return scores

@@ -114,6 +114,18 @@ def test_logits_that_are_no_numbers_fail_the_case(bad, decoder):
     assert caught.value.reason == "nonfinite_logits"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("decoder", [Decoder(2), Decoder(2, (1, 2))])
+def test_logits_too_large_for_their_difference_or_sum_fail_the_case_without_a_warning(decoder):
+    def function(tiles):
+        largest = np.finfo(np.float32).max
+        return np.full((1, 2, *PATCH), largest) * np.array([-1, 1], np.float32).reshape(1, 2, 1, 1, 1)
+
+    with pytest.raises(CaseError) as caught:
+        predict(image_of((13, 6, 9)), ArithmeticNetwork(function), decoder, PATCH, step=0.5)
+    assert caught.value.reason == "nonfinite_logits"
+
+
 def test_progress_wraps_the_tiles_and_the_watch_counts_network_time():
     wrapped, watch = [], Stopwatch()
 
