@@ -161,7 +161,7 @@ def test_a_second_command_builds_nothing(machine, bundle, tensorrt, capsys):
 
 def test_a_refused_engine_ends_the_command_and_is_not_kept(machine, bundle, tensorrt, capsys):
     tensorrt.layers = "Float"
-    assert cli.main(["trt", str(bundle.path)]) == 1
+    assert cli.main(["trt", str(bundle.path)]) == 3
     error = capsys.readouterr().err
     assert error.startswith("flare-export trt: 1 of 1 convolutions compute in float32")
     assert error.count("\n") == 1
