@@ -86,6 +86,7 @@ class _Worker:
         self._limit_s = limit_s
         self.input = folder / "input"
         self._stderr = folder / "stderr.txt"
+        self._temporary = folder / "temporary"
         self._command = [sys.executable, "-m", "tests.fuzz.worker", door, str(workspace), str(self.input), str(seed)]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -99,11 +100,12 @@ class _Worker:
         return second if second.seconds <= self._limit_s else replace(second, kind="hang", signature="hang")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process and remove the temporary files that it may have left."""
         process, self._process = self._process, None
         if process:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _try(self, task: Task, limit_s: float) -> Outcome:
         process = self._process or self._start()
@@ -123,6 +125,7 @@ class _Worker:
         return Outcome(task, **json.loads(answer))
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._temporary.mkdir(exist_ok=True)
         with self._stderr.open("wb") as errors:
             self._process = subprocess.Popen(
                 self._command,
@@ -130,6 +133,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=Path(__file__).parents[2],
+                env={**os.environ, "TMPDIR": str(self._temporary)},
                 start_new_session=True,
             )
         if self._answer(self._process, _OPENING_S) != b"ready\n":

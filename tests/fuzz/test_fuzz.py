@@ -40,7 +40,9 @@ def test_an_input_is_determined_by_its_number(door, workspace, tmp_path):
     assert made[0] == made[1]
 
 
-def test_every_fault_is_told_and_the_first_input_of_a_cause_kept(workspace, tmp_path):
+def test_every_fault_is_told_and_the_first_input_of_a_cause_kept(workspace, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     made = {index: Random(f"stand_ins.faulty 0 {index}").choice(FAULTS) for index in range(50)}
     first = [next(index for index in made if made[index] == fault) for fault in FAULTS]
     second = next(index for index in made if made[index] == "traceback" and index not in first)
@@ -56,6 +58,9 @@ def test_every_fault_is_told_and_the_first_input_of_a_cause_kept(workspace, tmp_
     assert [made[found.task] for found in tally.findings] == [*FAULTS[2:], "traceback"]
     kept_files = (tmp_path / "kept" / "stand_ins.faulty").glob("*/fault.txt")
     assert sorted(file.read_text(encoding="ascii") for file in kept_files) == sorted(FAULTS[2:])
+    # Temporary files are of a worker, and go with it.
+    assert not list((tmp_path / "tmp").iterdir())
+    assert {path.name for path in (tmp_path / "scratch" / "0").iterdir()} == {"input", "stderr.txt"}
 
 
 def test_a_kept_input_is_entered_as_it_lies(workspace, tmp_path):

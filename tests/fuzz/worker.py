@@ -14,6 +14,7 @@ from typing import Any
 
 from flare_runtime.errors import FlareError
 from tests.fuzz.door import Door, open_door
+from tests.processes import memory_bytes, reset_peak_memory
 
 # What one input may take, of address space and of memory, beyond what the process had when the door was open.
 MEMORY_BYTES = 2 << 30
@@ -26,8 +27,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected, and their dumps would fill the disk
     door = open_door(name, Path(workspace))
-    space = _status("VmSize") + MEMORY_BYTES
+    space = memory_bytes("VmSize") + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -52,8 +54,8 @@ def _made(door: Door, rng: Random, folder: Path) -> Path:
 
 
 def _entered(door: Door, path: Path) -> dict[str, Any]:
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
-    before = _status("VmRSS")
+    reset_peak_memory()
+    before = memory_bytes("VmRSS")
     started = process_time()
     kind, signature, detail = "success", "", ""
     try:
@@ -65,7 +67,7 @@ def _entered(door: Door, path: Path) -> dict[str, Any]:
     except BaseException as error:
         kind, signature, detail = "traceback", _signature(error), traceback.format_exc()
     seconds = process_time() - started
-    grown = _status("VmHWM") - before
+    grown = memory_bytes("VmHWM") - before
     if grown > MEMORY_BYTES and kind in ("success", "refused"):
         kind, signature, detail = "memory", kind, f"took {grown >> 20} MiB, then {kind}: {detail}"
     return {"kind": kind, "signature": signature, "detail": detail, "seconds": seconds, "grown_mib": grown >> 20}
@@ -77,11 +79,6 @@ def _signature(error: BaseException) -> str:
     ours = [frame for frame in frames if any(package in frame.filename for package in _PACKAGES)]
     inner = (ours or frames)[-1]
     return f"{type(error).__name__}-{Path(inner.filename).stem}-{inner.name}".replace("<", "").replace(">", "")
-
-
-def _status(field: str) -> int:
-    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 (cheaper, and called for each input)
-        return next(int(line.split()[1]) << 10 for line in file if line.startswith(field))
 
 
 if __name__ == "__main__":

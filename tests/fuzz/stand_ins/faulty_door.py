@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ class FaultyDoor:
 
     def enter(self, path: Path) -> None:
         """Do it."""
+        tempfile.mkstemp()  # is left
         fault = path.read_text(encoding="ascii")
         if fault == "refused":
             raise CaseError("refused", "on purpose")
