@@ -9,6 +9,7 @@ import pytest
 from flare_export.bundle_place import bundle_at, new_bundle
 from flare_runtime.bundle import Bundle
 from flare_runtime.errors import BundleError, OutputError
+from tests.processes import fork
 from tests.runtime.manifests import write_bundle
 
 
@@ -123,18 +124,19 @@ def test_an_error_leaves_the_old_bundle_and_nothing_else(tmp_path):
 
 def killed_at(place, step):
     """Replace the bundle in a process that is killed at that step, and return whether it was."""
-    process = os.fork()
-    if process == 0:
-        seen = iter(range(1, 1000))
+    seen = iter(range(1, 1000))
 
-        def kill(event, _arguments):
-            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(seen) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def kill(event, _arguments):
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and next(seen) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    def work():
         sys.addaudithook(kill)
         replace(place, "new")
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+    code = os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def test_a_kill_at_any_step_loses_no_bundle_and_leaves_nothing_for_long(tmp_path):

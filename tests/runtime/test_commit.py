@@ -16,6 +16,7 @@ from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.nifti import read_nifti
 from flare_runtime.output import check_folder
 from flare_runtime.record import CaseRecord, failed_record, sha256_of
+from tests.processes import fork
 from tests.runtime.nifti_files import noise, write_nifti
 
 SHAPE = (4, 5, 6)
@@ -133,18 +134,19 @@ def test_a_disk_that_fills_up_leaves_the_record_of_the_failure_and_no_mask(case,
 
 def killed_at(case, step):
     """Commit 2 in a process that is killed at that step, and return whether it was."""
-    process = os.fork()
-    if process == 0:
-        seen = iter(range(1, 1000))
+    seen = iter(range(1, 1000))
 
-        def kill(event, _arguments):
-            if event in ("open", "os.rename", "os.remove") and next(seen) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def kill(event, _arguments):
+        if event in ("open", "os.rename", "os.remove") and next(seen) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    def work():
         sys.addaudithook(kill)
         commit(case, 2)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+    code = os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
@@ -163,19 +165,21 @@ def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
 
 
 def test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there(case):
-    first = os.fork()
-    if first == 0:
-        renames = iter(("mask", "record"))
+    renames = iter(("mask", "record"))
 
-        def wait(event, _arguments):
-            if event == "os.rename" and next(renames) == "record":
-                (case.mask.parent / "between").touch()
-                time.sleep(0.3)
+    def wait(event, _arguments):
+        if event == "os.rename" and next(renames) == "record":
+            (case.mask.parent / "between").touch()
+            time.sleep(0.3)
 
+    def work():
         sys.addaudithook(wait)
         commit(case, 1)
-        os._exit(0)
+
+    first = fork(work)
+    deadline = time.monotonic() + 20
     while not (case.mask.parent / "between").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.001)
     commit(case, 2)
     assert os.waitpid(first, 0)[1] == 0

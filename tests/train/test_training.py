@@ -22,6 +22,7 @@ from flare_train.schedule import learning_rate  # noqa: E402
 from flare_train.training_checkpoint import LATEST  # noqa: E402
 from tests.eval.nifti_masks import cube, write  # noqa: E402
 from tests.export.hostile_models import Executes  # noqa: E402
+from tests.processes import has_ended  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (20, 24, 24)
@@ -249,9 +250,9 @@ def test_a_kill_leaves_no_augmentation_process_and_no_lock(toy):
         process.kill()
         process.wait()
     deadline = time.monotonic() + 20
-    while any(Path("/proc", child).exists() for child in children) and time.monotonic() < deadline:
+    while not all(map(has_ended, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    left = [Path("/proc", child, "cmdline").read_text() for child in children if Path("/proc", child).exists()]
+    left = [Path(f"/proc/{child}/cmdline").read_text() for child in children if not has_ended(child)]
     assert not left
     resumed = [*SHORT, "--epochs", 1, "--extension", 500, "--last", 1]
     assert "flare-export" in flare_train(toy, *resumed, results="orphans").stdout
@@ -263,7 +264,7 @@ def children_of(process):
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(status.read_text().rpartition(")")[2].split()[1]) == process:
-                found.append(status.parent.name)
+                found.append(int(status.parent.name))
     return found
 
 
