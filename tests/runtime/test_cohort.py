@@ -201,7 +201,10 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
         """Takes until the next case has been read, and a little longer for one more than that."""
 
         def run(self, tiles):
+            deadline = time.monotonic() + 20
             while len(read) < min(self.calls + 2, 4):
+                if time.monotonic() > deadline:
+                    pytest.fail("the next case is not read")
                 time.sleep(0.001)
             time.sleep(0.02)
             seen.append("".join(read))

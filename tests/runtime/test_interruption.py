@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 import flare_runtime
+from flare_runtime.cli import parse_args
+from flare_runtime.interruption import Interruption
+from flare_runtime.run_loop import RunLoop
+from tests.processes import has_ended
 from tests.runtime.nifti_files import blobs, write_nifti
 
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
-LIMIT_S = 2.0
+LIMIT_S = 5.0  # on a machine that is busy; the command's own limits make less than 2 s
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -94,6 +98,17 @@ def finish(process, number):
     return err
 
 
+def test_the_last_words_take_less_than_two_seconds(folder, tiny_bundle):
+    paths = ["-i", folder / "in", "-o", folder / "out", "-m", tiny_bundle]
+    interruption = Interruption()
+    interruption.begin()
+    try:
+        RunLoop(parse_args([*map(str, paths), "--device", "cpu", "--threads", "1"]), interruption)
+    finally:
+        interruption.end()
+    assert 0 < sum(limit_s for _, limit_s in interruption.last_words) < 2
+
+
 @pytest.mark.parametrize(("place", "number"), zip(PLACES, cycle(CODES)), ids=PLACES)
 def test_whatever_hangs_is_left_and_the_report_is_written(folder, tiny_bundle, place, number):
     process = start(folder, tiny_bundle, PLACES[place])
@@ -146,11 +161,10 @@ def test_the_worker_of_a_gpu_ends_with_its_parent(folder, tiny_bundle):
     process = start(folder, tiny_bundle, PLACES["the worker of a GPU"].replace("StuckWork", "NumberedWork"))
     worker = int(process.stdout.readline())
     finish(process, signal.SIGTERM)
-    deadline = time.monotonic() + 1
-    while os.path.exists(f"/proc/{worker}") and time.monotonic() < deadline:  # noqa: PTH110
+    deadline = time.monotonic() + 20
+    while not has_ended(worker) and time.monotonic() < deadline:
         time.sleep(0.01)
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)
+    assert has_ended(worker)
 
 
 def test_ctrl_c_is_no_traceback_of_what_workers_are_forked_from(folder, tiny_bundle):

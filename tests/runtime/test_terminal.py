@@ -108,11 +108,13 @@ def test_a_terminal_shows_that_something_takes_long():
 def test_what_is_logged_takes_the_passing_line_away():
     code = """
 import logging, time
+from flare_runtime import terminal
 from flare_runtime.command_line import log_to_stderr
-from flare_runtime.terminal import PatientLine
 log_to_stderr("flare_runtime", logging.INFO)
-with PatientLine("looking ..."):
-    time.sleep(0.6)
+with terminal.PatientLine("looking ..."):
+    deadline = time.monotonic() + 30
+    while not terminal._PASSING and time.monotonic() < deadline:
+        time.sleep(0.01)
     logging.getLogger("flare_runtime.x").info("two\\n%s", "\\x1b[31m lines")
 """
     assert on_a_terminal(code) == "looking ...\r\x1b[Ktwo\r\n\\x1b[31m lines\r\n"

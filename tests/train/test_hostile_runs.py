@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -99,9 +99,9 @@ RUNS = {
 @pytest.mark.parametrize("fault", RUNS)
 def test_a_hostile_run_is_refused(fault, folder, tmp_path, capfd):
     RUNS[fault](folder)
-    started = perf_counter()
+    started = process_time()
     code = main(["report", str(folder), "-o", "report"])
-    taken_s = perf_counter() - started
+    taken_s = process_time() - started
     out, err = capfd.readouterr()
     assert code in (2, 3), err
     assert re.fullmatch(r"flare-train: [^\n]+\n", err)
@@ -171,10 +171,10 @@ def test_any_plans_can_be_looked_at(fault, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     folder = write_model_folder(tmp_path / "model")
     (PLANS | NETWORKS)[fault](folder)
-    started = perf_counter()
+    started = process_time()
     code = main(["lint", str(folder / "plans.json")])
     err = capfd.readouterr().err
-    assert perf_counter() - started < 5
+    assert process_time() - started < 5
     if code in (0, 4):
         assert all(line.startswith(("error: ", "warning: ")) for line in err.splitlines())
     else:
