@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from flare_export.errors import ModelError
+from flare_export.schema import check_architecture
 from flare_runtime.arrays import Shape3
 from flare_runtime.errors import first_line
 from flare_runtime.manifest import NetworkInfo
@@ -18,7 +19,6 @@ _OPERATIONS: dict[str, type[nn.Module]] = {
     "LeakyReLU": nn.LeakyReLU,
     "ReLU": nn.ReLU,
 }
-_ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet")
 
 
 def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, device: str = "cpu") -> nn.Module:
@@ -37,9 +37,7 @@ def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, de
     """
     from dynamic_network_architectures.architectures import unet
 
-    name = architecture["network_class_name"].rpartition(".")[2]
-    if name not in _ARCHITECTURES:
-        raise ModelError(f"the architecture {name!r} is not supported; only {', '.join(_ARCHITECTURES)}")
+    name = check_architecture(architecture)
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:
         if arguments.get(key) is not None:

@@ -43,6 +43,8 @@ _WEIGHTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # A log of 4,000 epochs and 117 classes takes 20 MiB and 6 million instructions, which PyTorch executes in Python.
 _MAX_PICKLE_BYTES = 64 << 20
 _MAX_OPCODES = 20_000_000
+# Of the pickles that PyTorch writes, and the only one that its restricted unpickler reads.
+_PROTOCOL = 2
 # To use a tuple as a key means to go through all that is in it, however often the same tuple is in it.
 _MAX_DEPTH = 16
 
@@ -133,6 +135,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _pickle_of(path: Path) -> bytes:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no whole zip archive; one of before PyTorch 1.6 has to be loaded and saved anew")
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -158,6 +162,8 @@ def _check(pickle: bytes) -> None:
         if count > _MAX_OPCODES:
             raise ValueError(f"its pickle has more than {_MAX_OPCODES:,} instructions")
         name, taken, item = opcode.name, _taken(opcode.stack_before, stack), _ANYTHING
+        if name == "PROTO" and arg != _PROTOCOL:
+            raise ValueError(f"its pickle is of protocol {arg}, and torch.save writes {_PROTOCOL}")
         if name == "GLOBAL":
             item = _Item(str(arg).replace(" ", "."))
             foreign |= {item.text} - _ALLOWED_NAMES

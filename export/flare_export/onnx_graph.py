@@ -57,11 +57,22 @@ def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[st
         )
         model = onnx.load(path)
     del model.graph.value_info[:]
+    _copy_shared_weights(model.graph)
     onnx.checker.check_model(model, full_check=True)
     _check_graph(model)
     onnx.helper.set_model_props(model, dict(metadata))
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def _copy_shared_weights(graph: onnx.GraphProto) -> None:
+    """Give every layer weights of its own: the exporter lets layers of equal ones, as new norms are, share them."""
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in weights]:
+        copy = graph.initializer.add()
+        copy.CopyFrom(weights[node.input[0]])
+        copy.name = node.output[0]
+        graph.node.remove(node)
 
 
 def _check_graph(model: onnx.ModelProto) -> None:

@@ -5,7 +5,16 @@ from copy import deepcopy
 from typing import Any
 
 from flare_export.errors import ModelError
-from flare_export.schema import Configuration, Dataset, OldStyle, Plans, ResamplingOptions, Statistics, checked
+from flare_export.schema import (
+    Configuration,
+    Dataset,
+    OldStyle,
+    Plans,
+    ResamplingOptions,
+    Statistics,
+    check_architecture,
+    checked,
+)
 from flare_runtime.manifest import (
     Channel,
     CTScheme,
@@ -61,6 +70,7 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
         configuration["architecture"] = _architecture_from_old_keys(configuration, name)
     if any(isinstance(sides := configuration.get(key), list) and len(sides) == 2 for key in ("patch_size", "spacing")):
         raise ModelError(f"configuration {name!r} is 2D; only 3D networks can be exported")
+    check_architecture(configuration["architecture"])
     checked(configuration, Configuration, f"configuration {name!r} of {_PLANS}")
     _refuse_unsupported(plans, name, configuration)
     return configuration
@@ -180,7 +190,7 @@ def channel_names(dataset: Mapping[str, Any]) -> list[str]:
         ModelError: where they are not numbered from 0.
     """
     content = checked(dataset, Dataset, _DATASET, strict=False)
-    names = content.channel_names or content.modality or {}
+    names = content.channel_names or checked(content.modality or {}, dict[str, str], f"{_DATASET}: modality")
     if not names or set(names) != {str(index) for index in range(len(names))}:
         raise ModelError(f"{_DATASET} has to number its channel_names 0, 1, ...; it has {', '.join(names) or 'none'}")
     return [names[str(index)] for index in range(len(names))]

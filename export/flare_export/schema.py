@@ -47,6 +47,10 @@ class OldStyle(msgspec.Struct):
     conv_kernel_sizes: _PerStageAndAxis
 
 
+# Of nnU-Net's networks; others have other arguments.
+ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet")
+
+
 class _NetworkArguments(msgspec.Struct):
     n_stages: _Stages
     features_per_stage: _PerStage
@@ -57,8 +61,11 @@ class _NetworkArguments(msgspec.Struct):
     n_blocks_per_stage: _LayersPerStage | None = None
 
 
-class _Architecture(msgspec.Struct):
+class _NamedArchitecture(msgspec.Struct):
     network_class_name: str
+
+
+class _Architecture(_NamedArchitecture):
     arch_kwargs: _NetworkArguments
     _kw_requires_import: list[str]
 
@@ -104,7 +111,20 @@ class Dataset(msgspec.Struct):
     labels: dict[str, LabelValue | Annotated[tuple[LabelValue, ...], Meta(min_length=1)]]
     regions_class_order: tuple[LabelValue, ...] | None = None
     channel_names: dict[str, str] | None = None
-    modality: dict[str, str] | None = None
+    modality: Any = None  # what nnU-Net 1 called channel_names; nnU-Net reads it where those are missing
+
+
+def check_architecture(architecture: object) -> str:
+    """Return the class name of a plan's `architecture` block, without the module path before it.
+
+    Raises:
+        ModelError: where the block names no network that can be exported.
+    """
+    block = checked(architecture, _NamedArchitecture, "the `architecture` block")
+    name = block.network_class_name.rpartition(".")[2]
+    if name not in ARCHITECTURES:
+        raise ModelError(f"the architecture {name!r} is not supported; only {', '.join(ARCHITECTURES)}")
+    return name
 
 
 def checked(content: object, kind: type[Kind], name: str, *, strict: bool = True) -> Kind:

@@ -450,6 +450,7 @@ ODDITIES: dict[str, Fault] = {
     "labels in quotes": _dataset("labels", {"background": "0", "lesion": "1"}),
     "labels as floating-point numbers": _dataset("labels", {"background": 0.0, "lesion": 1.0}),
     "a list of one label": _dataset("labels/lesion", [1]),
+    "a modality beside channel_names": _dataset("modality", ["CT"]),
     "modality in place of channel_names": lambda f: (
         _dataset("modality", {"0": "CT"})(f) or _dataset("channel_names", _REMOVED)(f)
     ),

@@ -147,10 +147,12 @@ def test_folders_that_cannot_be_read_are_usage_errors(tmp_path, monkeypatch):
     real = os.scandir
 
     def scandir(path):
-        if str(path).endswith("part2"):
+        if str(path).endswith(("part2", "lost+found")):
             raise PermissionError(13, "Permission denied", path)  # root reads everything
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UsageError, match=r"part2: cannot be read \(Permission denied\)"):
         find_cases(one)
+    disk = touch(tmp_path / "disk", "images/a_0000.nii.gz", "lost+found/x_0000.nii.gz")
+    assert [case.stem for case in find_cases(disk)] == ["a"]

@@ -17,6 +17,8 @@ from flare_runtime.sources import PSEUDO_LABELLED, source_of
 SUFFIX = ".nii.gz"
 # Where `flare-train select` keeps the labels it makes; no data set has its cases there.
 MADE_LABELS = "labelsPartial"
+# A disk's root holds the second, which nobody but root can read.
+_PASSED_OVER = {MADE_LABELS, "lost+found"}
 _FIRST_CHANNEL = "_0000"
 _CHANNEL = re.compile(r"_\d{4}$")
 # Folders whose labels a model drew.
@@ -87,7 +89,7 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(identity)
         # Links last: a folder is rather found where it lies.
-        folders[:] = sorted(set(folders) - {MADE_LABELS}, key=lambda name: (Path(place, name).is_symlink(), name))
+        folders[:] = sorted(set(folders) - _PASSED_OVER, key=lambda name: (Path(place, name).is_symlink(), name))
         for name in sorted(names):
             path = place / name
             if name.endswith(SUFFIX) and not name.startswith(".") and not is_stale(path):

@@ -128,6 +128,8 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
         read_checkpoint(Path(filename_or_checkpoint))
         try:
             super().load_checkpoint(filename_or_checkpoint)
+        except torch.OutOfMemoryError:  # is the GPU's, not the checkpoint's
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"{filename_or_checkpoint}: no training can go on from it ({reason})") from error
