@@ -11,8 +11,9 @@ import pytest
 
 from flare_runtime.backends import Choice, cudnn_check, gpu, open_network
 from flare_runtime.bundle import Bundle
-from flare_runtime.errors import DeviceError
+from flare_runtime.errors import DeviceError, LostDeviceError
 from flare_runtime.memory_plan import CONTEXT_MIB, MIB, MemoryPlan
+from flare_runtime.this_process import system_id
 from tests.runtime.emulated_gpu import cudnn as stand_in
 from tests.runtime.emulated_gpu.device import EmulatedDevice, EmulatedMemory
 
@@ -90,17 +91,35 @@ def test_without_a_private_cache_auto_does_not_compare_every_time(bundle, tmp_pa
 
 
 def test_a_first_use_that_died_is_not_tried_again_at_once(bundle, emulation, monkeypatch):
-    def die(*_args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(emulation.CudnnNetwork, "run", die)
-        with pytest.raises(KeyboardInterrupt):
-            opened(bundle)
+    fails_with(LostDeviceError("gone"), bundle, emulation, monkeypatch, by="999999999")
     assert opened(bundle) == "ONNX Runtime"
     now = cudnn_check.time.time()
     monkeypatch.setattr(cudnn_check.time, "time", lambda: now + 601)
     assert opened(bundle).backend == "cudnn"
+
+
+def test_a_first_use_that_is_not_over_elsewhere_does_not_lock_others_out(bundle, emulation, monkeypatch):
+    fails_with(LostDeviceError("gone"), bundle, emulation, monkeypatch, by="1")
+    assert opened(bundle, CUDNN).backend == "cudnn"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("full")])
+def test_what_ends_a_first_use_but_not_its_process_says_nothing_of_the_engine(bundle, emulation, monkeypatch, error):
+    fails_with(error, bundle, emulation, monkeypatch, by="999999999")
+    assert opened(bundle).backend == "cudnn"
+
+
+def fails_with(error, bundle, emulation, monkeypatch, by):
+    """Let the first use end with an error, in the process of that number."""
+
+    def run(*_args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(emulation.CudnnNetwork, "run", run)
+        patch.setattr(cudnn_check, "process_id", lambda: f"{system_id()}/{by}")
+        with pytest.raises(type(error)):
+            opened(bundle)
 
 
 def test_no_memory_for_the_comparison_says_nothing_of_the_engine(bundle, emulation, monkeypatch, caplog):
@@ -144,12 +163,13 @@ def test_the_budget_is_planned_with_what_was_measured(bundle):
     plan = MemoryPlan(True, True, True, 100 * MIB)
     network.memory_mib(plan)
     assert opened(bundle).budget.engine.outside_bytes == 700 * MIB
-    # What was more once is planned with from then on, where NVML tells what is this process's.
+    # The last run's is planned with, where NVML tells what is this process's.
     for memory in (EmulatedMemory(650), EmulatedMemory(2000, is_exact=False)):
         opened(bundle, device=EmulatedDevice(memory=memory)).memory_mib(plan)
-    assert opened(bundle).budget.engine.outside_bytes == 700 * MIB
-    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(750))).memory_mib(plan)
-    assert opened(bundle).budget.engine.outside_bytes == 750 * MIB
+    assert opened(bundle).budget.engine.outside_bytes == 650 * MIB
+    # What leaves nothing was another program's in that process.
+    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(9000))).memory_mib(plan)
+    assert opened(bundle).budget.engine.outside_bytes == CONTEXT_MIB * MIB
 
 
 def test_planned_and_measured_memory_are_those_of_the_whole_process(bundle):

@@ -186,7 +186,7 @@ class CudnnNetwork:
                     continue
                 runtime.workspace(size)
                 launch()
-            except RuntimeError as error:  # this plan does not work here
+            except (RuntimeError, MemoryError) as error:  # this plan does not work here, or not in this memory
                 problem = str(error).partition("\n")[0]
                 continue
             runtime.device.synchronize()

@@ -17,6 +17,7 @@ from flare_runtime.host_memory import HostMemory, engine_bytes, give_back, netwo
 from flare_runtime.memory_plan import CaseSize
 from flare_runtime.private_notes import PrivateNotes
 from flare_runtime.synthetic_patch import structured_patch
+from flare_runtime.this_process import has_ended, process_id
 from flare_runtime.volume import Grid
 
 _LOG = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class Check:
 
     Attributes:
         begun_at: when its first use began, in seconds since 1970.
+        begun_by: the process that began it.
         relative_error: the root mean square difference from float32, over the standard deviation of the worst class's
             scores; None until it was measured.
     """
 
     begun_at: float
+    begun_by: str = ""
     relative_error: float | None = None
 
 
@@ -59,7 +62,8 @@ class CudnnCheck:
         self._notes = PrivateNotes("gpu")
         check = self._notes.find(key, Check)
         now = time.time()
-        if check and check.relative_error is None and 0 <= now - check.begun_at < _PAUSE_S:
+        begun = check is not None and check.relative_error is None and 0 <= now - check.begun_at < _PAUSE_S
+        if check and begun and has_ended(check.begun_by):  # one that is still at it says nothing yet
             raise DeviceError("cudnn is left alone for ten minutes, as its first use here did not come to its end")
         if not self._notes.kept and not required:
             raise DeviceError("there is no private cache folder that could keep whether cudnn computes the same")
@@ -67,7 +71,7 @@ class CudnnCheck:
         if self._check:
             self._require(self._check)
         else:
-            self._begun = Check(now)
+            self._begun = Check(now, process_id())
             self._notes.keep(key, self._begun)
 
     def run(self, network: Network, device: Device) -> None:
@@ -85,18 +89,18 @@ class CudnnCheck:
             found = np.array(device.download(network.run(device.upload(tile))))
             expected = self._in_float32(tile)
         except (GpuMemoryError, CaseError) as error:
-            self.withdraw()
             raise DeviceError(f"cudnn could not be compared with float32: {error}") from error
         decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
         off = relative_error(decoder.scores(found[0]), decoder.scores(expected[0]))
-        check = replace(self._begun, relative_error=off)
-        self._notes.keep(self._key, check)
+        self._check = replace(self._begun, relative_error=off)
+        self._notes.keep(self._key, self._check)
         _LOG.info("cudnn differs from float32 by %.2g of the scores' deviation", off)
-        self._require(check)
+        self._require(self._check)
 
     def withdraw(self) -> None:
-        """Forget that the first use began: that it did not come to its end says nothing of the engine."""
-        self._notes.keep(self._key, Check(0.0))
+        """Forget that the first use began, unless it was measured: why it ended says nothing of the engine."""
+        if self._check is None:
+            self._notes.keep(self._key, Check(0.0))
 
     def _in_float32(self, tile: AnyArray) -> AnyArray:
         manifest = self._bundle.manifest

@@ -70,7 +70,7 @@ class GpuNetwork:
         notes = PrivateNotes("gpu")
         known = notes.find(self._key, MeasuredMemory)
         outside_mib = -(-memory.outside_bytes() // MIB)
-        if known is None or known.outside_mib < outside_mib:
+        if known is None or known.outside_mib != outside_mib:
             notes.keep(self._key, MeasuredMemory(outside_mib))
 
 
@@ -106,6 +106,8 @@ def open_on_gpu(
         try:
             if found := find():
                 return found
+        except LostDeviceError:  # nothing works in this process any more
+            raise
         except (DeviceError, GpuMemoryError) as error:
             _LOG.warning("%s is left for another engine: %s", name, error)
         device.release()
@@ -120,7 +122,7 @@ def _onnxruntime(
     key = _key(bundle, device, "onnxruntime", VERSION, choice.precision)
     estimate = CONTEXT_MIB * MIB + len(models) * onnxruntime_bytes(bundle.manifest, choice.precision)
     # An estimate may be short; half of all is left to the arena then.
-    outside = _measured(key) or max(estimate, gpu_memory_mib * MIB // 2)
+    outside = _measured(key, gpu_memory_mib) or max(estimate, gpu_memory_mib * MIB // 2)
     budget = GpuBudget.sharing(gpu_memory_mib, EngineMemory(outside), f"the network in {choice.precision}")
     device.limit_memory(budget.pool_bytes)
     share = (outside - _SMALL_CONTEXT_MIB * MIB) // len(models)
@@ -145,7 +147,7 @@ def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: i
     key = _key(bundle, device, "cudnn", VERSION, "fp16")
     block = max(plan.block_bytes for plan in plans)
     pool = block + sum(plan.weights_bytes for plan in plans) + _SMALL_ARRAYS_BYTES
-    memory = EngineMemory(_measured(key) or CONTEXT_MIB * MIB, pool)
+    memory = EngineMemory(_measured(key, gpu_memory_mib) or CONTEXT_MIB * MIB, pool)
     budget = GpuBudget.sharing(gpu_memory_mib, memory, "the network in cudnn")
     device.limit_memory(budget.pool_bytes)
     check = CudnnCheck(bundle, key, required=choice.backend == "cudnn")
@@ -153,12 +155,12 @@ def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: i
         try:
             runtime = CudnnRuntime(device, plans[0].logits[0], block)
             network = GpuNetwork([CudnnNetwork(plan, runtime) for plan in plans], device, budget, key)
+            check.run(network, device)
         except LostDeviceError:
             raise
-        except (MemoryError, DeviceError):  # CuPy's, and what cuDNN lacks
+        except BaseException:  # such as too little memory; only what costs the process or its device speaks of cudnn
             check.withdraw()
             raise
-        check.run(network, device)
     return network
 
 
@@ -189,7 +191,7 @@ def _tensorrt(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib
         return None
     key = _key(bundle, device, "tensorrt", VERSION, "fp16", engines[0].batch)
     weights = 2 * bundle.manifest.network.parameters * len(engines)
-    outside = _measured(key) or CONTEXT_MIB * MIB + weights
+    outside = _measured(key, gpu_memory_mib) or CONTEXT_MIB * MIB + weights
     memory = EngineMemory(outside, sum(engine.memory_bytes for engine in engines))
     budget = GpuBudget.sharing(gpu_memory_mib, memory, "the network in TensorRT")
     device.limit_memory(budget.pool_bytes)
@@ -204,10 +206,14 @@ def _key(
     return GpuEngineKey.on(device, engine, libraries, precision, networks, bundle.manifest.patch, batch)
 
 
-def _measured(key: GpuEngineKey) -> int | None:
-    """Return what the engine took outside of CuPy's pool before, in bytes."""
+def _measured(key: GpuEngineKey, gpu_memory_mib: int) -> int | None:
+    """Return what the engine took outside of CuPy's pool at its last run, in bytes.
+
+    None where it took more than there is to be now: it may have, as another program in its process did, or a larger
+    bound allowed it to.
+    """
     note = PrivateNotes("gpu").find(key, MeasuredMemory)
-    return note.outside_mib * MIB if note else None
+    return note.outside_mib * MIB if note and note.outside_mib < gpu_memory_mib else None
 
 
 def _version(package: str) -> str:
