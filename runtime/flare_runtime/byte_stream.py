@@ -11,7 +11,7 @@ from flare_runtime.volume import Remark
 
 _READ_BYTES = 1 << 20
 _DECODED_BYTES = 1 << 19
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 # DEFLATE cannot expand a byte to more than this many.
 DEFLATE_MAX_RATIO = 1032
@@ -41,7 +41,7 @@ class ByteStream:
         self._file = _open_regular(path)
         magic = self._file.read(2)
         self._file.seek(0)
-        self.compressed = magic == _GZIP_MAGIC
+        self.compressed = magic == GZIP_MAGIC
         self._chunks = self._inflated() if self.compressed else self._plain()
         self._pending = memoryview(b"")
 
@@ -110,9 +110,9 @@ class ByteStream:
             except isal_error as error:
                 raise CaseError("corrupt", f"{self.path.name}: bad gzip data ({error}); copy the file anew") from error
             block = member.unused_data
-            if len(block) < len(_GZIP_MAGIC):
+            if len(block) < len(GZIP_MAGIC):
                 block += self._file.read(_READ_BYTES)
-            if block and not block.startswith(_GZIP_MAGIC):
+            if block and not block.startswith(GZIP_MAGIC):
                 self.remarks.append(Remark("trailing_bytes", "bytes after the end of the gzip stream were ignored"))
                 return
 

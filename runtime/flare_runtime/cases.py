@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flare_runtime.errors import UsageError
 from flare_runtime.naming import visible
-from flare_runtime.nifti import SUFFIXES
+from flare_runtime.nifti import HEAD_BYTES, SUFFIXES, is_mask
 from flare_runtime.output import STALE, check_folder, is_stale, strip_suffix
 from flare_runtime.record import is_record
 from flare_runtime.target import check_targets
@@ -72,7 +72,8 @@ def _check_outputs(cases: Sequence[Case]) -> None:
         if any(is_stale(path) for path in (*case.images.values(), case.mask)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
     images = [image for case in cases for image in case.images.values()]
-    check_targets((path for case in cases for path in (case.mask, case.stale)), images)
+    masks = (path for case in cases for path in (case.mask, case.stale))
+    check_targets(masks, images, over=is_mask, head_bytes=HEAD_BYTES)
     check_targets((case.record for case in cases), images, over=is_record)
     check_folder(cases[0].mask.parent)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
-            6 output; 7 bundle; 130 and 143 interrupted
+            6 output; 7 bundle; 129, 130 and 143 interrupted
 """
 
 

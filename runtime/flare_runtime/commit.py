@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from flare_runtime.record import CaseRecord, encode_json, sha256_of, write_json
 from flare_runtime.target import check_kind
 from flare_runtime.volume import Remark
 
+# Two files take their names in much less.
+_WAIT_S, _PAUSE_S = 5.0, 0.005
 _commits = 0
 
 
@@ -42,7 +45,7 @@ def commit_result(
         with staged(case.record) as new_record:
             new_record.file.write(encode_json(record))
             new_record.settle()
-            with _alone_in(case.mask.parent), committing:
+            with alone_in(case.mask.parent), committing:
                 _take_names(new_mask, new_record)
                 global _commits
                 _commits += 1
@@ -59,13 +62,12 @@ def _take_names(mask: StagedFile, record: StagedFile) -> None:
     check_kind(mask.target)
     check_kind(record.target)
     record.target.unlink(missing_ok=True)
+    mask.take_name()
     try:
-        mask.take_name()
         record.take_name()
     except BaseException:
-        if mask.has_name:
-            with suppress(OSError):
-                mask.target.unlink()
+        with suppress(OSError):
+            mask.target.unlink()
         raise
 
 
@@ -75,7 +77,7 @@ def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
     What cannot be written or moved is said in the record's message.
     """
     record.inputs = [visible(path) for path in case.channel_files()]
-    with _alone_in(case.mask.parent):
+    with alone_in(case.mask.parent):
         for step in (_drop_record, _set_mask_aside, _write_record):
             try:
                 step(case, record)
@@ -88,14 +90,28 @@ def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from coming between a mask and its record, where the file system has locks."""
+def alone_in(folder: Path, limit_s: float | None = None) -> Iterator[None]:
+    """Keep other processes from coming between a mask and its record, where the file system has locks.
+
+    Whoever holds the folder for longer than `limit_s`, a few seconds where None, is no such process; it may be what
+    started this one.
+    """
     with ExitStack() as held:
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            until = time.monotonic() + (_WAIT_S if limit_s is None else limit_s)
+            while not _locks(descriptor) and time.monotonic() < until:
+                time.sleep(_PAUSE_S)
         yield
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _drop_record(case: Case, _record: CaseRecord) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the program ends in order and at once, whatever it is in the middle of."""
+"""SIGINT, SIGTERM and SIGHUP: the program ends in order and at once, whatever it is in the middle of."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 # begun by then is not any more.
 committing = threading.RLock()
 # How the end is called, by signal.
-_WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 class Interruption:
-    """Ends the process on SIGINT or SIGTERM with 130 or 143, from a thread of its own.
+    """Ends the process on SIGINT, SIGTERM or SIGHUP with 128 and its number, from a thread of its own.
 
     Python's handlers run in the main thread, and only when an engine or a read there has returned. The number of a
     signal is written to a pipe the moment it arrives, and the thread that reads it needs nobody's return.

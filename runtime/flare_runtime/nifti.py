@@ -1,15 +1,16 @@
 """Strict NIfTI reading, and the header of a mask: what cannot be trusted is refused, never filled in."""
 
 import struct
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flare_runtime.arrays import AnyArray, Shape3
-from flare_runtime.byte_stream import DEFLATE_MAX_RATIO, ByteStream
+from flare_runtime.byte_stream import DEFLATE_MAX_RATIO, GZIP_MAGIC, ByteStream
 from flare_runtime.errors import CaseError
 from flare_runtime.geometry import forget_invalid, grid_shape, grid_spacing
 from flare_runtime.volume import Grid, Remark, Volume, slabs
@@ -23,6 +24,11 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MIN_LEVELS = 100
 
 _HEADER_BYTES = {348: 1, 540: 2}
+# Where the data type is in a header of that size, and the one of masks.
+_DATATYPE_AT = {348: 70, 540: 12}
+_UNSIGNED_BYTES = 2
+# More than a header takes compressed.
+HEAD_BYTES = 4096
 # Of NIfTI-1 and NIfTI-2.
 _TEXT_FIELDS = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"}
 _REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
@@ -188,6 +194,22 @@ def _check_scaling(voxels: AnyArray, slope: float, intercept: float) -> None:
         raise CaseError(
             "bad_scaling", f"{scaling} leave hardly a difference of voxels of {low:g} to {high:g}; mend the header"
         )
+
+
+def is_mask(head: bytes) -> bool:
+    """Whether a file that begins so is a NIfTI image of unsigned bytes, as masks are and no CT is.
+
+    Args:
+        head: at least HEAD_BYTES of the file, compressed or not, or all of it.
+    """
+    if head.startswith(GZIP_MAGIC):
+        with suppress(zlib.error):
+            head = zlib.decompressobj(wbits=31).decompress(head, max(_HEADER_BYTES))
+    for order in ("<", ">"):
+        for size, at in _DATATYPE_AT.items():
+            if len(head) >= size and struct.unpack_from(order + "i", head)[0] == size:
+                return bool(struct.unpack_from(order + "h", head, at)[0] == _UNSIGNED_BYTES)
+    return False
 
 
 def mask_header(shape: Shape3, header: Any, *, keep_text: bool = False) -> bytes:

@@ -73,11 +73,6 @@ class StagedFile:
             check_kind(self.target)
             self.path.replace(self.target)
 
-    @property
-    def has_name(self) -> bool:
-        """Whether it has become the target."""
-        return not self.path.exists()
-
 
 @contextmanager
 def staged(target: Path) -> Iterator[StagedFile]:

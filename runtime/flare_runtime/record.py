@@ -156,12 +156,18 @@ def encode_json(content: object) -> bytes:
 
 def is_record(data: bytes) -> bool:
     """Whether a file's content is a case's record; those of before `format` was written are told by the model."""
-    return _is_ours(data, _RECORD_FORMAT, lambda content: "bundle_sha256" in content["model"])
+    return _is_ours(data, _RECORD_FORMAT, _was_record)
 
 
 def is_report(data: bytes) -> bool:
     """Whether a file's content is a run's report; those of before `format` was written are told by the versions."""
     return _is_ours(data, _REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
+
+
+def _was_record(content: dict[str, Any]) -> bool:
+    if content["status"] in ("refused", "failed"):
+        return {"case", "reason", "message"} <= content.keys()
+    return "bundle_sha256" in content["model"]
 
 
 def _is_ours(data: bytes, wanted: str, was_ours: Callable[[dict[str, Any]], bool]) -> bool:

@@ -11,7 +11,7 @@ from flare_runtime.backends import choose, read_network
 from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.case_work import CaseWork
 from flare_runtime.cases import find_cases
-from flare_runtime.commit import commits_made
+from flare_runtime.commit import alone_in, commits_made
 from flare_runtime.errors import DeviceError, FlareError, UsageError
 from flare_runtime.interruption import Interruption, committing
 from flare_runtime.journal import Journal
@@ -109,9 +109,10 @@ class RunLoop:
             until = time.monotonic() + _MOMENT_S
             while self.journal.done < commits_made() - self._commits_before and time.monotonic() < until:
                 time.sleep(0.001)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-            worker.join(_MOMENT_S)
+        with alone_in(self.cases[0].mask.parent, _MOMENT_S):  # no worker is between a mask and its record
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join(_MOMENT_S)
         try:
             self.journal.write()
         except FlareError as error:

@@ -61,9 +61,15 @@ def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs), daemon=True)
-    with committing, _main_module_hidden():
-        process.start()
-    theirs.close()
+    try:
+        with committing, _main_module_hidden():
+            process.start()
+    except (EOFError, OSError) as error:
+        with committing:  # where a signal has ended the process that starts workers, this one ends here too
+            pass
+        return LostDeviceError(f"no worker could be started ({type(error).__name__})", traceback_of(error))
+    finally:
+        theirs.close()
     loss: LostDeviceError | None = None
     try:
         while (message := _receive(ours)) is not None:

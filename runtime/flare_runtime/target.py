@@ -25,13 +25,16 @@ _KINDS = {
 }
 
 
-def check_targets(targets: Iterable[Path], inputs: Iterable[Path] = (), *, over: IsOurs | None = None) -> None:
+def check_targets(
+    targets: Iterable[Path], inputs: Iterable[Path] = (), *, over: IsOurs | None = None, head_bytes: int | None = None
+) -> None:
     """Refuse files that must not be written, before any work is done.
 
     Args:
         targets: the files to be written.
         inputs: files that are read.
         over: what a target that is there has to hold, or be empty; None for any content.
+        head_bytes: how much of it `over` looks at, from the beginning; all where None.
 
     Raises:
         OutputError: where a target is no regular file, is an input, lies in a bundle, or holds something else.
@@ -51,7 +54,7 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path] = (), *, over:
             continue
         if (status.st_dev, status.st_ino) in read():
             raise OutputError(f"{target}: is the input itself; choose another output")
-        if over is not None and status.st_size and not _holds(target, status.st_size, over):
+        if over is not None and status.st_size and not _holds(target, status.st_size, over, head_bytes):
             raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
 
 
@@ -94,9 +97,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _holds(target: Path, size: int, over: IsOurs) -> bool:
+def _holds(target: Path, size: int, over: IsOurs, head_bytes: int | None) -> bool:
     try:
-        return size <= _MOST_BYTES and over(target.read_bytes())
+        if head_bytes is None and size > _MOST_BYTES:
+            return False
+        with target.open("rb") as file:
+            return over(file.read(-1 if head_bytes is None else head_bytes))
     except OSError as error:
         raise OutputError(f"{target}: cannot be read ({error.strerror or error}); choose another output") from error
 

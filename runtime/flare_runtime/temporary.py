@@ -8,10 +8,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
+from flare_runtime.this_process import system_id
+
 _NAME = re.compile(r"\.[0-9a-f]{32}\.flare-tmp")
+# Of a name's digits, so many tell on which system it was made.
+_MARK_DIGITS = 8
 # Where the file system keeps no locks, what was not written to for so long is left over.
 _ABANDONED_S = 24 * 3600
 _ATTEMPTS = 10
@@ -87,7 +93,7 @@ def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """Return the path and the descriptor of something new in `folder`, which is locked as long as that is open."""
     error = FileNotFoundError(errno.ENOENT, "what is made there vanishes", str(folder))
     for _ in range(_ATTEMPTS):
-        path = folder / f".{os.urandom(16).hex()}.flare-tmp"
+        path = folder / f".{system_mark()}{os.urandom(16).hex()[_MARK_DIGITS:]}.flare-tmp"
         try:
             descriptor = make(path)
         except FileNotFoundError as missing:
@@ -106,7 +112,7 @@ def _remove_abandoned(path: Path) -> None:
     # Network file systems lock only what is open for writing.
     descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not _is_abandoned(descriptor):
+        if not _is_abandoned(descriptor, of_this_system=path.name.startswith(f".{system_mark()}")):
             return
         if is_folder:
             shutil.rmtree(path)
@@ -116,11 +122,19 @@ def _remove_abandoned(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_abandoned(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_S
-    return True
+@cache
+def system_mark() -> str:
+    """Return how names of temporaries begin that were made on this running system."""
+    return sha256(system_id().encode()).hexdigest()[:_MARK_DIGITS]
+
+
+def _is_abandoned(descriptor: int, *, of_this_system: bool) -> bool:
+    """Whether nobody holds a temporary; some network file systems do not show one machine the locks of others."""
+    with suppress(OSError):  # no locks here
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if of_this_system:
+            return True
+    return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_S

@@ -1,14 +1,17 @@
 """Which cases there are and where their masks go."""
 
+import gzip
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flare_runtime.cases import find_cases
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.record import CaseRecord, write_json
 from tests.runtime.manifests import write_bundle
+from tests.runtime.nifti_files import write_nifti
 
 
 @pytest.fixture
@@ -174,9 +177,20 @@ def test_links_and_folders_in_a_results_place_are_refused(tmp_path, folder, name
 def test_an_old_mask_may_be_replaced(tmp_path, folder):
     source, out = folder("a_0000.nii.gz"), tmp_path / "out"
     out.mkdir()
-    (out / "a.nii.gz").write_bytes(b"old")
+    write_nifti(out / "a.nii.gz", np.zeros((2, 3, 4), np.uint8))
     write_json(out / "a.json", CaseRecord(case="a", status="refused"))
     assert [case.mask for case in find_cases(source, out, 1)] == [Path(out / "a.nii.gz")]
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.stale.nii.gz"])
+def test_a_mask_replaces_nothing_but_a_mask(tmp_path, folder, name):
+    source, out = folder("a_0000.nii.gz"), tmp_path / "out"
+    out.mkdir()
+    scan = write_nifti(out / name, np.zeros((2, 3, 4), np.int16))
+    for content in (scan.read_bytes(), b"notes", gzip.compress(b"notes"), b"\x1f\x8bnotes"):
+        scan.write_bytes(content)
+        with pytest.raises(OutputError, match=rf"{name}: was not written by this command"):
+            find_cases(source, out, 1)
 
 
 def test_a_record_replaces_nothing_but_a_record(tmp_path, folder):

@@ -14,7 +14,7 @@ from flare_runtime.cases import Case
 from flare_runtime.commit import commit_failure, commit_result
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.nifti import read_nifti
-from flare_runtime.output import check_folder
+from flare_runtime.output import StagedFile, check_folder
 from flare_runtime.record import CaseRecord, failed_record, sha256_of
 from tests.processes import fork
 from tests.runtime.nifti_files import noise, write_nifti
@@ -184,6 +184,35 @@ def test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there(case):
     commit(case, 2)
     assert os.waitpid(first, 0)[1] == 0
     assert read_record(case).mask_sha256 == sha256_of(case.mask)
+
+
+def test_a_folder_that_a_parent_has_locked_does_not_stop_the_run(case, monkeypatch):
+    monkeypatch.setattr("flare_runtime.commit._WAIT_S", 0.1)
+    with subprocess.Popen(["flock", case.mask.parent, "sleep", "60"]) as holder:
+        time.sleep(0.5)
+        commit(case, 1)
+        holder.kill()
+    assert names(case) == ["a.json", "a.nii.gz"]
+
+
+def test_a_mask_whose_temporary_vanished_leaves_the_earlier_one(case, monkeypatch):
+    commit(case, 1)
+    settle = StagedFile.settle
+
+    def vanish(self):
+        settle(self)
+        if self.target == case.mask:
+            kept.append(self.path.read_bytes())
+        elif kept:
+            for path in case.mask.parent.glob(".*.flare-tmp"):
+                path.unlink()
+
+    kept = []
+    before = case.mask.read_bytes()
+    monkeypatch.setattr(StagedFile, "settle", vanish)
+    with pytest.raises(OutputError):
+        commit(case, 2)
+    assert case.mask.read_bytes() == before
 
 
 def test_a_refusal_is_a_record_and_an_earlier_mask_is_set_aside(case):

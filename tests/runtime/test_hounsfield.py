@@ -49,6 +49,11 @@ def padded(image, value):
     return np.where(y**2 + x**2 > 1, np.int16(value), image)
 
 
+def inexact(image):
+    """Change the last digits, as resampling with splines does, so that no two voxels of a padding are the same."""
+    return image + np.random.default_rng(0).normal(0, 1e-3, image.shape).astype(np.float32)
+
+
 def with_metal(image):
     """Put in a screw and the dark streaks beside it."""
     changed = image.copy()
@@ -73,6 +78,7 @@ HOUNSFIELD = {
     "padded with -2000": lambda image: padded(image, -2000),
     "padded with -3024": lambda image: padded(image, -3024),
     "padded with -32768": lambda image: padded(image, -32768),
+    "padded, and computed in floating point": lambda image: inexact(padded(image, -3024)),
     "padded within and beyond": lambda image: np.concatenate([padded(image, -2000), np.full_like(image, -3024)]),
     "metal": with_metal,
     "contrast": lambda image: np.where((image > 60) & (image < 130), image + np.int16(350), image),

@@ -20,8 +20,8 @@ from tests.runtime.nifti_files import blobs, write_nifti
 
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
 LIMIT_S = 5.0  # on a machine that is busy; the command's own limits make less than 2 s
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 PREPARE = """
 import hashlib, os, sys, time
@@ -191,13 +191,14 @@ def catches_sigterm(process):
 
 
 @pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1])
 def test_the_start_is_no_exception(folder, tiny_bundle, number, delay_s):
     process = start(folder, tiny_bundle)
     while not catches_sigterm(process):  # until then it is Python that starts
         time.sleep(0.001)
     time.sleep(delay_s)
-    assert finish(process, number).splitlines()[-1].startswith(f"flare-infer: {WORDS[number]}")
+    # What the run says of its beginning may come at the same moment.
+    assert f"flare-infer: {WORDS[number]}" in finish(process, number)
 
 
 def test_little_is_imported_before_signals_are_minded():

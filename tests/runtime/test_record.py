@@ -82,11 +82,12 @@ def test_records_and_reports_are_told_from_other_files(tmp_path):
     record, report = ((tmp_path / name).read_bytes() for name in ("a.json", "run.json"))
     # Written before there was a `format`.
     old_record = b'{"case": "a", "status": "done", "model": {"bundle_sha256": "0"}}'
+    old_refusal = b'{"case": "a", "status": "refused", "reason": "truncated", "message": "cut short"}'
     old_report = b'{"cases": [], "environment": {"flare-lite": "0.1.0"}}'
     others = [b"", b"{", b"[1]", b"\xff", b"null", b'{"format": "other"}', b'{"case": "a"}', b'{"environment": 1}']
     others += [b'{"a":' * 10_000, b'{"case": "a", "status": "done", "model": "x"}', b'{"schema_version": 1}']
-    for content in (record, report, old_record, old_report, *others):
-        assert is_record(content) == (content in (record, old_record)), content
+    for content in (record, report, old_record, old_refusal, old_report, *others):
+        assert is_record(content) == (content in (record, old_record, old_refusal)), content
         assert is_report(content) == (content in (report, old_report)), content
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from flare_runtime.errors import OutputError
 from flare_runtime.output import check_folder
-from flare_runtime.temporary import sweep, temporary_file, temporary_folder
+from flare_runtime.temporary import sweep, system_mark, temporary_file, temporary_folder
 
 
 def names(folder):
@@ -121,7 +121,7 @@ def test_two_containers_with_one_host_name_and_one_pid_do_not_disturb_each_other
 
 
 def test_only_our_own_temporaries_are_swept(tmp_path):
-    ours = f".{'0a' * 16}.flare-tmp"
+    ours = f".{system_mark()}{'0a' * 12}.flare-tmp"
     kept = [ours[1:], f".case.nii.gz{ours}", ".0a.flare-tmp", f"{ours}.nii.gz", ".hidden", "case.nii.gz"]
     for name in (ours, *kept):
         (tmp_path / name).write_bytes(b"")
@@ -131,6 +131,15 @@ def test_only_our_own_temporaries_are_swept(tmp_path):
     sweep(tmp_path)
     assert names(tmp_path) == sorted([*kept, "precious", f".{'0b' * 16}.flare-tmp"])
     assert names(tmp_path / "precious") == ["file"]
+
+
+def test_without_another_systems_locks_age_decides(tmp_path):
+    fresh, old = (tmp_path / f".{digit * 32}.flare-tmp" for digit in "0a")
+    for path in (fresh, old):
+        path.write_bytes(b"")
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    sweep(tmp_path)
+    assert names(tmp_path) == [fresh.name]
 
 
 @pytest.mark.parametrize("age_s", [3600, 100_000])
