@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
+from flare_runtime.interruption import committing
 from flare_runtime.this_process import system_id
 
 _NAME = re.compile(r"\.[0-9a-f]{32}\.flare-tmp")
@@ -32,8 +33,9 @@ def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
     Raises:
         OSError: where it cannot be made.
     """
-    path, descriptor = _locked(folder, _new_file)
-    _OURS.add(path)
+    with committing:  # a run that is being ended makes no more of them
+        path, descriptor = _locked(folder, _new_file)
+        _OURS.add(path)
     file = os.fdopen(descriptor, "wb")
     try:
         yield path, file
