@@ -34,12 +34,13 @@ class Interruption:
         self._pipe = os.pipe()
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._wakeup_before = -1
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
 
     def begin(self) -> None:
         """Mind the signals from here on, but for one that this process was told to ignore."""
         os.set_blocking(self._pipe[1], False)
         self._wakeup_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._thread.start()
         for number in _WORDS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, lambda _number, _frame: None)
@@ -50,6 +51,8 @@ class Interruption:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._pipe[1])
+        # A thread that Python stops at its exit aborts the process if it is freeing an object of OpenVINO's just then.
+        self._thread.join()
 
     def _watch(self) -> None:
         number = 0
