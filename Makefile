@@ -53,7 +53,7 @@ $(VENV)/.gpu: $(VENV)/.dev
 setup: $(VENV)/.dev  ## install everything for development into .venv (torch and nnU-Net included)
 
 demo: $(VENV)/.runtime  ## set up, make a phantom CT, segment it, compare, draw it (no torch)
-	$(BIN)/python -m flare_train.phantom --kind thigh -o $(DEMO) --cases 1 --seed 2026
+	$(BIN)/python -m flare_phantom --kind thigh -o $(DEMO) --cases 1 --seed 2026
 	$(BIN)/flare-infer -i $(DEMO)/imagesTr -o $(DEMO)/masks --report $(DEMO)/run.json --verbose
 	$(BIN)/python -m flare_eval.show -i $(DEMO)/imagesTr -r $(DEMO)/labelsTr -p $(DEMO)/masks -o $(DEMO)/overlays
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.whole_case import run_module
-from flare_train.phantom import make_phantom
+from flare_phantom.phantom import make_phantom
 
 BLOCK, SIDE = 100, 512
 SPACING = (1.5, 0.8, 0.8)

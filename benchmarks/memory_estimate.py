@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.whole_case import run_module
-from flare_runtime.arrays import Shape3, Vector3
-from flare_runtime.bundle import default_bundle
-from flare_runtime.cases import find_cases
-from flare_runtime.cohort import segment_cases
-from flare_runtime.host_memory import give_back
-from flare_runtime.nifti import read_grid
+from flare_phantom.phantom import make_phantom
+from flare_runtime.compute.arrays import Shape3, Vector3
+from flare_runtime.imaging.nifti import read_grid
+from flare_runtime.model.bundle import default_bundle
+from flare_runtime.pipeline.host_memory import give_back
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.cohort import segment_cases
 from flare_runtime.segmenter import Segmenter
-from flare_train.phantom import make_phantom
 
 MIB = 1 << 20
 # Voxels and spacing in mm, (z, y, x), and the type of a voxel.

@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.large_scan import BLOCK, SIDE, SPACING, write_scan
 from benchmarks.whole_case import run_module
-from flare_runtime.bundle import Bundle, default_bundle
-from flare_runtime.resampling import new_shape
-from flare_runtime.tiling import TileGrid, padded_shape
+from flare_runtime.model.bundle import Bundle, default_bundle
+from flare_runtime.pipeline.resampling import new_shape
+from flare_runtime.pipeline.tiling import TileGrid, padded_shape
 
 # What is drawn over what: name, unit, attribute of a point.
 _SIZE, _TILES, _CASES = ("voxels", "millions", "megavoxels"), ("tiles", "", "tiles"), ("cases", "", "cases")

@@ -9,14 +9,14 @@ import pytest
 from scipy.ndimage import zoom
 from skimage.transform import resize
 
-from flare_runtime.arrays import FloatArray
-from flare_runtime.decoding import Decoder
-from flare_runtime.nifti import read_nifti
-from flare_runtime.output import write_mask
-from flare_runtime.resampling import plan_resizing, resize_image
-from flare_runtime.restoring import restore
-from flare_runtime.tiling import Blend, TileGrid
-from flare_train.phantom import Phantom, make_phantom, write_case
+from flare_phantom.phantom import Phantom, make_phantom, write_case
+from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.imaging.mask_file import write_mask
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.resampling import plan_resizing, resize_image
+from flare_runtime.pipeline.restoring import restore
+from flare_runtime.pipeline.tiling import Blend, TileGrid
 
 SHAPE, SPACING = (100, 512, 512), (2.5, 0.8, 0.8)
 COARSE, COARSE_SPACING = (104, 256, 256), (2.4, 1.6, 1.6)

@@ -5,8 +5,8 @@ import pytest
 import surface_distance
 from scipy.ndimage import binary_erosion
 
-from flare_eval.surface import surface_distances
-from flare_runtime.arrays import AnyArray
+from flare_eval.accuracy.surface import surface_distances
+from flare_runtime.compute.arrays import AnyArray
 
 SHAPE, SPACING, TOLERANCE_MM = (512, 512, 400), (0.8, 0.8, 1.5), 2.0
 

@@ -48,8 +48,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_model`; copy it before changing it."""
-    from flare_export.conversion import Naming, export_bundle
-    from flare_export.model_folder import ModelFolder
+    from flare_export.bundle.conversion import Naming, export_bundle
+    from flare_export.source.model_folder import ModelFolder
 
     target = tmp_path_factory.mktemp("bundle") / "tiny"
     export_bundle(ModelFolder.read(tiny_model), target, Naming(name="tiny"))
@@ -60,8 +60,8 @@ def tiny_bundle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def eight_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of two folds whose features are whole groups of 8 channels, as nnU-Net's are."""
     pytest.importorskip("torch")
-    from flare_export.conversion import Naming, export_bundle
-    from flare_export.model_folder import ModelFolder
+    from flare_export.bundle.conversion import Naming, export_bundle
+    from flare_export.source.model_folder import ModelFolder
     from tests.model_folders import write_model_folder
 
     folder = tmp_path_factory.mktemp("eight")

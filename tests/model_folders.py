@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flare_train.plan import architecture
+from flare_train.planning.plan import architecture
 
 CONFIGURATION = "3d_fullres"
 CT_STATISTICS = {

@@ -114,7 +114,7 @@ def commands(folder: Path) -> Iterator[tuple[str, Sequence[object]]]:
     yield "flare_eval.cli", ("efficiency", "-i", images, "-o", folder / "costs", *copying)
     yield "flare_eval.cli", ("report", folder / "scores", "-o", folder / "report", "--images", images)
     yield "flare_eval.show", ("-i", images, "-r", labels, "-p", masks, "-o", folder / "overlays")
-    yield "flare_train.phantom", ("-o", folder / "phantom", "--cases", 1, "--shape", 24, 48, 48)
+    yield "flare_phantom.phantom", ("-o", folder / "phantom", "--cases", 1, "--shape", 24, 48, 48)
     facts, plans = folder / "facts", ("--features", 4, 8, 8, "--patch", 16, 16, 16, "--name", "toy", "--workers", 1)
     raw = folder / "nnUNet_raw" / "Dataset812_Toy"
     yield "flare_train.cli", ("inspect", folder / "data", "-o", facts, "--workers", 1)

@@ -25,7 +25,7 @@ def segmented(bundle, image, folder, backend, **options):
 
 
 def test_the_engines_telemetry_is_off_wherever_the_package_is_imported():
-    code = "import os, flare_runtime.bundle; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    code = "import os, flare_runtime.model.bundle; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
@@ -52,9 +52,9 @@ def test_codecarbon_sends_nothing_whatever_a_persons_settings_say(tmp_path):
     settings = "[codecarbon]\nsave_to_api = true\noutput_methods = api,csv\nelectricitymaps_api_token = abc\n"
     (tmp_path / ".codecarbon.config").write_text(settings)
     code = """
-from flare_runtime.telemetry import silence_command
+from flare_runtime.program.telemetry import silence_command
 silence_command()
-from flare_train.emissions import EmissionsMeter
+from flare_train.training.emissions import EmissionsMeter
 tracker = EmissionsMeter("FRA")._tracker
 print(tracker._output_handlers, bool(tracker._electricitymaps_api_token))
 """

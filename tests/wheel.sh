@@ -12,7 +12,7 @@ if env/bin/pip list 2>/dev/null | grep -iE '^(torch|nnunetv2|onnx|matplotlib) ';
   echo "the wheel pulled in what the runtime must not need" >&2
   exit 1
 fi
-env/bin/python -m flare_train.phantom -o data --cases 1 --seed 1 --shape 64 128 128 --spacing 3 2.5 2.5
+env/bin/python -m flare_phantom -o data --cases 1 --seed 1 --shape 64 128 128 --spacing 3 2.5 2.5
 env/bin/flare-infer -i data/imagesTr -o masks --report run.json --verbose
 test -s masks/*.nii.gz
 grep -q '"status": "done"' run.json

@@ -7,7 +7,7 @@ bin=$1 sarcomas=$2 work=build/default_model
 export nnUNet_raw=$PWD/$work/nnUNet_raw nnUNet_preprocessed=$PWD/$work/nnUNet_preprocessed
 export nnUNet_results=$PWD/$work/nnUNet_results
 
-test -d $work/phantoms || "$bin/python" -m flare_train.phantom --kind thigh -o $work/phantoms --cases 5 --seed 10000
+test -d $work/phantoms || "$bin/python" -m flare_phantom --kind thigh -o $work/phantoms --cases 5 --seed 10000
 test -f $work/facts/facts.jsonl || "$bin/flare-train" inspect "$sarcomas" $work/phantoms -o $work/facts
 "$bin/flare-train" select $work/facts/facts.jsonl -o "$nnUNet_raw/Dataset702_Sarcoma" --validation 'STS_*[05]'
 

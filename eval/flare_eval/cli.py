@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flare_eval.accuracy import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
+from flare_eval.accuracy.scores import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
 from flare_eval.results import Accuracy, Efficiency, check_results, save
-from flare_runtime.command_line import exit_code_of, path_of, positive
 from flare_runtime.errors import DeviceError, UsageError
-from flare_runtime.naming import visible
-from flare_runtime.output import check_folder
-from flare_runtime.terminal import open_streams, progress_bar, say
+from flare_runtime.files.naming import visible
+from flare_runtime.files.output import check_folder
+from flare_runtime.program.command_line import exit_code_of, path_of, positive
+from flare_runtime.program.terminal import open_streams, progress_bar, say
 
 EXIT_CODES = """\
 exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 5 no such GPU;
@@ -107,8 +107,8 @@ def run_accuracy(args: argparse.Namespace) -> int:
 
 
 def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], official: bool, workers: int) -> int:
-    from flare_eval.official_csv import accuracy_csv
-    from flare_eval.tables import accuracy_table, markdown
+    from flare_eval.report.official_csv import accuracy_csv
+    from flare_eval.report.tables import accuracy_table, markdown
 
     results = []
     for name, found in pairs.items():
@@ -136,11 +136,11 @@ def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], 
 
 def run_efficiency(args: argparse.Namespace) -> int:
     """Measure every method on every case, write the results and print the tables."""
-    from flare_eval.cost_tables import Cost, ratio_table, table_4
-    from flare_eval.efficiency import Method, measure_methods
-    from flare_eval.gpu import GpuMeter
-    from flare_eval.official_csv import efficiency_csv
-    from flare_eval.tables import markdown
+    from flare_eval.efficiency.costs import Method, measure_methods
+    from flare_eval.efficiency.gpu import GpuMeter
+    from flare_eval.report.cost_tables import Cost, ratio_table, table_4
+    from flare_eval.report.official_csv import efficiency_csv
+    from flare_eval.report.tables import markdown
 
     methods = [Method.parse(text) for text in args.methods]
     if args.docker:
@@ -193,7 +193,7 @@ def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path
 
 def run_report(args: argparse.Namespace) -> int:
     """Write the report of results and name its files."""
-    from flare_eval.report import write_report
+    from flare_eval.report.documents import write_report
 
     folder = make_folder(args.output)
     for file in write_report(args.results, folder, images=args.images, gallery=args.gallery):

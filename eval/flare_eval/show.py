@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_eval.overlay import draw_overlay
-from flare_runtime.agreement import compare
-from flare_runtime.arrays import MaskArray
-from flare_runtime.command_line import exit_code_of, path_of
+from flare_eval.report.overlay import draw_overlay
+from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import UsageError
-from flare_runtime.naming import visible
-from flare_runtime.nifti import read_nifti
-from flare_runtime.output import check_folder, replacing
-from flare_runtime.target import check_targets
-from flare_runtime.terminal import open_streams
-from flare_runtime.volume import Volume
+from flare_runtime.files.naming import visible
+from flare_runtime.files.output import check_folder, replacing
+from flare_runtime.files.target import check_targets
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.agreement import compare
+from flare_runtime.program.command_line import exit_code_of, path_of
+from flare_runtime.program.terminal import open_streams
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare_runtime.command_line import exit_code_of, path_of, positive
-from flare_runtime.manifest import MAX_CAUTION
-from flare_runtime.naming import visible
-from flare_runtime.terminal import open_streams
+from flare_runtime.files.naming import visible
+from flare_runtime.model.manifest import MAX_CAUTION
+from flare_runtime.program.command_line import exit_code_of, path_of, positive
+from flare_runtime.program.terminal import open_streams
 
 if TYPE_CHECKING:
-    from flare_export.model_folder import ModelFolder
+    from flare_export.source.model_folder import ModelFolder
 
 ENGINES = "trt"
 INT8 = "int8"
@@ -70,10 +70,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Export, verify and print what agrees how well."""
-    from flare_export.case_files import channel_files
-    from flare_export.case_parity import HEADING
-    from flare_export.conversion import Naming, export_bundle
-    from flare_export.model_folder import ModelFolder
+    from flare_export.bundle.conversion import Naming, export_bundle
+    from flare_export.parity.case_files import channel_files
+    from flare_export.parity.case_parity import HEADING
+    from flare_export.source.model_folder import ModelFolder
 
     _check_usage(args)
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
@@ -110,7 +110,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     Raises:
         UsageError: naming it.
     """
-    from flare_export.model_folder import is_fold
+    from flare_export.source.model_folder import is_fold
     from flare_runtime.errors import UsageError
 
     if not args.model.is_dir():
@@ -164,19 +164,19 @@ def parse_engine_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def export_engines(args: argparse.Namespace) -> None:
     """Build, verify and keep a bundle's engines, and print how well they agree."""
-    from flare_export.case_files import channel_files
-    from flare_export.engine_export import EngineExport
-    from flare_runtime.bundle import Bundle
-    from flare_runtime.cache_folder import cache_folder
-    from flare_runtime.device import CudaDevice, open_device, resolve
-    from flare_runtime.engine_cache import EngineCache, EngineKey
+    from flare_export.engine.export import EngineExport
+    from flare_export.parity.case_files import channel_files
+    from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey
+    from flare_runtime.compute.device import CudaDevice, open_device, resolve
     from flare_runtime.errors import OutputError, UsageError
+    from flare_runtime.files.cache_folder import cache_folder
+    from flare_runtime.model.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
-    from flare_runtime.backends.tensorrt import CACHE_NAME, engine_key  # says so where there is no TensorRT
+    from flare_runtime.backends.tensorrt.network import CACHE_NAME, engine_key  # says so where there is no TensorRT
 
     cases = channel_files(args.verify, len(bundle.manifest.channels))
-    from flare_export.tensorrt_engine import BuildOptions, TensorRTBuilder, timings_name
+    from flare_export.engine.builder import BuildOptions, TensorRTBuilder, timings_name
 
     device = open_device(resolve(args.device))
     if not isinstance(device, CudaDevice):
@@ -221,10 +221,10 @@ def parse_int8_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def export_int8(args: argparse.Namespace) -> None:
     """Calibrate, verify and keep a bundle's int8 ranges, and print how well they agree."""
-    from flare_export.case_files import channel_files
-    from flare_export.int8_export import add_int8
-    from flare_runtime.backends import MIN_AUTO_DICE, agrees
-    from flare_runtime.bundle import Bundle
+    from flare_export.bundle.int8 import add_int8
+    from flare_export.parity.case_files import channel_files
+    from flare_runtime.backends.selection import MIN_AUTO_DICE, agrees
+    from flare_runtime.model.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
     channels = len(bundle.manifest.channels)

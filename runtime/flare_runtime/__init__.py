@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from flare_runtime.telemetry import silence_engines
+from flare_runtime.program.telemetry import silence_engines
 
 TYPE_CHECKING = False  # of `typing`, which takes longer to import than the command's first steps
 if TYPE_CHECKING:
     from typing import Any
 
-    from flare_runtime.bundle import Bundle
-    from flare_runtime.nifti import read_nifti
+    from flare_runtime.imaging.nifti import read_nifti
+    from flare_runtime.imaging.volume import Volume
+    from flare_runtime.model.bundle import Bundle
     from flare_runtime.segmenter import Segmentation, Segmenter
-    from flare_runtime.volume import Volume
 
 __all__ = ["Bundle", "Segmentation", "Segmenter", "Volume", "read_nifti"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Bundle": "bundle",
+    "Bundle": "model.bundle",
     "Segmentation": "segmenter",
     "Segmenter": "segmenter",
-    "Volume": "volume",
-    "read_nifti": "nifti",
+    "Volume": "imaging.volume",
+    "read_nifti": "imaging.nifti",
 }
 
 silence_engines()

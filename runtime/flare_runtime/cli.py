@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 
 from flare_runtime import __version__
-from flare_runtime.interruption import Interruption
-from flare_runtime.terminal import PatientLine, open_streams, say
+from flare_runtime.program.interruption import Interruption
+from flare_runtime.program.terminal import PatientLine, open_streams, say
 
 TYPE_CHECKING = False  # of `typing`
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     import argparse
 
-    from flare_runtime.command_line import path_of, positive
+    from flare_runtime.program.command_line import path_of, positive
 
     parser = argparse.ArgumentParser(
         prog="flare-infer",
@@ -110,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace, interruption: Interruption) -> int:
     import logging
 
-    from flare_runtime.command_line import exit_code_of, log_to_stderr, skip_model_converter
-    from flare_runtime.worker_server import may_need_worker, start_early
+    from flare_runtime.program.command_line import exit_code_of, log_to_stderr, skip_model_converter
+    from flare_runtime.run.worker_server import may_need_worker, start_early
 
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
@@ -121,7 +121,7 @@ def _main(args: argparse.Namespace, interruption: Interruption) -> int:
         if may_need_worker(args.device):
             start_early()  # before the imports here, which take as long as those there
         with PatientLine(f"flare-infer: looking at the model and at {args.input} ..."):
-            from flare_runtime.run_loop import RunLoop
+            from flare_runtime.run.run_loop import RunLoop
 
             loop = RunLoop(args, interruption)
         return loop.run()

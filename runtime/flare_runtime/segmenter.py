@@ -10,22 +10,23 @@ from typing import TypeAlias
 
 import numpy as np
 
-from flare_runtime.arrays import AnyArray, MaskArray, Shape3, Vector3
-from flare_runtime.backends import Choice, Network, choose, expected_precision, open_network, read_network
 from flare_runtime.backends.gpu import GpuNetwork
-from flare_runtime.bundle import Bundle, default_bundle
-from flare_runtime.decoding import Decoder
-from flare_runtime.device import HOST, Device, open_device
+from flare_runtime.backends.selection import Choice, choose, expected_precision, open_network, read_network
+from flare_runtime.compute.arrays import AnyArray, MaskArray, Shape3, Vector3
+from flare_runtime.compute.device import HOST, Device, open_device
+from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError, UsageError
-from flare_runtime.host_memory import HostMemory, engine_bytes, give_back, network_bytes
-from flare_runtime.inference import Progress, Stopwatch, predict
-from flare_runtime.lesions import Lesion, find_lesions
-from flare_runtime.manifest import MIN_STEP, CTScheme
-from flare_runtime.memory_plan import DEFAULT_GPU_MEMORY_MIB, CaseSize, MemoryPlan, smallest_plan
-from flare_runtime.preprocessing import Prepared, prepare
-from flare_runtime.resampling import plan_resizing
-from flare_runtime.restoring import restore
-from flare_runtime.volume import Remark, Volume
+from flare_runtime.imaging.volume import Remark, Volume
+from flare_runtime.model.bundle import Bundle, default_bundle
+from flare_runtime.model.manifest import MIN_STEP, CTScheme
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB, CaseSize, MemoryPlan, smallest_plan
+from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
+from flare_runtime.pipeline.inference import Progress, Stopwatch, predict
+from flare_runtime.pipeline.lesions import Lesion, find_lesions
+from flare_runtime.pipeline.preprocessing import Prepared, prepare
+from flare_runtime.pipeline.resampling import plan_resizing
+from flare_runtime.pipeline.restoring import restore
 
 CROPS = ("nonzero", "body")
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them.
@@ -141,7 +142,7 @@ class Segmenter:
             bundle: folder or zip made by `flare-export`, or one that is open already.
             device: `auto` (a GPU where one can be used), `cpu` or `cuda:N`.
             backend: `auto`, `openvino`, `onnxruntime`, `tensorrt` or `cudnn`.
-            precision: `auto`, `fp32`, `bf16`, `int8` or `fp16`; see `flare_runtime.backends.choose`.
+            precision: `auto`, `fp32`, `bf16`, `int8` or `fp16`; see `flare_runtime.backends.selection.choose`.
             threads: for the network on the CPU; all cores where None.
             gpu_memory_mib: the bound of what is taken of a GPU's memory.
             step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.

@@ -7,7 +7,7 @@ import sys
 import pytest
 from benchmarks.memory_estimate import write_scan
 
-from flare_runtime.bundle import default_bundle
+from flare_runtime.model.bundle import default_bundle
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from flare_eval.accuracy import Pair, evaluate, find_pairs, score_case, score_masks
+from flare_eval.accuracy.scores import Pair, evaluate, find_pairs, score_case, score_masks
 from flare_runtime.errors import UsageError
 from tests.eval.nifti_masks import SPACING, ball, cube, write
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flare_eval.detection import detect
+from flare_eval.accuracy.detection import detect
 
 
 def line(text):

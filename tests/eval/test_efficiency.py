@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from flare_eval.cli import main
-from flare_eval.cost_tables import ratio_table
-from flare_eval.efficiency import Method, integral, measure_methods, official_area, peak
-from flare_eval.official_csv import _official_row
+from flare_eval.efficiency.costs import Method, integral, measure_methods, official_area, peak
+from flare_eval.report.cost_tables import ratio_table
+from flare_eval.report.official_csv import _official_row
+from flare_eval.report.tables import markdown
 from flare_eval.results import Efficiency, RunCost, Sample, load
-from flare_eval.tables import markdown
 from flare_runtime.errors import UsageError
 from tests.eval.nifti_masks import cube, write
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from flare_eval import gallery
-from flare_eval.gallery import best_and_worst, clipped, draw_case, find_image, lesion_cube, pictures
+from flare_eval.report import gallery
+from flare_eval.report.gallery import best_and_worst, clipped, draw_case, find_image, lesion_cube, pictures
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.errors import CaseError
 from tests.eval.nifti_masks import cube, write

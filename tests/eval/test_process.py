@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from flare_eval.efficiency import integral, peak
-from flare_eval.process import measure
+from flare_eval.efficiency.costs import integral, peak
+from flare_eval.efficiency.process import measure
 from flare_eval.results import RunCost
 
 
@@ -121,7 +121,7 @@ def test_output_of_any_length_does_not_block():
 def test_an_interrupted_measurement_leaves_no_process_behind(tmp_path):
     script = """
     import sys
-    from flare_eval.process import measure
+    from flare_eval.efficiency.process import measure
     measure([sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); "
              "time.sleep(60)", sys.argv[1]])
     """

@@ -5,9 +5,9 @@ import pytest
 import surface_distance
 from scipy.ndimage import binary_dilation
 
-from flare_eval.accuracy import score_masks
-from flare_eval.surface import surface_distances
-from flare_runtime.nifti import read_nifti
+from flare_eval.accuracy.scores import score_masks
+from flare_eval.accuracy.surface import surface_distances
+from flare_runtime.imaging.nifti import read_nifti
 
 pytestmark = pytest.mark.shared_data
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from flare_eval.accuracy import Pair, evaluate
-from flare_eval.report import write_report
+from flare_eval.accuracy.scores import Pair, evaluate
+from flare_eval.report.documents import write_report
 from flare_eval.results import Accuracy as AccuracyResult
 from flare_eval.results import Efficiency, RunCost, Sample, load, save
 from flare_runtime.errors import UsageError

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flare_eval.surface import element_areas, surface_distances
+from flare_eval.accuracy.surface import element_areas, surface_distances
 from tests.eval.nifti_masks import ball
 
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from flare_export.bundle_place import bundle_at, new_bundle
-from flare_runtime.bundle import Bundle
+from flare_export.bundle.place import bundle_at, new_bundle
 from flare_runtime.errors import BundleError, OutputError
+from flare_runtime.model.bundle import Bundle
 from tests.processes import fork
 from tests.runtime.manifests import write_bundle
 

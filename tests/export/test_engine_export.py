@@ -12,14 +12,14 @@ import pytest
 pytest.importorskip("onnx")
 
 from flare_export import cli
-from flare_export.batched_graph import with_batch
-from flare_export.case_files import channel_files
-from flare_export.engine_export import EngineExport
+from flare_export.engine.export import EngineExport
 from flare_export.errors import DisagreementError
-from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
-from flare_runtime.bundle import Bundle
-from flare_runtime.engine_cache import EngineCache, EngineKey
+from flare_export.graph.batched_graph import with_batch
+from flare_export.parity.case_files import channel_files
+from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
+from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey
 from flare_runtime.errors import BundleError, CaseError, DeviceError, UsageError
+from flare_runtime.model.bundle import Bundle
 from tests.runtime.nifti_files import blobs, write_nifti
 
 HALF = json.dumps({"Layers": [{"Name": "c", "LayerType": "Convolution", "Inputs": [{"Datatype": "Half"}]}]})
@@ -133,8 +133,8 @@ def test_what_is_kept_is_not_built_again_but_on_demand(bundle, export, builder, 
 
 def test_every_fold_is_compared_with_its_own_network(tmp_path, export, builder):
     pytest.importorskip("torch")
-    from flare_export.conversion import Naming, export_bundle
-    from flare_export.model_folder import ModelFolder
+    from flare_export.bundle.conversion import Naming, export_bundle
+    from flare_export.source.model_folder import ModelFolder
     from tests.model_folders import write_model_folder
 
     folder = write_model_folder(tmp_path / "model", folds=("0", "1"))
@@ -314,13 +314,13 @@ def test_wrong_arguments_are_usage_errors(arguments, capsys):
 @pytest.mark.tensorrt
 def test_with_tensorrt_the_command_builds_and_verifies_and_the_runtime_finds(tiny_bundle, tmp_path, monkeypatch):
     pytest.importorskip("tensorrt")
-    from flare_runtime.device import CudaDevice
+    from flare_runtime.compute.device import CudaDevice
 
     try:
         device = CudaDevice(0)
     except DeviceError as error:
         pytest.skip(str(error))
-    from flare_runtime.backends.tensorrt import find_networks
+    from flare_runtime.backends.tensorrt.network import find_networks
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     bundle = Bundle.open(tiny_bundle)

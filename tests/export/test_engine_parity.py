@@ -5,8 +5,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
-from flare_export.batched_graph import with_batch  # noqa: E402
-from flare_export.engine_parity import (  # noqa: E402
+from flare_export.engine.parity import (  # noqa: E402
     MIN_DICE,
     EngineParity,
     case_batches,
@@ -15,11 +14,12 @@ from flare_export.engine_parity import (  # noqa: E402
     synthetic_batch,
 )
 from flare_export.errors import DisagreementError  # noqa: E402
-from flare_runtime.agreement import Agreement  # noqa: E402
-from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork  # noqa: E402
-from flare_runtime.bundle import Bundle  # noqa: E402
-from flare_runtime.decoding import Decoder  # noqa: E402
+from flare_export.graph.batched_graph import with_batch  # noqa: E402
+from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork  # noqa: E402
 from flare_runtime.errors import CaseError, UsageError  # noqa: E402
+from flare_runtime.model.bundle import Bundle  # noqa: E402
+from flare_runtime.pipeline.agreement import Agreement  # noqa: E402
+from flare_runtime.pipeline.decoding import Decoder  # noqa: E402
 from tests.runtime.manifests import make_manifest  # noqa: E402
 from tests.runtime.nifti_files import blobs, write_nifti  # noqa: E402
 
@@ -234,8 +234,8 @@ def test_a_case_of_one_tile_gives_different_ones_all_the_same(bundle, case, batc
 
 
 def test_tiles_are_those_of_the_runtime(bundle, case):
-    from flare_runtime.nifti import read_nifti
-    from flare_runtime.preprocessing import prepare
+    from flare_runtime.imaging.nifti import read_nifti
+    from flare_runtime.pipeline.preprocessing import prepare
 
     files = case((40, 40, 40))
     image = prepare([read_nifti(files[0])], bundle.manifest).image

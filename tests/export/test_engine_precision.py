@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flare_export.engine_precision import Layer, check_layers, check_size, kind_of, read_layers
+from flare_export.engine.precision import Layer, check_layers, check_size, kind_of, read_layers
 from flare_export.errors import DisagreementError
 
 

@@ -18,16 +18,16 @@ import pytest
 import torch
 
 from flare_export import cli
-from flare_export.architecture import build_network, describe, load_weights
-from flare_export.conversion import Naming, export_bundle
+from flare_export.bundle.conversion import Naming, export_bundle
 from flare_export.errors import DisagreementError, ModelError
-from flare_export.model_folder import ModelFolder
-from flare_export.onnx_graph import fold_biases, to_onnx
-from flare_export.plans import resolve_configuration
-from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
-from flare_runtime.bundle import Bundle
+from flare_export.graph.onnx_graph import fold_biases, to_onnx
+from flare_export.source.architecture import build_network, describe, load_weights
+from flare_export.source.model_folder import ModelFolder
+from flare_export.source.plans import resolve_configuration
+from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
 from flare_runtime.errors import OutputError
-from flare_runtime.manifest import encode_manifest
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.model.manifest import encode_manifest
 from tests.model_folders import CONFIGURATION, make_plans, write_model_folder
 
 
@@ -321,7 +321,7 @@ def test_a_network_that_disagrees_leaves_no_bundle(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network is damaged after its ONNX was taken from it, as a broken converter would do in reverse."""
-    from flare_export import conversion
+    from flare_export.bundle import conversion
 
     def broken(network: torch.nn.Module, *args: Any) -> bytes:
         damaged = next(m for m in network.modules() if isinstance(m, torch.nn.InstanceNorm3d))

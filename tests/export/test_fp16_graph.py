@@ -9,11 +9,11 @@ pytest.importorskip("torch")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flare_export.errors import ModelError  # noqa: E402
-from flare_export.fp16_graph import to_fp16  # noqa: E402
-from flare_runtime.backends import open_network  # noqa: E402
-from flare_runtime.bundle import Bundle  # noqa: E402
+from flare_export.graph.fp16_graph import to_fp16  # noqa: E402
+from flare_runtime.backends.selection import open_network  # noqa: E402
+from flare_runtime.backends.synthetic_patch import structured_patch  # noqa: E402
 from flare_runtime.errors import UsageError  # noqa: E402
-from flare_runtime.synthetic_patch import structured_patch  # noqa: E402
+from flare_runtime.model.bundle import Bundle  # noqa: E402
 
 
 @pytest.fixture(scope="module")

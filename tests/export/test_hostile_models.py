@@ -10,11 +10,12 @@ from time import process_time
 import pytest
 import torch
 
-from flare_export import checkpoint, cli
-from flare_export.architecture import describe
-from flare_export.conversion import Naming, make_manifest
+from flare_export import cli
+from flare_export.bundle.conversion import Naming, make_manifest
 from flare_export.errors import DisagreementError, ModelError
-from flare_export.model_folder import ModelFolder
+from flare_export.source import checkpoint
+from flare_export.source.architecture import describe
+from flare_export.source.model_folder import ModelFolder
 from tests.export.hostile_models import CHECKPOINT, FAULTS, ODDITIES
 from tests.model_folders import write_model_folder
 from tests.processes import memory_bytes, reset_peak_memory

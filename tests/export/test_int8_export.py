@@ -8,18 +8,18 @@ import openvino
 import pytest
 
 from flare_export import cli
-from flare_export.bundle_place import bundle_at
-from flare_export.conversion import Naming, export_bundle
-from flare_export.int8_export import activation_ranges, case_tiles
-from flare_export.model_folder import ModelFolder
+from flare_export.bundle.conversion import Naming, export_bundle
+from flare_export.bundle.int8 import activation_ranges, case_tiles
+from flare_export.bundle.place import bundle_at
+from flare_export.source.model_folder import ModelFolder
+from flare_phantom.phantom import make_phantom, write_case
 from flare_runtime import Segmenter
-from flare_runtime.agreement import compare
-from flare_runtime.backends.openvino import OpenVINONetwork
-from flare_runtime.backends.openvino_int8 import cpu_has_int8, decode_ranges, quantisable
-from flare_runtime.bundle import Bundle
+from flare_runtime.backends.openvino.int8 import cpu_has_int8, decode_ranges, quantisable
+from flare_runtime.backends.openvino.network import OpenVINONetwork
 from flare_runtime.errors import BundleError
-from flare_runtime.nifti import read_nifti
-from flare_train.phantom import make_phantom, write_case
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.pipeline.agreement import compare
 from tests.model_folders import write_model_folder
 
 pytestmark = pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no dot products of 8-bit integers")

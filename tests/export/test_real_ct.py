@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from flare_export.case_parity import measure_case_parity
-from flare_export.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
-from flare_export.model_folder import ModelFolder
+from flare_export.bundle.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
+from flare_export.parity.case_parity import measure_case_parity
+from flare_export.source.model_folder import ModelFolder
 from flare_runtime.segmenter import Segmenter
 from tests.model_folders import write_model_folder
 

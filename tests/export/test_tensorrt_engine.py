@@ -11,14 +11,14 @@ pytest.importorskip("onnx")
 
 from flare_export import cli
 from flare_export.errors import DisagreementError, ModelError
-from flare_runtime import device as devices
-from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
-from flare_runtime.bundle import Bundle
+from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
+from flare_runtime.compute import device as devices
 from flare_runtime.errors import DeviceError
+from flare_runtime.model.bundle import Bundle
 from tests.export.stand_in_builder import Flag, builder_module
 from tests.runtime.stand_in_tensorrt import StandInDevice
 
-NAMES = ("flare_runtime.backends.tensorrt", "flare_export.tensorrt_engine")
+NAMES = ("flare_runtime.backends.tensorrt.network", "flare_export.engine.builder")
 
 
 def forget(monkeypatch):
@@ -140,7 +140,7 @@ def test_the_command_builds_verifies_and_keeps_what_the_runtime_then_finds(machi
     assert len(lines) == 8
     assert all(line.startswith("network.fp16.onnx, batch ") for line in lines)
     assert sorted(path.suffix for path in machine.iterdir()) == [".engine", ".engine", ".lock", ".lock", ".timings"]
-    from flare_runtime.backends.tensorrt import find_networks
+    from flare_runtime.backends.tensorrt.network import find_networks
 
     device = StandInDevice()
     (network,) = find_networks(bundle, device)

@@ -7,9 +7,9 @@ from random import Random
 
 import numpy as np
 
-from flare_runtime.backends import open_network
-from flare_runtime.backends.openvino_int8 import cpu_has_int8, encode_ranges
-from flare_runtime.bundle import Bundle
+from flare_runtime.backends.openvino.int8 import cpu_has_int8, encode_ranges
+from flare_runtime.backends.selection import open_network
+from flare_runtime.model.bundle import Bundle
 from flare_runtime.segmenter import Segmenter
 from tests.fuzz.bundle_inputs import Files, with_ranges, write_bundle, write_odd_bundle
 from tests.runtime.nifti_files import blobs

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from flare_runtime.cases import find_cases
-from flare_runtime.cohort import segment_cases
 from flare_runtime.errors import CaseError
-from flare_runtime.nifti import read_nifti
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.cohort import segment_cases
 from flare_runtime.segmenter import Segmenter
 from tests.fuzz.nifti_door import MAX_VOXELS, NiftiDoor
 from tests.runtime.nifti_files import blobs, write_nifti

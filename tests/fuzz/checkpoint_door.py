@@ -5,10 +5,10 @@ from random import Random
 
 import torch
 
-from flare_export.checkpoint import load_checkpoint
 from flare_export.errors import ModelError
-from flare_export.model_folder import ModelFolder
-from flare_train.training_checkpoint import training_log
+from flare_export.source.checkpoint import load_checkpoint
+from flare_export.source.model_folder import ModelFolder
+from flare_train.training.checkpoint import training_log
 from tests.fuzz.model_inputs import odd_checkpoint
 
 COUNT = 10_000

@@ -10,9 +10,9 @@ from random import Random
 from zlib import crc32
 
 from flare_runtime.errors import FlareError
-from flare_train import summary
 from flare_train.arguments import parse_args
 from flare_train.cli import run_inspect, run_select
+from flare_train.data import summary
 from tests.fuzz.dataset_inputs import FACTS, IN_FACTS, odd_dataset, sound_dataset
 
 COUNT = 4_000

@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 
-from flare_runtime.nifti import mask_header, read_nifti
+from flare_runtime.imaging.nifti import mask_header, read_nifti
 from tests.fuzz.nifti_inputs import odd_file
 from tests.runtime.nifti_files import noise, write_nifti
 

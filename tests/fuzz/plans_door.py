@@ -7,14 +7,14 @@ from random import Random
 
 import msgspec
 
-from flare_export.architecture import describe
-from flare_export.conversion import Naming, make_manifest
-from flare_export.json_file import read_json
-from flare_export.model_folder import ModelFolder
-from flare_export.plans import resolve_configuration
+from flare_export.bundle.conversion import Naming, make_manifest
+from flare_export.source.architecture import describe
+from flare_export.source.json_file import read_json
+from flare_export.source.model_folder import ModelFolder
+from flare_export.source.plans import resolve_configuration
 from flare_runtime.errors import BundleError
-from flare_runtime.manifest import decode_manifest, encode_manifest
-from flare_train.plan_lint import lint
+from flare_runtime.model.manifest import decode_manifest, encode_manifest
+from flare_train.planning.lint import lint
 from tests.fuzz.model_inputs import odd_json
 
 COUNT = 10_000

@@ -11,8 +11,8 @@ def make_workspace(folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
-    from flare_export.conversion import Naming, export_bundle
-    from flare_export.model_folder import ModelFolder
+    from flare_export.bundle.conversion import Naming, export_bundle
+    from flare_export.source.model_folder import ModelFolder
     from tests.model_folders import write_model_folder
 
     model = write_model_folder(folder / "model")

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from flare_runtime.case_work import CaseWork
-from flare_runtime.cases import Case
 from flare_runtime.errors import DeviceError
-from flare_runtime.record import CaseRecord
+from flare_runtime.run.case_work import CaseWork
+from flare_runtime.run.cases import Case
+from flare_runtime.run.record import CaseRecord
 
 
 class BrokenGpuWork(CaseWork):

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from flare_runtime.bundle import Bundle
-from flare_runtime.manifest import Manifest
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.model.manifest import Manifest
 
 NETWORK = b"the network's bytes"
 FILE_FIELDS = {

@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from flare_runtime.backends.onnxruntime import OnnxRuntimeNetwork
+from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
 
 
 def engine_bytes(batch=2, channels=1, patch=(4, 4, 4), factor=3.0, memory=1000, layers="{}", onnx=b"", **others):

@@ -114,7 +114,7 @@ class _Module:
 
 
 class StrictDevice:
-    """A `flare_runtime.device.Device` whose arrays are apart from the host's.
+    """A `flare_runtime.compute.device.Device` whose arrays are apart from the host's.
 
     Attributes:
         memory: what its arrays take.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flare_runtime.agreement import Agreement, compare
+from flare_runtime.pipeline.agreement import Agreement, compare
 
 
 def mask(*values):

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from flare_runtime.available_memory import available_bytes, lacked_memory
-from flare_runtime.command_line import exit_code_of
+from flare_runtime.compute.available_memory import available_bytes, lacked_memory
 from flare_runtime.errors import BundleError
+from flare_runtime.program.command_line import exit_code_of
 
 MIB = 1 << 20
 # What cgroup 1 says where there is no limit.
@@ -102,7 +102,7 @@ def test_a_limit_of_the_process_counts_less_what_it_has(limit):
     code = f"""
 import resource
 from pathlib import Path
-from flare_runtime.available_memory import available_bytes
+from flare_runtime.compute.available_memory import available_bytes
 resource.setrlimit(resource.{limit}, (500 << 20, resource.RLIM_INFINITY))
 before = available_bytes()
 taken = bytearray(200 << 20)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
-from flare_runtime.backends import Choice, Ensemble, choose, expected_precision, open_network
-from flare_runtime.backends import openvino as openvino_backend
-from flare_runtime.backends.openvino_int8 import cpu_has_int8, encode_ranges
-from flare_runtime.bundle import Bundle
-from flare_runtime.cache_folder import cache_folder
+from flare_runtime.backends.openvino import network as openvino_backend
+from flare_runtime.backends.openvino.int8 import cpu_has_int8, encode_ranges
+from flare_runtime.backends.selection import Choice, choose, expected_precision, open_network
+from flare_runtime.compute.network import Ensemble
 from flare_runtime.errors import BundleError, DeviceError, UsageError
-from flare_runtime.manifest import BundleFile, Parity, encode_manifest
+from flare_runtime.files.cache_folder import cache_folder
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.model.manifest import BundleFile, Parity, encode_manifest
 from tests.runtime.manifests import ArithmeticNetwork, write_bundle
 from tests.runtime.nifti_files import blobs
 from tests.runtime.test_openvino_int8 import ranges_of
@@ -37,7 +38,7 @@ def tile():
 def expected(tiny_model, tile):
     """The logits PyTorch computes from the checkpoint."""
     torch = pytest.importorskip("torch")
-    from flare_export.model_folder import ModelFolder
+    from flare_export.source.model_folder import ModelFolder
 
     folder = ModelFolder.read(tiny_model)
     with torch.inference_mode():
@@ -158,7 +159,7 @@ def int8_bundle(bundle, tmp_path):
 @pytest.mark.parametrize("dice", [0.999, 0.99])
 @pytest.mark.parametrize("able", [True, False])
 def test_auto_takes_int8_where_the_cpu_has_it_and_it_was_measured_to_agree(int8_bundle, monkeypatch, dice, able):
-    monkeypatch.setattr("flare_runtime.backends.cpu_has_int8", lambda: able)
+    monkeypatch.setattr("flare_runtime.backends.selection.cpu_has_int8", lambda: able)
     parity = (record(dice, precision="int8"),)
     measured = Bundle(
         int8_bundle.path, msgspec.structs.replace(int8_bundle.manifest, parity=parity), int8_bundle.sha256
@@ -181,7 +182,7 @@ def test_int8_of_a_bundle_without_it_says_how_to_get_it(bundle):
 
 
 def test_int8_is_refused_where_the_cpu_would_cut_its_sums_off(int8_bundle, monkeypatch):
-    monkeypatch.setattr("flare_runtime.backends.openvino.cpu_has_int8", lambda: False)
+    monkeypatch.setattr("flare_runtime.backends.openvino.network.cpu_has_int8", lambda: False)
     with pytest.raises(DeviceError, match="no dot products of 8-bit integers"):
         open_network(int8_bundle, precision="int8")
 
@@ -206,13 +207,13 @@ def test_what_goes_together_on_no_machine_is_a_usage_error(bundle, options, mess
 
 @pytest.mark.parametrize("options", [{"backend": "tensorrt"}, {"precision": "fp16"}])
 def test_what_a_machine_without_a_gpu_lacks_is_a_device_error(bundle, monkeypatch, options):
-    monkeypatch.setattr("flare_runtime.backends.resolve", lambda _name: "cpu")
+    monkeypatch.setattr("flare_runtime.backends.selection.resolve", lambda _name: "cpu")
     with pytest.raises(DeviceError):
         choose(bundle, **options)
 
 
 def test_what_only_the_cpu_has_makes_auto_the_cpu(bundle, monkeypatch):
-    monkeypatch.setattr("flare_runtime.backends.resolve", lambda name: "cuda:0" if name == "auto" else name)
+    monkeypatch.setattr("flare_runtime.backends.selection.resolve", lambda name: "cuda:0" if name == "auto" else name)
     assert choose(bundle, backend="openvino").device == "cpu"
     assert choose(bundle, precision="bf16").device == "cpu"
     assert choose(bundle).device == "cuda:0"
@@ -309,7 +310,7 @@ def test_where_no_cache_can_be_had_there_is_none(tmp_path, monkeypatch):
 
 NOBODY = """
 import os
-from flare_runtime.cache_folder import cache_folder
+from flare_runtime.files.cache_folder import cache_folder
 for name in ("HOME", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)
 os.setuid(54321)
@@ -326,7 +327,7 @@ def test_a_user_without_a_home_has_no_cache():
 
 SILENT = """
 import sys
-from flare_runtime.backends.openvino import cpu_has_bf16
+from flare_runtime.backends.openvino.network import cpu_has_bf16
 cpu_has_bf16()
 print("openvino" in sys.modules, sys.modules["openvino_telemetry"], "multiprocessing.popen_fork" in sys.modules)
 """

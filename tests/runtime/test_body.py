@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
-from flare_runtime.body import MARGIN_MM, body_box
 from flare_runtime.errors import UsageError
-from flare_runtime.tiling import grown_box
+from flare_runtime.pipeline.body import MARGIN_MM, body_box
+from flare_runtime.pipeline.tiling import grown_box
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 
 CT = {"name": "CT", "normalisation": {"scheme": "ct", "lower": -1000.0, "upper": 1000.0, "mean": 0.0, "std": 100.0}}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flare_runtime import bundle as bundle_module
-from flare_runtime.bundle import Bundle, default_bundle
 from flare_runtime.errors import BundleError
+from flare_runtime.model import bundle as bundle_module
+from flare_runtime.model.bundle import Bundle, default_bundle
 from tests.runtime.manifests import NETWORK, manifest_fields, write_bundle
 
 FILE = manifest_fields()["files"][0]

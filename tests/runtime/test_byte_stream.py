@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.byte_stream import DEFLATE_MAX_RATIO, ByteStream
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, ByteStream
 
 BLOCK = 1 << 20
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from flare_runtime.cache_folder import cache_folder, read_private, write_private
 from flare_runtime.errors import OutputError
+from flare_runtime.files.cache_folder import cache_folder, read_private, write_private
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_anothers_file_is_not_read(file):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from flare_runtime.cache_folder import write_private
+from flare_runtime.files.cache_folder import write_private
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write_private(Path(sys.argv[1]), b"x" * 10_000)
 """

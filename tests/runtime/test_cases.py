@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flare_runtime.cases import find_cases
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.record import CaseRecord, write_json
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.record import CaseRecord, write_json
 from tests.runtime.manifests import write_bundle
 from tests.runtime.nifti_files import write_nifti
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import cli
-from flare_runtime.nifti import read_nifti
+from flare_runtime.imaging.nifti import read_nifti
 from tests.runtime.nifti_files import blobs, nifti_bytes, write_nifti
 
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
@@ -461,7 +461,9 @@ def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle):
 
 BROKEN_GPU = """
 import sys
-from flare_runtime import backends, cli, run_loop
+from flare_runtime import cli
+from flare_runtime.backends import selection as backends
+from flare_runtime.run import run_loop
 from tests.runtime.broken_gpu_work import BrokenGpuWork
 
 backends.resolve = lambda name: "cuda:0" if name == "auto" else name

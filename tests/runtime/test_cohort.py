@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
-from flare_runtime.cases import find_cases
-from flare_runtime.cohort import segment_cases
 from flare_runtime.errors import DeviceError
-from flare_runtime.nifti import read_nifti
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import write_nifti
 
@@ -210,7 +210,7 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
             seen.append("".join(read))
             return super().run(tiles)
 
-    monkeypatch.setattr("flare_runtime.cohort.read_nifti", reading)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
     records = run(segmenter_of(Waiting(), patch=[16, 16, 16]))
     assert seen == ["ab", "abc", "abcd", "abcd"]
     assert [record.status for record in records.values()] == ["done"] * 4
@@ -233,7 +233,7 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
         counts.append(sum(scan() is not None for scan in scans))
         return np.concatenate([-tiles, tiles], axis=1)
 
-    monkeypatch.setattr("flare_runtime.cohort.read_nifti", reading)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
     run(segmenter_of(ArithmeticNetwork(count), patch=[16, 16, 16]))
     assert len(scans) == len(counts) == 2
     assert counts[-1] == 0

@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from flare_runtime.cases import Case
-from flare_runtime.commit import commit_failure, commit_result
 from flare_runtime.errors import CaseError, OutputError
-from flare_runtime.nifti import read_nifti
-from flare_runtime.output import StagedFile, check_folder
-from flare_runtime.record import CaseRecord, failed_record, sha256_of
+from flare_runtime.files.output import StagedFile, check_folder
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.run.cases import Case
+from flare_runtime.run.commit import commit_failure, commit_result
+from flare_runtime.run.record import CaseRecord, failed_record, sha256_of
 from tests.processes import fork
 from tests.runtime.nifti_files import noise, write_nifti
 
@@ -102,11 +102,11 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from flare_runtime.cases import Case
-from flare_runtime.commit import commit_failure, commit_result
+from flare_runtime.run.cases import Case
+from flare_runtime.run.commit import commit_failure, commit_result
 from flare_runtime.errors import OutputError
-from flare_runtime.nifti import read_nifti
-from flare_runtime.record import CaseRecord, failed_record
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.run.record import CaseRecord, failed_record
 
 source, mask, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 case = Case("a", {0: source}, mask)
@@ -187,7 +187,7 @@ def test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there(case):
 
 
 def test_a_folder_that_a_parent_has_locked_does_not_stop_the_run(case, monkeypatch):
-    monkeypatch.setattr("flare_runtime.commit._WAIT_S", 0.1)
+    monkeypatch.setattr("flare_runtime.run.commit._WAIT_S", 0.1)
     with subprocess.Popen(["flock", case.mask.parent, "sleep", "60"]) as holder:
         time.sleep(0.5)
         commit(case, 1)

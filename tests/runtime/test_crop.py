@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.crop import nonzero_box
-from flare_runtime.volume import Volume
+from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.crop import nonzero_box
 
 ONE_MM = (1.0, 1.0, 1.0)
 

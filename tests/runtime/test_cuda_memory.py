@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flare_runtime.cuda_memory import CudaMemory
+from flare_runtime.compute.cuda_memory import CudaMemory
 
 MIB = 1 << 20
 FREE, POOL = 80_000 * MIB, 300 * MIB

@@ -9,10 +9,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from flare_runtime.backends.cudnn_plan import Place, plan_memory
-from flare_runtime.backends.cudnn_steps import Norm, read_steps
+from flare_runtime.backends.cudnn.plan import Place, plan_memory
+from flare_runtime.backends.cudnn.steps import Norm, read_steps
 from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
-from flare_runtime.onnx_graph import read_graph
+from flare_runtime.model.onnx_graph import read_graph
 from tests.runtime.emulated_gpu import cudnn as stand_in
 from tests.runtime.emulated_gpu.device import EmulatedDevice
 from tests.runtime.onnx_networks import SUPPORTED, unsupported
@@ -26,7 +26,7 @@ def backend(monkeypatch):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     monkeypatch.setitem(sys.modules, "cudnn", stand_in)
-    name = "flare_runtime.backends.cudnn"
+    name = "flare_runtime.backends.cudnn.network"
     monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module(name)
     yield module

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.decoding import Decoder
+from flare_runtime.pipeline.decoding import Decoder
 
 
 def decode(decoder, voxels):

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
-from flare_runtime.device import HOST, open_device, resolve
+from flare_runtime.compute.device import HOST, open_device, resolve
 from flare_runtime.errors import DeviceError, UsageError
 
 
@@ -39,9 +39,9 @@ def test_auto_is_a_gpu_only_where_all_it_takes_is_there(monkeypatch, driver, ins
         if name not in installed:
             raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("flare_runtime.device.find_spec", lambda name: name in installed)
-    monkeypatch.setattr("flare_runtime.device.distribution", distribution)
-    monkeypatch.setattr("flare_runtime.device.Path.exists", lambda _path: driver)
+    monkeypatch.setattr("flare_runtime.compute.device.find_spec", lambda name: name in installed)
+    monkeypatch.setattr("flare_runtime.compute.device.distribution", distribution)
+    monkeypatch.setattr("flare_runtime.compute.device.Path.exists", lambda _path: driver)
     assert resolve("auto") == device
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
-from flare_runtime.cases import find_cases
-from flare_runtime.cohort import segment_cases
 from flare_runtime.errors import GpuMemoryError
-from flare_runtime.memory_plan import plans
+from flare_runtime.pipeline.gpu_memory import plans
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.strict_device import StrictDevice, StrictNetwork

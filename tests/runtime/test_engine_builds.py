@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flare_runtime.engine_cache import EngineCache
+from flare_runtime.backends.tensorrt.cache import EngineCache
 from tests.runtime.test_engine_cache import ENGINE, KEY, store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
 import os, resource, signal, sys, time
 from pathlib import Path
-from flare_runtime.engine_cache import EngineCache
+from flare_runtime.backends.tensorrt.cache import EngineCache
 from tests.runtime.test_engine_cache import ENGINE, KEY, RECORD
 
 folder, log, manner = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

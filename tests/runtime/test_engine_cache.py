@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from flare_runtime.engine_cache import EngineCache, EngineKey, EngineRecord
+from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey, EngineRecord
 from flare_runtime.errors import FlareError, OutputError
 
 KEY = EngineKey(

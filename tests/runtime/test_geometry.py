@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError
-from flare_runtime.geometry import forget_invalid, grid_affine, grid_difference, grid_shape, grid_spacing
-from flare_runtime.volume import Volume
+from flare_runtime.imaging.geometry import forget_invalid, grid_affine, grid_difference, grid_shape, grid_spacing
+from flare_runtime.imaging.volume import Volume
 from tests.runtime.nifti_files import nifti_header, sform_fields
 
 SHAPE = (30, 40, 50)

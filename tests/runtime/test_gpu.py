@@ -10,9 +10,9 @@ import pytest
 
 from flare_runtime import Segmenter
 from flare_runtime.cli import main
-from flare_runtime.device import CudaDevice
+from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import DeviceError, GpuMemoryError
-from flare_runtime.memory_plan import MIB, plans
+from flare_runtime.pipeline.gpu_memory import MIB, plans
 from tests.runtime.nifti_files import blobs, write_nifti
 
 pytestmark = pytest.mark.gpu

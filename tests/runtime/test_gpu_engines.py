@@ -9,11 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from flare_runtime.backends import Choice, cudnn_check, gpu, open_network
-from flare_runtime.bundle import Bundle
+from flare_runtime.backends import gpu
+from flare_runtime.backends.cudnn import check as cudnn_check
+from flare_runtime.backends.selection import Choice, open_network
 from flare_runtime.errors import DeviceError, LostDeviceError
-from flare_runtime.memory_plan import CONTEXT_MIB, MIB, MemoryPlan
-from flare_runtime.this_process import system_id
+from flare_runtime.files.this_process import system_id
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, MemoryPlan
 from tests.runtime.emulated_gpu import cudnn as stand_in
 from tests.runtime.emulated_gpu.device import EmulatedDevice, EmulatedMemory
 
@@ -32,7 +34,7 @@ def emulation(tmp_path, monkeypatch):
         pytest.skip("g++ is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cudnn", stand_in)
-    name = "flare_runtime.backends.cudnn"
+    name = "flare_runtime.backends.cudnn.network"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(gpu, "_onnxruntime", lambda *_args: "ONNX Runtime")
     yield importlib.import_module(name)
@@ -139,14 +141,14 @@ def test_where_cudnn_has_no_plan_every_run_says_so(bundle, monkeypatch, caplog):
 
 
 def test_a_network_of_another_kind_is_left_for_onnx_runtime(bundle, monkeypatch, caplog):
-    monkeypatch.setattr("flare_runtime.backends.cudnn_steps.GROUP", 16)
+    monkeypatch.setattr("flare_runtime.backends.cudnn.steps.GROUP", 16)
     assert opened(bundle) == "ONNX Runtime"
     assert "cudnn is left for another engine: the cudnn backend cannot run this network" in caplog.text
 
 
 def test_where_cudnn_is_not_installed_auto_says_nothing(bundle, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "cudnn", None)
-    monkeypatch.delitem(sys.modules, "flare_runtime.backends.cudnn")
+    monkeypatch.delitem(sys.modules, "flare_runtime.backends.cudnn.network")
     assert opened(bundle) == "ONNX Runtime"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     with pytest.raises(DeviceError, match=r"cuDNN's frontend cannot be used .*; pip install 'flare-lite\[gpu\]'"):

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
-from flare_runtime.cases import find_cases
-from flare_runtime.cohort import segment_cases
 from flare_runtime.errors import CaseError
-from flare_runtime.host_memory import HostMemory, network_bytes
-from flare_runtime.memory_plan import CaseSize
-from flare_runtime.nifti import read_nifti
-from flare_runtime.volume import Grid
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.volume import Grid
+from flare_runtime.pipeline.gpu_memory import CaseSize
+from flare_runtime.pipeline.host_memory import HostMemory, network_bytes
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, make_manifest, memory_bundle
 from tests.runtime.nifti_files import nifti_header, write_nifti
 from tests.runtime.test_memory_plan import CHEST, four_stages
@@ -33,7 +33,7 @@ MANIFEST = make_manifest(patch=[128, 160, 160], network=four_stages())
 def test_freed_memory_goes_back_to_the_system():
     # Small pieces below one that stays: the C library cannot give them back by itself.
     code = """
-from flare_runtime.host_memory import give_back
+from flare_runtime.pipeline.host_memory import give_back
 import resource
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
@@ -61,8 +61,8 @@ def available(monkeypatch):
 
     def say(mib):
         left = None if mib is None else round(mib * MIB)
-        monkeypatch.setattr("flare_runtime.host_memory.available_bytes", lambda: left)
-        monkeypatch.setattr("flare_runtime.cohort.available_bytes", lambda: left)
+        monkeypatch.setattr("flare_runtime.pipeline.host_memory.available_bytes", lambda: left)
+        monkeypatch.setattr("flare_runtime.run.cohort.available_bytes", lambda: left)
 
     return say
 
@@ -163,7 +163,7 @@ def cases_of(tmp_path):
 def test_a_scan_that_cannot_be_held_is_refused_by_its_header(tmp_path, monkeypatch, available):
     (tmp_path / "in").mkdir()
     write_nifti(tmp_path / "in" / "a.nii.gz", np.zeros((40, 200, 200), np.int16))
-    monkeypatch.setattr("flare_runtime.cohort.read_nifti", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", lambda *_: pytest.fail("it was read"))
     available(2)
     (record,) = segment_cases(raw_segmenter(), cases_of(tmp_path))
     assert (record.status, record.reason) == ("refused", "too_little_memory")
@@ -192,7 +192,7 @@ def test_the_next_scan_is_read_while_one_is_segmented_where_there_is_room(
         events.append("|")
         return np.concatenate([-tiles, tiles], axis=1)
 
-    monkeypatch.setattr("flare_runtime.cohort.read_nifti", reading)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
     segmenter = raw_segmenter(ArithmeticNetwork(logits), patch=[16, 32, 32])
     volume = Volume(image, (2.0, 1.0, 1.0))
     available((segmenter.memory.peak_of([volume.grid]) - image.nbytes) / MIB + spare_mib)
@@ -228,7 +228,7 @@ def test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done(tm
 import resource
 from pathlib import Path
 from tests.runtime.test_host_memory import cases_of, raw_segmenter
-from flare_runtime.cohort import segment_cases
+from flare_runtime.run.cohort import segment_cases
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (400 << 20), resource.RLIM_INFINITY))
 for record in segment_cases(raw_segmenter(), cases_of(Path({str(tmp_path)!r}))):

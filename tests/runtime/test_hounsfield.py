@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from flare_phantom.phantom import make_phantom, thigh_case
 from flare_runtime.errors import CaseError
-from flare_runtime.hounsfield import check_hounsfield
-from flare_runtime.nifti import read_nifti
-from flare_runtime.volume import Volume
-from flare_train.phantom import make_phantom, thigh_case
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.hounsfield import check_hounsfield
 
 SPACING = (5.0, 3.0, 3.0)
 

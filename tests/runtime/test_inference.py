@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from flare_runtime.decoding import Decoder
 from flare_runtime.errors import CaseError
-from flare_runtime.inference import Stopwatch, predict
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.inference import Stopwatch, predict
 from tests.runtime.manifests import ArithmeticNetwork
 
 PATCH = (8, 6, 4)

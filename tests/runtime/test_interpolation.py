@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates, zoom
 
-from flare_runtime.interpolation import BAND, band_bytes, resize_matrix
+from flare_runtime.pipeline.interpolation import BAND, band_bytes, resize_matrix
 from tests.runtime.dense_matrices import dense
 
 SIDES = st.integers(1, 40)

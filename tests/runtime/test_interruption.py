@@ -13,8 +13,8 @@ import pytest
 
 import flare_runtime
 from flare_runtime.cli import parse_args
-from flare_runtime.interruption import Interruption
-from flare_runtime.run_loop import RunLoop
+from flare_runtime.program.interruption import Interruption
+from flare_runtime.run.run_loop import RunLoop
 from tests.processes import has_ended
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -25,7 +25,12 @@ WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGH
 
 PREPARE = """
 import hashlib, os, sys, time
-from flare_runtime import backends, cli, cohort, device, output, run_loop, segmenter
+from flare_runtime import cli, segmenter
+from flare_runtime.backends import selection as backends
+from flare_runtime.run import cohort
+from flare_runtime.compute import device
+from flare_runtime.files import output
+from flare_runtime.run import run_loop
 
 def stuck(*_args, **_options):
     print("stuck", flush=True)
@@ -48,9 +53,9 @@ PLACES = {
     "reading the first case": "cohort.read_nifti = stuck",
     "reading ahead": "cohort.read_nifti = second(cohort.read_nifti, stuck)",
     "compiling": "segmenter.read_network = lambda *_args, **_options: stuck",
-    "the engine": "from flare_runtime.backends.openvino import OpenVINONetwork as n; n.run = in_c",
+    "the engine": "from flare_runtime.backends.openvino.network import OpenVINONetwork as n; n.run = in_c",
     "the engine at the second case": (
-        "from flare_runtime.backends.openvino import OpenVINONetwork as n; n.run = second(n.run, in_c)"
+        "from flare_runtime.backends.openvino.network import OpenVINONetwork as n; n.run = second(n.run, in_c)"
     ),
     "writing": "os.fsync = second(stuck, os.fsync)",
     "a disk that does not answer": "os.fsync = stuck",
@@ -169,7 +174,7 @@ def test_the_worker_of_a_gpu_ends_with_its_parent(folder, tiny_bundle):
 
 def test_ctrl_c_is_no_traceback_of_what_workers_are_forked_from(folder, tiny_bundle):
     code = """
-from flare_runtime import worker_server
+from flare_runtime.run import worker_server
 real = worker_server.start_early
 def start_early():
     real()

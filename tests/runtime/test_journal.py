@@ -4,10 +4,10 @@ import json
 import tracemalloc
 from pathlib import Path
 
-from flare_runtime.cases import Case
-from flare_runtime.journal import Journal
-from flare_runtime.lesions import Lesion
-from flare_runtime.record import CaseRecord
+from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.run.cases import Case
+from flare_runtime.run.journal import Journal
+from flare_runtime.run.record import CaseRecord
 
 
 def cases(count):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.lesions import Lesion, find_lesions
+from flare_runtime.pipeline.lesions import Lesion, find_lesions
 
 
 def test_an_empty_mask_has_no_lesions():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import BundleError
-from flare_runtime.manifest import CTScheme, ZScoreScheme, decode_manifest, encode_manifest
+from flare_runtime.model.manifest import CTScheme, ZScoreScheme, decode_manifest, encode_manifest
 from tests.runtime.manifests import manifest_fields
 
 FILE = manifest_fields()["files"][0]

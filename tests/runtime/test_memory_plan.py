@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError, DeviceError
-from flare_runtime.memory_plan import (
+from flare_runtime.pipeline.gpu_memory import (
     CONTEXT_MIB,
     MIB,
     CaseSize,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.naming import visible, visible_lines
+from flare_runtime.files.naming import visible, visible_lines
 
 
 @pytest.mark.parametrize(

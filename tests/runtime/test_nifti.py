@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
-from flare_runtime.nifti import mask_header, read_nifti
+from flare_runtime.imaging.nifti import mask_header, read_nifti
 from tests.runtime.nifti_files import CODES, blobs, nifti_bytes, noise, sform_fields, write_nifti
 
 SPACING = (3.0, 2.0, 1.5)

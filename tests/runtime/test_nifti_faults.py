@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError
-from flare_runtime.nifti import read_nifti
+from flare_runtime.imaging.nifti import read_nifti
 from tests.runtime.nifti_files import nifti_bytes, noise, sform_fields, write_nifti
 from tests.runtime.test_nifti import PACKED, PLAIN, SPACING, VOXELS, flipped, read_or_reason
 
@@ -175,7 +175,7 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path, kind, make):
     script = (
         "import sys\n"
         "from flare_runtime.errors import CaseError\n"
-        "from flare_runtime.nifti import read_nifti\n"
+        "from flare_runtime.imaging.nifti import read_nifti\n"
         "try:\n"
         "    read_nifti(sys.argv[1])\n"
         "except CaseError as error:\n"
@@ -225,7 +225,7 @@ def test_a_small_file_that_promises_gigabytes_is_refused_without_taking_them(tmp
     path = write_nifti(tmp_path / name, VOXELS, spacing_mm=(1.0, 1.0, 1.0), **fields)
     script = (
         "import resource, sys\n"
-        "from flare_runtime.nifti import read_nifti\n"
+        "from flare_runtime.imaging.nifti import read_nifti\n"
         "from flare_runtime.errors import CaseError\n"
         "import nibabel.nifti2, isal.igzip_lib\n"
         "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"

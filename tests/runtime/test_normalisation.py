@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError
-from flare_runtime.manifest import CTScheme, NoScheme, Rescale01Scheme, RGB01Scheme, ZScoreScheme
-from flare_runtime.normalisation import fit
-from flare_runtime.volume import Volume, slabs
+from flare_runtime.imaging.volume import Volume, slabs
+from flare_runtime.model.manifest import CTScheme, NoScheme, Rescale01Scheme, RGB01Scheme, ZScoreScheme
+from flare_runtime.pipeline.normalisation import fit
 
 CT = CTScheme(lower=-600.0, upper=500.0, mean=40.0, std=120.0)
 EVERYWHERE = (slice(None),) * 3

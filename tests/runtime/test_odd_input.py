@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from flare_runtime import cli, run_loop
-from flare_runtime.cases import find_cases
+from flare_runtime import cli
 from flare_runtime.errors import UsageError
-from flare_runtime.nifti import read_nifti
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.run import run_loop
+from flare_runtime.run.cases import find_cases
 from tests.runtime.nifti_files import blobs, write_nifti
 
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
@@ -94,7 +95,7 @@ def test_what_a_bundle_says_is_shown_once_a_run_on_one_line(tmp_path, tiny_bundl
 
 
 def test_the_shipped_model_cautions():
-    from flare_runtime.bundle import Bundle, default_bundle
+    from flare_runtime.model.bundle import Bundle, default_bundle
 
     assert Bundle.open(default_bundle()).manifest.caution.startswith("research only; ")
 
@@ -157,7 +158,7 @@ def test_a_case_that_fails_for_an_unforeseen_reason_shows_why_when_asked(tmp_pat
     def fail(*_arguments, **_options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("flare_runtime.cohort.read_nifti", fail)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", fail)
     scan = write_nifti(tmp_path / "a.nii", np.zeros((9, 9, 9), np.int16), spacing_mm=SPACING)
     arguments = ["-i", str(scan), "-o", str(tmp_path / "b.nii"), "-m", str(tiny_bundle)]
     for option in ("--quiet", "--verbose"):

@@ -13,10 +13,10 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flare_runtime import cli  # noqa: E402
-from flare_runtime.backends import open_network  # noqa: E402
-from flare_runtime.bundle import Bundle, default_bundle  # noqa: E402
+from flare_runtime.backends.selection import open_network  # noqa: E402
 from flare_runtime.errors import BundleError  # noqa: E402
-from flare_runtime.onnx_file import check_network  # noqa: E402
+from flare_runtime.model.bundle import Bundle, default_bundle  # noqa: E402
+from flare_runtime.model.onnx_file import check_network  # noqa: E402
 from tests.runtime.manifests import make_manifest  # noqa: E402
 from tests.runtime.nifti_files import blobs, write_nifti  # noqa: E402
 from tests.runtime.onnx_networks import Network  # noqa: E402

@@ -5,10 +5,10 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
-from flare_runtime.backends import openvino as openvino_backend
-from flare_runtime.backends.openvino import OpenVINONetwork
-from flare_runtime.backends.openvino_graph import split_concatenations, sum_norms_by_plane
-from flare_runtime.bundle import Bundle
+from flare_runtime.backends.openvino import network as openvino_backend
+from flare_runtime.backends.openvino.graph import split_concatenations, sum_norms_by_plane
+from flare_runtime.backends.openvino.network import OpenVINONetwork
+from flare_runtime.model.bundle import Bundle
 
 EPSILON = 1e-5
 

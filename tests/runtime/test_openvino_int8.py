@@ -5,8 +5,7 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
-from flare_runtime.backends.openvino import OpenVINONetwork
-from flare_runtime.backends.openvino_int8 import (
+from flare_runtime.backends.openvino.int8 import (
     ActivationRange,
     cpu_has_int8,
     decode_ranges,
@@ -14,6 +13,7 @@ from flare_runtime.backends.openvino_int8 import (
     quantisable,
     quantise,
 )
+from flare_runtime.backends.openvino.network import OpenVINONetwork
 from flare_runtime.errors import BundleError
 from tests.runtime.test_openvino_graph import run, told
 

@@ -5,8 +5,8 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
-from flare_runtime.backends.openvino_graph import split_concatenations
-from flare_runtime.backends.openvino_upsampling import merge_upsampling, merged_kernel
+from flare_runtime.backends.openvino.graph import split_concatenations
+from flare_runtime.backends.openvino.upsampling import merge_upsampling, merged_kernel
 from tests.runtime.test_openvino_graph import run
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import OutputError
-from flare_runtime.interruption import committing
-from flare_runtime.nifti import read_nifti
-from flare_runtime.output import check_folder, replacing, strip_suffix, write_mask
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.output import check_folder, replacing
+from flare_runtime.imaging.file_names import strip_suffix
+from flare_runtime.imaging.mask_file import write_mask
+from flare_runtime.imaging.nifti import read_nifti
 from tests.runtime.nifti_files import noise, sform_fields, write_nifti
 
 SHAPE = (6, 7, 8)
@@ -109,9 +111,9 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from flare_runtime.errors import OutputError
-from flare_runtime.nifti import read_nifti
-from flare_runtime.output import write_mask
-from flare_runtime.record import write_json
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.mask_file import write_mask
+from flare_runtime.run.record import write_json
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
 header = read_nifti(source).header

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
-from flare_runtime.preprocessing import prepare
-from flare_runtime.volume import Volume
+from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.preprocessing import prepare
 from tests.runtime.manifests import make_manifest, manifest_fields
 from tests.runtime.nifti_files import blobs
 

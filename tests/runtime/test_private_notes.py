@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from flare_runtime.private_notes import PrivateNotes
+from flare_runtime.files.private_notes import PrivateNotes
 
 
 @dataclass(frozen=True)

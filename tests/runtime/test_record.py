@@ -5,8 +5,9 @@ import json
 import msgspec
 
 from flare_runtime.errors import CaseError, OutputError
-from flare_runtime.lesions import Lesion
-from flare_runtime.record import (
+from flare_runtime.imaging.volume import Remark
+from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.run.record import (
     CaseRecord,
     environment,
     failed_record,
@@ -16,7 +17,6 @@ from flare_runtime.record import (
     write_json,
     write_report,
 )
-from flare_runtime.volume import Remark
 
 DONE = CaseRecord(
     case="a",

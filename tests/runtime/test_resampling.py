@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flare_runtime.resampling import new_shape, plan_resizing, resize_image, separate_axis
+from flare_runtime.pipeline.resampling import new_shape, plan_resizing, resize_image, separate_axis
 from tests.runtime.dense_matrices import dense
 
 SIDES = st.integers(1, 40)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flare_runtime.decoding import Decoder
-from flare_runtime.resampling import plan_resizing
-from flare_runtime.restoring import restore
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.resampling import plan_resizing
+from flare_runtime.pipeline.restoring import restore
 from tests.runtime.dense_matrices import dense
 
 JOINT, THICK = ((1.0, 1.0, 1.0), (0.7, 0.6, 0.8)), ((1.0, 1.0, 1.0), (5.0, 0.6, 0.8))

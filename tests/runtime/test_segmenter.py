@@ -9,7 +9,7 @@ import pytest
 
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import BundleError, CaseError, FlareError, UsageError
-from flare_runtime.volume import Remark
+from flare_runtime.imaging.volume import Remark
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import blobs
 

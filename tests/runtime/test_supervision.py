@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flare_runtime.cases import Case
 from flare_runtime.errors import BundleError, DeviceError
-from flare_runtime.supervision import supervise
+from flare_runtime.run.cases import Case
+from flare_runtime.run.supervision import supervise
 from tests.runtime.troubled_work import (
     BEHAVIOURS,
     Fail,
@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
-from flare_runtime.cases import Case
-from flare_runtime.supervision import supervise
+from flare_runtime.run.cases import Case
+from flare_runtime.run.supervision import supervise
 from tests.runtime.troubled_work import TroubledWork
 
 print("begun", flush=True)

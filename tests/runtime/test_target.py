@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from flare_runtime.errors import OutputError
-from flare_runtime.target import check_targets
+from flare_runtime.files.target import check_targets
 from tests.runtime.manifests import write_bundle
 
 

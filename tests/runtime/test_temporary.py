@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from flare_runtime.errors import OutputError
-from flare_runtime.output import check_folder
-from flare_runtime.temporary import sweep, system_mark, temporary_file, temporary_folder
+from flare_runtime.files.output import check_folder
+from flare_runtime.files.temporary import sweep, system_mark, temporary_file, temporary_folder
 
 
 def names(folder):
@@ -23,7 +23,7 @@ def names(folder):
 MAKER = """
 import sys, time
 from pathlib import Path
-from flare_runtime.temporary import temporary_file, temporary_folder
+from flare_runtime.files.temporary import temporary_file, temporary_folder
 with temporary_folder(Path(sys.argv[1])) as folder, temporary_file(Path(sys.argv[1])) as (path, file):
     (folder / "inside").mkdir()
     (folder / "inside" / "network.onnx").write_bytes(b"half")
@@ -78,7 +78,7 @@ maker.wait()
 Path("/proc/sys/kernel/ns_last_pid").write_text(str(maker.pid - 1))
 again = subprocess.Popen(["sleep", "60"])
 assert again.pid == maker.pid, (again.pid, maker.pid)
-from flare_runtime.output import check_folder
+from flare_runtime.files.output import check_folder
 check_folder(Path(sys.argv[1]))
 again.kill()
 """
@@ -98,7 +98,7 @@ def test_a_pid_that_lives_again_keeps_nothing(tmp_path):
 TWIN = """
 import os, sys
 from pathlib import Path
-from flare_runtime.output import check_folder, replacing
+from flare_runtime.files.output import check_folder, replacing
 folder = Path(sys.argv[1])
 assert os.getpid() == 1
 for number in range(50):

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flare_runtime.bundle import Bundle
-from flare_runtime.engine_cache import EngineCache, EngineRecord
+from flare_runtime.backends.tensorrt.cache import EngineCache, EngineRecord
 from flare_runtime.errors import DeviceError
+from flare_runtime.model.bundle import Bundle
 from tests.runtime.manifests import make_manifest
 from tests.runtime.stand_in_tensorrt import BrokenRuntime, DeviceArray, StandInDevice, engine_bytes, stand_in_module
 
-NAME = "flare_runtime.backends.tensorrt"
+NAME = "flare_runtime.backends.tensorrt.network"
 PATCH = (4, 4, 4)
 
 
@@ -251,7 +251,7 @@ def test_a_bundle_without_float16_network_has_no_engines(backend, cache, device,
 
 REAL = """
 import gc
-from flare_runtime.backends.tensorrt import TensorRTNetwork
+from flare_runtime.backends.tensorrt.network import TensorRTNetwork
 from flare_runtime.errors import DeviceError
 from tests.runtime.stand_in_tensorrt import StandInDevice
 try:

@@ -13,8 +13,8 @@ from tests.runtime.nifti_files import blobs, write_nifti
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
 SAYS = """
 import logging, os, sys, warnings
-from flare_runtime.command_line import log_to_stderr
-from flare_runtime.terminal import open_streams, progress_bar, say
+from flare_runtime.program.command_line import log_to_stderr
+from flare_runtime.program.terminal import open_streams, progress_bar, say
 open_streams()
 log_to_stderr("flare_runtime", logging.INFO)
 for item in progress_bar(range(3), "bar", "item"):
@@ -76,7 +76,7 @@ def test_nothing_is_said_on_a_stream_that_was_taken_for_another(tmp_path):
 
 PATIENT = """
 import sys, time
-from flare_runtime.terminal import PatientLine, say
+from flare_runtime.program.terminal import PatientLine, say
 with PatientLine("looking at \\x1b[31m ...") as line:
     time.sleep(float(sys.argv[1]))
 say("done")
@@ -108,8 +108,8 @@ def test_a_terminal_shows_that_something_takes_long():
 def test_what_is_logged_takes_the_passing_line_away():
     code = """
 import logging, time
-from flare_runtime import terminal
-from flare_runtime.command_line import log_to_stderr
+from flare_runtime.program import terminal
+from flare_runtime.program.command_line import log_to_stderr
 log_to_stderr("flare_runtime", logging.INFO)
 with terminal.PatientLine("looking ..."):
     deadline = time.monotonic() + 30

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.tiling import Blend, TileGrid, gaussian_profile, inner_box, padded_shape, tile_starts
+from flare_runtime.pipeline.tiling import Blend, TileGrid, gaussian_profile, inner_box, padded_shape, tile_starts
 
 STEPS = st.sampled_from([0.25, 0.3, 0.5, 0.7, 1.0])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flare_runtime.volume import Remark, Volume, slabs
+from flare_runtime.imaging.volume import Remark, Volume, slabs
 
 
 @pytest.mark.parametrize(

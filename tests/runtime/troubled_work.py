@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from flare_runtime.cases import Case
 from flare_runtime.errors import LostDeviceError
-from flare_runtime.record import CaseRecord
+from flare_runtime.run.cases import Case
+from flare_runtime.run.record import CaseRecord
 
 Trouble = Callable[[int], object]
 # How a case behaves: how many attempts at it end a worker, and whether to read it ahead ends one too.

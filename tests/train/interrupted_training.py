@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from flare_train.nnunet_folders import RESULTS, find_dataset
-from flare_train.preprocessing import preprocess
-from flare_train.recipe import Recipe
-from flare_train.run import Run
-from flare_train.schedule import Schedule
-from flare_train.training import train
+from flare_train.data.nnunet_folders import RESULTS, find_dataset
+from flare_train.planning.preprocessing import preprocess
+from flare_train.planning.recipe import Recipe
+from flare_train.training.run import Run
+from flare_train.training.schedule import Schedule
+from flare_train.training.session import train
 
 DATASET = "812"
 PLANS = "toy"

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from flare_eval.sources import OTHER, PSEUDO_LABELLED, source_of
 from flare_runtime.errors import UsageError
-from flare_runtime.sources import OTHER, PSEUDO_LABELLED, source_of
-from flare_train.cases import find_cases
+from flare_train.data.cases import find_cases
 
 
 @pytest.mark.parametrize(

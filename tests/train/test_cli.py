@@ -123,7 +123,7 @@ def test_a_table_that_nobody_sees_costs_no_facts(dataset):
 
 
 def test_a_plan_with_a_trap_is_code_4(tmp_path, capsys):
-    from flare_train.plan import S6, make_plans
+    from flare_train.planning.plan import S6, make_plans
     from tests.train.test_plan import FINGERPRINT
 
     plans = make_plans(FINGERPRINT, "D", "p", S6.features)
@@ -165,11 +165,11 @@ def test_inspecting_replaces_no_file_of_somebody_else(dataset, capsys, name):
 
 
 def test_a_plan_replaces_nothing_but_a_plan(tmp_path, monkeypatch, capsys):
-    from flare_train.nnunet_folders import DatasetFolders
+    from flare_train.data.nnunet_folders import DatasetFolders
 
     (tmp_path / "dataset.json").write_text('{"labels": {}}')
     folders = DatasetFolders("Dataset811_Test", 811, tmp_path, tmp_path)
-    monkeypatch.setattr("flare_train.nnunet_folders.find_dataset", lambda _dataset: folders)
+    monkeypatch.setattr("flare_train.data.nnunet_folders.find_dataset", lambda _dataset: folders)
     assert main(["plan", "811", "--name", "dataset"]) == 6
     assert "dataset.json: was not written by this command" in capsys.readouterr().err
     assert (tmp_path / "dataset.json").read_text(encoding="utf-8") == '{"labels": {}}'

@@ -6,9 +6,9 @@ torch = pytest.importorskip("torch")
 
 from torch.nn.functional import cosine_similarity, cross_entropy  # noqa: E402
 
-from flare_export.architecture import build_network  # noqa: E402
-from flare_train.cpu_network import compute_in_bfloat16  # noqa: E402
-from flare_train.plan import architecture  # noqa: E402
+from flare_export.source.architecture import build_network  # noqa: E402
+from flare_train.planning.plan import architecture  # noqa: E402
+from flare_train.training.cpu_network import compute_in_bfloat16  # noqa: E402
 
 
 def networks():

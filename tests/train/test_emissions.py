@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("codecarbon")
 
 from flare_runtime.errors import UsageError
-from flare_train.emissions import EmissionsMeter, check_country
+from flare_train.training.emissions import EmissionsMeter, check_country
 
 
 def test_energy_and_co2_grow_with_time_in_the_countrys_proportion():

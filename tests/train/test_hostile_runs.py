@@ -15,14 +15,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("nnunetv2")
 pytest.importorskip("jinja2")
 
-from flare_export.checkpoint import load_checkpoint  # noqa: E402
 from flare_export.errors import ModelError  # noqa: E402
+from flare_export.source.checkpoint import load_checkpoint  # noqa: E402
 from flare_train.cli import main  # noqa: E402
-from flare_train.nnunet_folders import DatasetFolders  # noqa: E402
-from flare_train.preprocessing import check_preprocessed  # noqa: E402
-from flare_train.run_record import FILE  # noqa: E402
-from flare_train.trainer import FlareTrainer  # noqa: E402
-from flare_train.validation import validate  # noqa: E402
+from flare_train.data.nnunet_folders import DatasetFolders  # noqa: E402
+from flare_train.planning.preprocessing import check_preprocessed  # noqa: E402
+from flare_train.training.record import FILE  # noqa: E402
+from flare_train.training.trainer import FlareTrainer  # noqa: E402
+from flare_train.training.validation import validate  # noqa: E402
 from tests.export.hostile_models import DATASETS, NETWORKS, PLANS, Executes, _set, json_fault  # noqa: E402
 from tests.model_folders import write_model_folder  # noqa: E402
 from tests.train.test_run_report import VALIDATIONS, fold, session  # noqa: E402

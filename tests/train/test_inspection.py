@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import DeviceError
-from flare_train.cases import TrainingCase, find_cases
-from flare_train.inspection import CaseFacts, inspect_case, inspect_cases
-from flare_train.summary import draw, summarise, table
+from flare_train.data.cases import TrainingCase, find_cases
+from flare_train.data.inspection import CaseFacts, inspect_case, inspect_cases
+from flare_train.data.summary import draw, summarise, table
 from tests.eval.nifti_masks import SPACING, cube, write
 from tests.runtime.nifti_files import write_nifti
 

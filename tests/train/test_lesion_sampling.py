@@ -12,8 +12,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from flare_train import lesion_sampling
-from flare_train.lesion_sampling import LesionDataset, equal_sample
+from flare_train.training import lesion_sampling
+from flare_train.training.lesion_sampling import LesionDataset, equal_sample
 from tests.eval.nifti_masks import cube
 from tests.train.preprocessed_cases import write_case
 

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from flare_train.network_size import network_size
-from flare_train.plan import S4, S6, make_plans
+from flare_train.planning.network_size import network_size
+from flare_train.planning.plan import S4, S6, make_plans
 from tests.train.test_plan import FINGERPRINT
 
 

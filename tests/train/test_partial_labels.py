@@ -15,11 +15,11 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.nifti import read_nifti
-from flare_train.cases import MADE_LABELS, find_cases
-from flare_train.inspection import CaseFacts, inspect_case
-from flare_train.partial_labels import IGNORE, with_ignored
-from flare_train.selection import MANIFEST, original_labels, select, write_raw_dataset
+from flare_runtime.imaging.nifti import read_nifti
+from flare_train.data.cases import MADE_LABELS, find_cases
+from flare_train.data.inspection import CaseFacts, inspect_case
+from flare_train.data.partial_labels import IGNORE, with_ignored
+from flare_train.data.selection import MANIFEST, original_labels, select, write_raw_dataset
 from tests.eval.nifti_masks import cube, write
 
 SHAPE = (12, 20, 20)
@@ -206,9 +206,9 @@ def test_a_case_that_a_cap_drops_has_no_label_made(facts):
 
 def test_a_fold_is_scored_against_the_originals(facts, raw, tmp_path):
     pytest.importorskip("nnunetv2")
-    from flare_train.nnunet_folders import DatasetFolders
-    from flare_train.run import Run
-    from flare_train.training import validation_cases
+    from flare_train.data.nnunet_folders import DatasetFolders
+    from flare_train.training.run import Run
+    from flare_train.training.session import validation_cases
 
     make(facts, raw, validation=())
     preprocessed = tmp_path / "preprocessed"
@@ -222,8 +222,8 @@ def test_a_fold_is_scored_against_the_originals(facts, raw, tmp_path):
 
 
 def test_plans_of_before_the_labels_changed_are_refused(facts, raw, tmp_path):
-    from flare_train.nnunet_folders import DatasetFolders
-    from flare_train.preprocessing import preprocess
+    from flare_train.data.nnunet_folders import DatasetFolders
+    from flare_train.planning.preprocessing import preprocess
 
     make(facts, raw)
     (tmp_path / "plans.json").write_text("{}")
@@ -234,7 +234,7 @@ def test_plans_of_before_the_labels_changed_are_refused(facts, raw, tmp_path):
 
 def test_the_exporter_counts_no_output_for_what_is_ignored(tmp_path):
     pytest.importorskip("torch")
-    from flare_export.model_folder import ModelFolder
+    from flare_export.source.model_folder import ModelFolder
     from tests.model_folders import write_model_folder
 
     folder = ModelFolder.read(write_model_folder(tmp_path, labels={"background": 0, "lesion": 1, "ignore": IGNORE}))
@@ -247,7 +247,7 @@ def trainer(tmp_path, monkeypatch):
     """The trainer on one case, most of which is ignored; its patches hold some of that and some of the rest."""
     torch = pytest.importorskip("torch")
     nnunet_trainer = pytest.importorskip("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
-    from flare_train.trainer import FlareTrainer
+    from flare_train.training.trainer import FlareTrainer
     from tests.model_folders import make_plans
     from tests.train.preprocessed_cases import write_case
 

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from flare_train.anatomy import Ellipsoid, Waves, draw_anatomy, draw_lesions
-from flare_train.phantom import main, make_phantom, write_case
+from flare_phantom.anatomy import Ellipsoid, Waves, draw_anatomy, draw_lesions
+from flare_phantom.phantom import main, make_phantom, write_case
 
 COARSE = {"shape": (40, 72, 80), "spacing_mm": (6.0, 5.0, 5.0)}
 
@@ -63,7 +63,7 @@ def test_lesion_volume_does_not_depend_on_the_grid():
 
 def test_the_image_is_the_same_whether_sampled_whole_or_in_slabs(monkeypatch):
     whole = make_phantom(5, **COARSE)
-    monkeypatch.setattr("flare_train.phantom._SLAB_VOXELS", 3 * 72 * 80)
+    monkeypatch.setattr("flare_phantom.phantom._SLAB_VOXELS", 3 * 72 * 80)
     slabs = make_phantom(5, **COARSE)
     np.testing.assert_array_equal(whole.mask, slabs.mask)
     np.testing.assert_array_equal(whole.image, slabs.image)
@@ -155,7 +155,7 @@ def test_the_command_writes_the_flare_layout(tmp_path):
 
 
 def test_importing_the_phantom_needs_no_training_framework():
-    code = "import sys, flare_train.phantom; print({'torch', 'nnunetv2'} & set(sys.modules))"
+    code = "import sys, flare_phantom.phantom; print({'torch', 'nnunetv2'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

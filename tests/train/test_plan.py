@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from flare_train.plan import PRESETS, S4, architecture, is_plans, make_plans
+from flare_train.planning.plan import PRESETS, S4, architecture, is_plans, make_plans
 
 FINGERPRINT = {
     "spacings": [[5.0, 1.0, 1.0], [3.0, 2.0, 2.0], [4.0, 1.5, 1.5]],

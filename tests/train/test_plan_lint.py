@@ -4,8 +4,8 @@ from copy import deepcopy
 
 import pytest
 
-from flare_train.plan import S4, S6, make_plans
-from flare_train.plan_lint import lint, stage_count
+from flare_train.planning.lint import lint, stage_count
+from flare_train.planning.plan import S4, S6, make_plans
 from tests.train.test_plan import FINGERPRINT
 
 

@@ -10,14 +10,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("nnunetv2")
 pytest.importorskip("jinja2")
 
-from flare_eval.charts import line_chart  # noqa: E402
+from flare_eval.report.charts import line_chart  # noqa: E402
 from flare_eval.results import CaseAccuracy  # noqa: E402
 from flare_train.cli import main  # noqa: E402
-from flare_train.plan import S4, make_plans  # noqa: E402
-from flare_train.recipe import Recipe  # noqa: E402
-from flare_train.run_record import RunRecord, Session, Validation  # noqa: E402
-from flare_train.run_report import write_run_report  # noqa: E402
-from flare_train.schedule import Schedule  # noqa: E402
+from flare_train.planning.plan import S4, make_plans  # noqa: E402
+from flare_train.planning.recipe import Recipe  # noqa: E402
+from flare_train.report.run_report import write_run_report  # noqa: E402
+from flare_train.training.record import RunRecord, Session, Validation  # noqa: E402
+from flare_train.training.schedule import Schedule  # noqa: E402
 from tests.eval.test_report import Page  # noqa: E402
 from tests.train.test_plan import FINGERPRINT  # noqa: E402
 

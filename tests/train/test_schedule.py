@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import UsageError
-from flare_train.schedule import Schedule, learning_rate
+from flare_train.training.schedule import Schedule, learning_rate
 
 PAPER = Schedule()
 

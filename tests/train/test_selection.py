@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from flare_eval.sources import PSEUDO_LABELLED
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.sources import PSEUDO_LABELLED
-from flare_train.inspection import CaseFacts
-from flare_train.selection import select, write_manifest, write_raw_dataset
+from flare_train.data.inspection import CaseFacts
+from flare_train.data.selection import select, write_manifest, write_raw_dataset
 
 
 def facts(stem, source="STS", problems=()):

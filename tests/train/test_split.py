@@ -5,8 +5,8 @@ import json
 import pytest
 
 from flare_runtime.errors import UsageError
-from flare_train.nnunet_folders import SPLITS, DatasetFolders
-from flare_train.split import read_split, stems_of
+from flare_train.data.nnunet_folders import SPLITS, DatasetFolders
+from flare_train.data.split import read_split, stems_of
 
 STEMS = [f"case_{number}" for number in range(6)]
 CHOSEN = [{"train": STEMS[:4], "val": STEMS[4:]}]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, label
 
-from flare_train.phantom import main, make_phantom, thigh_case
-from flare_train.thigh import draw_thigh
+from flare_phantom.phantom import main, make_phantom, thigh_case
+from flare_phantom.thigh import draw_thigh
 
 COARSE_MM = (6.0, 3.0, 3.0)
 
@@ -68,7 +68,7 @@ def test_grid_and_spacing_choose_the_voxels_and_not_the_anatomy():
 
 def test_the_thigh_is_the_same_whether_sampled_whole_or_in_slabs(monkeypatch):
     whole = thigh_case(2, COARSE_MM)
-    monkeypatch.setattr("flare_train.phantom._SLAB_VOXELS", 5 * whole.image[0].size)
+    monkeypatch.setattr("flare_phantom.phantom._SLAB_VOXELS", 5 * whole.image[0].size)
     slabs = thigh_case(2, COARSE_MM)
     np.testing.assert_array_equal(whole.mask, slabs.mask)
     assert np.abs(whole.image.astype(int) - slabs.image).max() <= 1  # sums in another order

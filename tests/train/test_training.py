@@ -17,9 +17,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("nnunetv2")
 
-from flare_train.run_record import RunRecord  # noqa: E402
-from flare_train.schedule import learning_rate  # noqa: E402
-from flare_train.training_checkpoint import LATEST  # noqa: E402
+from flare_train.training.checkpoint import LATEST  # noqa: E402
+from flare_train.training.record import RunRecord  # noqa: E402
+from flare_train.training.schedule import learning_rate  # noqa: E402
 from tests.eval.nifti_masks import cube, write  # noqa: E402
 from tests.export.hostile_models import Executes  # noqa: E402
 from tests.processes import has_ended  # noqa: E402

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from flare_runtime.command_line import above_zero, natural, path_of, positive
-from flare_train.plan import BATCH_SIZE, PATCH, PRESETS, SPACING_MM
+from flare_runtime.program.command_line import above_zero, natural, path_of, positive
+from flare_train.planning.plan import BATCH_SIZE, PATCH, PRESETS, SPACING_MM
 
 DESCRIPTION = "Look at a training set, choose from it, plan the network, train it, report on it."
 EXIT_CODES = (

@@ -9,25 +9,25 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flare_runtime.command_line import exit_code_of
 from flare_runtime.errors import UsageError
-from flare_runtime.naming import visible
-from flare_runtime.terminal import open_streams, progress_bar, say
+from flare_runtime.files.naming import visible
+from flare_runtime.program.command_line import exit_code_of
+from flare_runtime.program.terminal import open_streams, progress_bar, say
 from flare_train.arguments import parse_args
-from flare_train.plan import PRESETS
+from flare_train.planning.plan import PRESETS
 
 if TYPE_CHECKING:
-    from flare_train.run import Run
+    from flare_train.training.run import Run
 
 _PLAN_IS_WRONG = 4
 
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Inspect every case; write facts, summary and plot; print the table and what is wrong."""
-    from flare_eval.tables import markdown
-    from flare_train import summary
-    from flare_train.cases import find_cases
-    from flare_train.inspection import CaseFacts, inspect_cases
+    from flare_eval.report.tables import markdown
+    from flare_train.data import summary
+    from flare_train.data.cases import find_cases
+    from flare_train.data.inspection import CaseFacts, inspect_cases
 
     cases = find_cases(*args.dataset)
     summary.check_outputs(args.output, cases)
@@ -49,8 +49,8 @@ def run_select(args: argparse.Namespace) -> int:
     """Choose, write the manifest, link the data set, and print how many were kept and why others were not."""
     from collections import Counter
 
-    from flare_train.inspection import read_facts
-    from flare_train.selection import select, write_raw_dataset
+    from flare_train.data.inspection import read_facts
+    from flare_train.data.selection import select, write_raw_dataset
 
     choices = select(
         read_facts(args.facts),
@@ -75,12 +75,12 @@ def run_select(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace) -> int:
     """Fingerprint the data set with nnU-Net, write the plans, and print the network's size."""
-    from flare_runtime.output import replacing
-    from flare_runtime.target import check_targets
-    from flare_train.fingerprint import fingerprint
-    from flare_train.network_size import network_size
-    from flare_train.nnunet_folders import find_dataset
-    from flare_train.plan import CONFIGURATION, Preset, is_plans, make_plans
+    from flare_runtime.files.output import replacing
+    from flare_runtime.files.target import check_targets
+    from flare_train.data.fingerprint import fingerprint
+    from flare_train.data.nnunet_folders import find_dataset
+    from flare_train.planning.network_size import network_size
+    from flare_train.planning.plan import CONFIGURATION, Preset, is_plans, make_plans
 
     preset = Preset(args.preset, tuple(args.features or PRESETS[args.preset].features))
     if any(side % preset.reduction for side in args.patch):
@@ -104,8 +104,8 @@ def run_training(args: argparse.Namespace) -> int:
     """Train to the end of the schedule, and print where the best network is."""
     if args.augmenters is not None:  # before nnU-Net is imported
         os.environ.update(nnUNet_n_proc_DA=str(args.augmenters))
-    from flare_train.preprocessing import read_plans
-    from flare_train.training import train
+    from flare_train.planning.preprocessing import read_plans
+    from flare_train.training.session import train
 
     run = _run_of(args)
     if code := _tell_findings(read_plans(run.dataset, run.plans)):
@@ -119,10 +119,10 @@ def run_training(args: argparse.Namespace) -> int:
 def _run_of(args: argparse.Namespace) -> Run:
     import torch
 
-    from flare_train.nnunet_folders import RESULTS, SPLITS, find_dataset
-    from flare_train.recipe import Recipe
-    from flare_train.run import ALL, Run
-    from flare_train.schedule import Schedule
+    from flare_train.data.nnunet_folders import RESULTS, SPLITS, find_dataset
+    from flare_train.planning.recipe import Recipe
+    from flare_train.training.run import ALL, Run
+    from flare_train.training.schedule import Schedule
 
     dataset = find_dataset(args.dataset, RESULTS)
     recipe = Recipe(
@@ -149,7 +149,7 @@ def _run_of(args: argparse.Namespace) -> Run:
 
 def run_report(args: argparse.Namespace) -> int:
     """Report on a training run and print the files."""
-    from flare_train.run_report import find_fold, write_run_report
+    from flare_train.report.run_report import find_fold, write_run_report
 
     for path in write_run_report(find_fold(args.trained), args.output):
         print(visible(path))
@@ -158,8 +158,8 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_lint(args: argparse.Namespace) -> int:
     """Print what is wrong with a plans file."""
-    from flare_export.checkpoint import load_checkpoint
-    from flare_export.json_file import read_json
+    from flare_export.source.checkpoint import load_checkpoint
+    from flare_export.source.json_file import read_json
 
     for file in (args.plans, args.checkpoint):
         if file is not None and not file.exists():
@@ -169,7 +169,7 @@ def run_lint(args: argparse.Namespace) -> int:
 
 
 def _tell_findings(plans: dict[str, Any], weights: Any = None) -> int:
-    from flare_train.plan_lint import lint
+    from flare_train.planning.lint import lint
 
     findings = lint(plans, weights)
     for finding in findings:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-from flare_runtime.arrays import FloatArray
-from flare_runtime.backends import Choice, Ensemble, Network
 from flare_runtime.backends.gpu_key import GpuEngineKey
-from flare_runtime.bundle import Bundle
-from flare_runtime.device import CudaDevice
+from flare_runtime.backends.selection import Choice
+from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.compute.device import CudaDevice
+from flare_runtime.compute.network import Ensemble, Network
 from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError
-from flare_runtime.memory_plan import CONTEXT_MIB, MIB, EngineMemory, GpuBudget, MemoryPlan, onnxruntime_bytes
-from flare_runtime.private_notes import PrivateNotes
+from flare_runtime.files.private_notes import PrivateNotes
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, EngineMemory, GpuBudget, MemoryPlan, onnxruntime_bytes
 
 _LOG = logging.getLogger(__name__)
 # CUDA's share at the least: what ONNX Runtime's arena may take is not cut short by it.
@@ -132,13 +133,13 @@ def _onnxruntime(
 
 def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: int) -> GpuNetwork | None:
     """Return cudnn's networks, or None where `auto` finds it not installed."""
-    from flare_runtime.backends.cudnn_check import CudnnCheck
-    from flare_runtime.backends.cudnn_plan import plan_memory
-    from flare_runtime.backends.cudnn_steps import read_steps
-    from flare_runtime.onnx_graph import read_graph
+    from flare_runtime.backends.cudnn.check import CudnnCheck
+    from flare_runtime.backends.cudnn.plan import plan_memory
+    from flare_runtime.backends.cudnn.steps import read_steps
+    from flare_runtime.model.onnx_graph import read_graph
 
     try:
-        from flare_runtime.backends.cudnn import VERSION, CudnnNetwork, CudnnRuntime
+        from flare_runtime.backends.cudnn.network import VERSION, CudnnNetwork, CudnnRuntime
     except DeviceError:
         if choice.backend == "cudnn":
             raise
@@ -167,7 +168,7 @@ def _cudnn(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: i
 def _tensorrt(bundle: Bundle, choice: Choice, device: CudaDevice, gpu_memory_mib: int) -> GpuNetwork | None:
     """Return the TensorRT engines that were built for this machine, or None where `auto` finds none."""
     try:
-        from flare_runtime.backends.tensorrt import VERSION, find_networks
+        from flare_runtime.backends.tensorrt.network import VERSION, find_networks
     except DeviceError:
         if choice.backend == "tensorrt":
             raise

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from flare_runtime import __version__
-from flare_runtime.arrays import Shape3
-from flare_runtime.device import CudaDevice
+from flare_runtime.compute.arrays import Shape3
+from flare_runtime.compute.device import CudaDevice
 
 
 @dataclass(frozen=True)

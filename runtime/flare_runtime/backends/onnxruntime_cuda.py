@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from flare_runtime.arrays import FloatArray
-from flare_runtime.device import CudaDevice
+from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError, first_line
-from flare_runtime.manifest import Manifest
+from flare_runtime.model.manifest import Manifest
 
 try:
     import onnxruntime

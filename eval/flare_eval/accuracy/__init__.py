@@ -1,0 +1,1 @@
+"""How well masks agree with a reference, by the rules of the challenge."""

@@ -1,0 +1,1 @@
+"""What a segmenter costs: time, memory, processor."""

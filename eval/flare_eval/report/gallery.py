@@ -1,0 +1,167 @@
+"""Pictures of a method's best and worst cases, cut out around the lesion as a paper's figure shows them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flare_eval.report.overlay import draw_overlay, focus
+from flare_eval.results import Accuracy, CaseAccuracy
+from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Shape3, Vector3
+from flare_runtime.errors import CaseError
+from flare_runtime.imaging.geometry import grid_affine
+from flare_runtime.imaging.nifti import AIR_HU, read_nifti
+from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.crop import mask_box
+
+# Around the lesion there is this much of the body, and no cut is smaller than the second number.
+_MARGIN_MM = 40.0
+_SMALLEST_MM = 160.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One case of the gallery.
+
+    Attributes:
+        method: that made the prediction.
+        rank: `best` or `worst`, with its place, such as "worst 1".
+        case: its accuracy.
+        png: the picture; None where there is none.
+        problem: why there is none.
+    """
+
+    method: str
+    rank: str
+    case: CaseAccuracy
+    png: bytes | None = None
+    problem: str = ""
+
+
+def best_and_worst(result: Accuracy, count: int) -> tuple[list[CaseAccuracy], list[CaseAccuracy]]:
+    """Return at most `count` cases of the highest DSC and as many of the lowest, none in both.
+
+    Where neither reference nor prediction holds a lesion there is nothing to see. Of cases of one DSC, the one with
+    more reference is the worse failure and the better success.
+    """
+    seen = [case for case in result.scored if case.reference_ml or case.prediction_ml]
+    order = sorted(seen, key=lambda case: (case.dsc or 0.0, -(case.reference_ml or 0.0), case.case))
+    half = len(order) // 2
+    best = sorted(order[half:], key=lambda case: (-(case.dsc or 0.0), -(case.reference_ml or 0.0), case.case))
+    return best[:count], order[: min(count, half)]
+
+
+def pictures(result: Accuracy, images: Path, count: int) -> Iterator[Picture]:
+    """Draw the best and the worst cases of a method; where a file is absent or unusable the reason is given."""
+    for name, cases in zip(("best", "worst"), best_and_worst(result, count), strict=True):
+        for place, case in enumerate(cases, 1):
+            try:
+                png, problem = draw_case(case, images), ""
+            except CaseError as error:
+                png, problem = None, str(error)
+            yield Picture(result.method, f"{name} {place}", case, png, problem)
+
+
+def draw_case(case: CaseAccuracy, images: Path) -> bytes:
+    """Return a PNG of the three planes through the case's lesion, the patient upright and facing the reader.
+
+    Raises:
+        CaseError: where a file is absent or cannot be read, or the grids differ.
+    """
+    image, reference = read_nifti(find_image(images, case.case)), read_nifti(Path(case.reference))
+    truth = _foreground(reference)
+    mask = _foreground(read_nifti(Path(case.prediction))) if case.prediction else np.zeros_like(truth)
+    if not image.shape == truth.shape == mask.shape:
+        raise CaseError(
+            "geometry", f"image, reference and prediction measure {image.shape}, {truth.shape} and {mask.shape} voxels"
+        )
+    sides = lesion_cube(truth if truth.any() else mask, image.spacing_mm)
+    box = clipped(sides, image.shape)
+    beyond = [(side.start - start, stop - side.stop) for side, (start, stop) in zip(box, sides, strict=True)]
+    turn = _Upright(grid_affine(image))
+
+    def cut(voxels: AnyArray, outside: float) -> AnyArray:
+        return turn.volume(np.pad(voxels, beyond, constant_values=outside))
+
+    # Only what is cut out becomes floating point: a whole-body CT would take gigabytes.
+    shown = cut(image.intensities(image.voxels[box]), AIR_HU)
+    return draw_overlay(shown, turn.spacing(image.spacing_mm), cut(mask[box], 0), cut(truth[box], 0))
+
+
+def find_image(images: Path, case: str) -> Path:
+    """Return the image of a case in a folder.
+
+    Raises:
+        CaseError: where there is none.
+    """
+    for name in (f"{case}_0000.nii.gz", f"{case}.nii.gz"):
+        if (images / name).is_file():
+            return images / name
+    raise CaseError("no_image", f"{images} holds no <case>_0000.nii.gz and no <case>.nii.gz of it")
+
+
+def lesion_cube(mask: MaskArray, spacing_mm: Vector3) -> list[tuple[int, int]]:
+    """Return starts and stops (z, y, x) of a cube in mm around the component with the largest axial section.
+
+    All three planes then have one scale; the cube may reach beyond the image.
+    """
+    low, high = _component(mask)
+    longest = max((stop - start) * side for start, stop, side in zip(low, high, spacing_mm, strict=True))
+    side_mm = max(longest + 2 * _MARGIN_MM, _SMALLEST_MM)
+    sides = []
+    for start, stop, side in zip(low, high, spacing_mm, strict=True):
+        middle, half = (start + stop) / 2, side_mm / side / 2
+        sides.append((math.floor(middle - half), math.ceil(middle + half)))
+    return sides
+
+
+def clipped(sides: Sequence[tuple[int, int]], shape: Shape3) -> Box:
+    """Return the part of a cube that lies in the image."""
+    z, y, x = (slice(max(start, 0), min(stop, n)) for (start, stop), n in zip(sides, shape, strict=True))
+    return z, y, x
+
+
+def _component(mask: MaskArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where the component with the largest axial section starts and stops; the middle of an empty mask."""
+    from scipy.ndimage import find_objects, label
+
+    centre, box = focus(mask), mask_box(mask)
+    if box is None:
+        return centre, tuple(n + 1 for n in centre)
+    corner = tuple(side.start for side in box)
+    components, _ = label(mask[box], structure=np.ones((3, 3, 3)))
+    number = components[tuple(at - start for at, start in zip(centre, corner, strict=True))]
+    sides = find_objects(components, max_label=number)[number - 1]
+    low = tuple(side.start + start for side, start in zip(sides, corner, strict=True))
+    return low, tuple(side.stop + start for side, start in zip(sides, corner, strict=True))
+
+
+def _foreground(volume: Volume) -> MaskArray:
+    scaled = (volume.slope, volume.intercept) != (1.0, 0.0)
+    return np.asarray((volume.intensities(volume.voxels) if scaled else volume.voxels) != 0, np.uint8)
+
+
+class _Upright:
+    """Turns arrays (z, y, x) so that x grows to the patient's left, y to the back and z to the head."""
+
+    def __init__(self, affine: Any) -> None:
+        from nibabel import orientations
+
+        self._of: Any = orientations
+        wanted = self._of.axcodes2ornt(("L", "P", "S"))
+        self._change = self._of.ornt_transform(self._of.io_orientation(affine), wanted)
+
+    def volume(self, voxels: AnyArray) -> AnyArray:
+        """Return the array turned."""
+        return np.asarray(self._of.apply_orientation(voxels.T, self._change)).T
+
+    def spacing(self, spacing_mm: Vector3) -> Vector3:
+        """Return the spacing (z, y, x) of turned arrays."""
+        turned = [0.0, 0.0, 0.0]
+        for side, (axis, _) in zip(spacing_mm[::-1], self._change, strict=True):
+            turned[int(axis)] = side
+        x, y, z = turned
+        return z, y, x

@@ -1,0 +1,1 @@
+"""Bundles: written, replaced, extended by int8."""

@@ -1,0 +1,222 @@
+"""A model folder becomes a bundle: convert, write aside, run, compare, and only then take the bundle's name."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+
+import msgspec
+from torch import nn
+
+from flare_export.bundle.place import bundle_at, new_bundle
+from flare_export.errors import DisagreementError, ModelError
+from flare_export.graph.fp16_graph import to_fp16
+from flare_export.graph.onnx_graph import OPSET, fold_biases, to_onnx
+from flare_export.parity.case_parity import CaseParity, measure_case_parity
+from flare_export.parity.network_parity import measure_network_parity
+from flare_export.source import plans as plan_rules
+from flare_export.source.architecture import describe
+from flare_export.source.model_folder import ModelFolder
+from flare_export.source.schema import checked
+from flare_runtime.backends.openvino.network import cpu_has_bf16
+from flare_runtime.compute.arrays import Shape3
+from flare_runtime.compute.available_memory import available_bytes
+from flare_runtime.errors import BundleError, OutputError
+from flare_runtime.files.naming import visible
+from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
+from flare_runtime.model.manifest import (
+    SCHEMA_VERSION,
+    BundleFile,
+    Manifest,
+    NetworkInfo,
+    Provenance,
+    contradictions,
+    encode_manifest,
+)
+from flare_runtime.segmenter import Segmenter
+
+MODEL_CARD_NAME = "MODEL_CARD.md"
+# What --verify demands of float32: this Dice, or else no difference beyond the rounding of nnU-Net's own float16
+# accumulators, each of whose additions may be off by a unit. ONNX Runtime sums the voxels of a norm in float32 and one
+# after the other, which shows on large patches.
+MIN_CASE_DICE = {"openvino": 0.9995, "onnxruntime": 0.995}
+MAX_MARGIN_UNITS = 8.0
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a person says of the model: its name, its licence, its model card (Markdown), what users are to be told."""
+
+    name: str | None = None
+    licence: str = "unspecified"
+    model_card: Path | None = None
+    caution: str | None = None
+
+
+def export_bundle(
+    folder: ModelFolder,
+    output: Path,
+    naming: Naming,
+    verify: Sequence[Sequence[Path]] = (),
+    on_case: Callable[[CaseParity], None] = lambda _case: None,
+    *,
+    force: bool = False,
+) -> tuple[Bundle, list[CaseParity]]:
+    """Write the bundle of a model folder to `output`, replacing a bundle that is there.
+
+    Args:
+        folder: the nnU-Net model.
+        output: the bundle's folder.
+        naming: what the manifest says of it.
+        verify: cases, each as its channels' files, to compare with nnU-Net's own predictor.
+        on_case: is told each comparison as it is made, also those of an export that is then refused.
+        force: also replace a bundle that holds what the new one will lack.
+
+    Raises:
+        ModelError: where the model cannot be exported.
+        DisagreementError: where the result does not agree; nothing is left behind.
+        OutputError: where `output` is something else than a bundle, holds what would be lost, or cannot be written.
+    """
+    place = output.absolute()
+    before = bundle_at(place)
+    if before is not None and not force:
+        _check_losses(output, before, naming, verify)
+    info = describe(folder.configuration["architecture"], folder.inputs, folder.outputs, folder.patch)
+    _check_memory(info, folder.patch)
+    manifest = make_manifest(folder, info, naming)
+    networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
+    with new_bundle(place) as aside:
+        _write(folder, manifest, networks, aside, naming.model_card)
+        try:
+            bundle = Bundle.open(aside)
+            parity = measure_network_parity(bundle, networks)
+        except BundleError as error:
+            raise ModelError(f"the model cannot be a bundle: {error}") from error
+        cases = _verify(folder, aside, verify, on_case)
+        records = (*parity, *(case.record for case in cases))
+        (aside / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records)))
+    return Bundle.open(output), cases
+
+
+def _check_losses(output: Path, before: Manifest, naming: Naming, verify: Sequence[Sequence[Path]]) -> None:
+    """Refuse to replace a bundle by one that lacks what somebody measured, made or wrote for it."""
+    roles = {file.role for file in before.files}
+    losses = {
+        "how it agrees on whole cases (--verify)": not verify and any(one.scope == "case" for one in before.parity),
+        "what int8 needs (flare-export int8)": "activations" in roles,
+        "its model card (--model-card)": naming.model_card is None and "model_card" in roles,
+        "its caution (--caution)": naming.caution is None and before.caution is not None,
+    }
+    if lost := [what for what, is_lost in losses.items() if is_lost]:
+        raise OutputError(
+            f"{output}: the new bundle would lack {' and '.join(lost)}; choose another output, or --force to go on"
+        )
+
+
+def _check_memory(info: NetworkInfo, patch: Shape3) -> None:
+    """Refuse a patch that cannot be run here: its first convolution alone has two such tensors in memory."""
+    needed, available = 2 * 4 * info.features[0] * prod(patch), available_bytes()
+    if available is not None and needed > available:
+        raise ModelError(
+            f"a patch of {patch} takes more than {needed >> 20:,} MiB, {available >> 20:,} MiB are to be had; the "
+            "bundle has to be tried out on a larger machine"
+        )
+
+
+def _write(
+    folder: ModelFolder, manifest: Manifest, networks: Sequence[nn.Module], target: Path, model_card: Path | None
+) -> None:
+    files: list[BundleFile] = []
+    for checkpoint, network in zip(folder.checkpoints, networks, strict=True):
+        lean = deepcopy(network)  # the original stays what the result is compared with
+        fold_biases(lean)
+        metadata = {"flare-lite": manifest.name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
+        data = to_onnx(lean, folder.inputs, folder.patch, metadata)
+        end = ".onnx" if len(networks) == 1 else f".fold_{checkpoint.fold}.onnx"
+        for precision, file, content in (
+            ("fp32", f"network{end}", data),
+            ("fp16", f"network.fp16{end}", to_fp16(data)),
+        ):
+            entry = _add(target, file, content, "network")
+            files.append(msgspec.structs.replace(entry, precision=precision, opset=OPSET, fold=checkpoint.fold))
+    if model_card is not None:
+        files.append(_add(target, MODEL_CARD_NAME, model_card.read_bytes(), "model_card"))
+    (target / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=tuple(files))))
+
+
+def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
+    (target / name).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return msgspec.convert({"name": name, "role": role, "sha256": digest, "bytes": len(data)}, BundleFile)
+
+
+def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Manifest:
+    """Return what the runtime has to know of a model, without its files.
+
+    Raises:
+        ModelError: where the plan or the data set do not say it, or it is more than the runtime supports.
+    """
+    structures, regions = plan_rules.labels(folder.dataset)
+    configuration, first = folder.configuration, folder.checkpoints[0]
+    z, y, x = (float(side) for side in configuration["spacing"])
+    a, b, c = folder.plans["transpose_forward"]
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=visible(naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"),
+        licence=naming.licence,
+        caution=naming.caution,
+        labels=structures,
+        regions_class_order=regions,
+        channels=plan_rules.channels(folder.plans, configuration, folder.dataset),
+        spacing_mm=(z, y, x),
+        patch=folder.patch,
+        step=0.5,
+        transpose_forward=(a, b, c),
+        image_resampling=plan_rules.image_resampling(configuration),
+        logits_resampling=plan_rules.logits_resampling(configuration),
+        mirror_axes=first.mirror_axes,
+        network=info,
+        files=(),
+        provenance=Provenance(
+            checkpoints={checkpoint.fold: checkpoint.sha256 for checkpoint in folder.checkpoints},
+            dataset=visible(folder.plans.get("dataset_name", "")),
+            trainer=first.trainer,
+            configuration=first.configuration,
+            epochs=tuple(checkpoint.epochs for checkpoint in folder.checkpoints),
+            exporter={package: version(package) for package in ("flare-lite", "torch", "onnx", "openvino")},
+        ),
+    )
+    checked(msgspec.to_builtins(manifest), Manifest, "the model goes into no bundle")
+    for problem in contradictions(manifest):
+        raise ModelError(f"the model goes into no bundle: {problem}")
+    return manifest
+
+
+def _verify(
+    folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]], on_case: Callable[[CaseParity], None]
+) -> list[CaseParity]:
+    if not cases:
+        return []
+    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
+    engines += [("openvino", "bf16")] if cpu_has_bf16() else []
+    # nnU-Net takes any intensity, and is what the masks are compared with.
+    segmenters = [
+        Segmenter.load(bundle, device="cpu", backend=backend, precision=precision, any_intensity=True)
+        for backend, precision in engines
+    ]
+    results = []
+    for result in measure_case_parity(folder, segmenters, cases):
+        on_case(result)
+        results.append(result)
+    for result in results:
+        within_rounding = result.margin_units <= MAX_MARGIN_UNITS
+        wanted = MIN_CASE_DICE[result.backend]
+        if result.precision == "fp32" and result.agreement.dice < wanted and not within_rounding:
+            raise DisagreementError(
+                f"{result.case}: {result.backend} has Dice {result.agreement.dice:.6f} with nnU-Net's own mask in "
+                f"float32, at least {wanted} is demanded; no bundle was written"
+            )
+    return results

@@ -1,0 +1,144 @@
+"""TensorRT's builder: a float16 network becomes an engine for one GPU, loaded and ready to be verified.
+
+Importing this module raises DeviceError where TensorRT's builder is not installed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_export.engine.precision import Layer, check_layers, kind_of
+from flare_export.errors import ModelError
+from flare_export.graph.batched_graph import with_batch
+from flare_runtime.backends.tensorrt.network import LEAN, VERSION, Log, TensorRTNetwork
+from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.compute.device import CudaDevice
+from flare_runtime.errors import DeviceError
+from flare_runtime.files.cache_folder import read_private, write_private
+
+if LEAN:
+    raise DeviceError("tensorrt_lean runs engines but builds none; pip install 'flare-lite[tensorrt]'")
+import tensorrt as trt
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines are built.
+
+    Attributes:
+        workspace_mib: bounds the scratch memory of a layer; None leaves it to TensorRT.
+        version_compatible: whether later versions of one major version, and the lean runtime, can run the engine.
+        timing_cache: the file of the timings of earlier builds on this GPU; None keeps none.
+    """
+
+    workspace_mib: int | None = None
+    version_compatible: bool = False
+    timing_cache: Path | None = None
+
+
+def timings_name(device: CudaDevice) -> str:
+    """Return the name of the file of a GPU's timings."""
+    return re.sub(r"[^0-9A-Za-z.]+", "-", f"{device.gpu_name} {VERSION}.timings")
+
+
+class LoadedEngine:
+    """An engine just built, on its GPU, that takes and gives arrays of the host.
+
+    Attributes:
+        engine: its bytes.
+        memory_bytes: what a run takes beside the weights, the tiles and the logits.
+    """
+
+    def __init__(self, engine: bytes, device: CudaDevice, *, version_compatible: bool) -> None:
+        self.engine = engine
+        self._device = device
+        self._network = TensorRTNetwork(engine, device, version_compatible=version_compatible)
+        self.memory_bytes = self._network.memory_bytes
+
+    def layer_information(self) -> str:
+        """Return TensorRT's description of the layers, as JSON."""
+        return self._network.layer_information()
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the logits (n, outputs, z, y, x) of `tiles` (n, channels, z, y, x)."""
+        with self._device.active():
+            return self._device.download(self._network.run(self._device.upload(tiles)))
+
+
+class TensorRTBuilder:
+    """Builds engines for one GPU.
+
+    Args:
+        device: the GPU.
+        options: how.
+    """
+
+    def __init__(self, device: CudaDevice, options: BuildOptions) -> None:
+        self._device = device
+        self._options = options
+
+    def __call__(self, onnx: bytes, batch: int) -> LoadedEngine:
+        """Build an engine that takes `batch` tiles.
+
+        Args:
+            onnx: the float16 network, whose types are those of the engine.
+            batch: the number of tiles.
+
+        Raises:
+            ModelError: where TensorRT cannot read the network.
+            DisagreementError: where what it read is not float16.
+            DeviceError: where it cannot build.
+        """
+        with self._device.active():
+            engine = self._build(with_batch(onnx, batch))
+        return LoadedEngine(engine, self._device, version_compatible=self._options.version_compatible)
+
+    def _build(self, onnx: bytes) -> bytes:
+        log = Log()
+        builder = log.made(trt.Builder, f"cannot use {self._device.name}")
+        # TensorRT 11 knows no other networks; before it, types were only hints without this flag.
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)  # the plugin in its place runs in no lean runtime
+        if not parser.parse(onnx):
+            reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+            raise ModelError(f"TensorRT {VERSION} cannot read the network: {reason}")
+        check_layers(_layers(network))
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the engine does not tell its types
+        if self._options.workspace_mib is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._options.workspace_mib << 20)
+        if self._options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        self._set_timings(config)
+        built = log.given(builder.build_serialized_network(network, config), "could not build the engine")
+        self._keep_timings(config)
+        return bytes(built)
+
+    def _set_timings(self, config: trt.IBuilderConfig) -> None:
+        path = self._options.timing_cache
+        if path is None:
+            config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
+            return
+        try:
+            earlier = read_private(path)
+        except OSError:
+            earlier = b""
+        # Those of another version or GPU are not taken, and the build begins with none.
+        if not config.set_timing_cache(config.create_timing_cache(earlier), ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+    def _keep_timings(self, config: trt.IBuilderConfig) -> None:
+        if self._options.timing_cache is not None:
+            write_private(self._options.timing_cache, bytes(config.get_timing_cache().serialize()))
+
+
+def _layers(network: trt.INetworkDefinition) -> list[Layer]:
+    """Return the convolutions of a network that is to be built."""
+    convolutions = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return [
+        Layer(layer.name, convolves=True, inputs=(kind_of(layer.get_input(0).dtype.name),))
+        for layer in layers
+        if layer.type in convolutions
+    ]

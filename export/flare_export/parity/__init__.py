@@ -1,0 +1,1 @@
+"""Whether a bundle agrees with nnU-Net."""

@@ -1,0 +1,93 @@
+"""Whether the runtime's masks of real cases are nnU-Net's, voxel by voxel."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_export.parity.case_files import case_name
+from flare_export.parity.nnunet_reference import NnunetReference, largest_margin
+from flare_export.source.model_folder import ModelFolder
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.model.manifest import Parity
+from flare_runtime.pipeline.agreement import Agreement, compare
+from flare_runtime.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class CaseParity:
+    """One case on one backend.
+
+    Attributes:
+        case: its name.
+        backend, precision: what ran.
+        agreement: with nnU-Net's mask.
+        margin: the largest logit margin of nnU-Net where the masks differ.
+        margin_units: the largest in units of what its float16 accumulators resolve at that voxel.
+    """
+
+    case: str
+    backend: str
+    precision: str
+    agreement: Agreement
+    margin: float
+    margin_units: float
+
+    @property
+    def record(self) -> Parity:
+        """The same as the manifest keeps it."""
+        return Parity(
+            backend=self.backend,
+            precision=self.precision,
+            reference="nnU-Net",
+            scope="case",
+            subject=self.case,
+            voxel_agreement=self.agreement.voxel_agreement,
+            dice=self.agreement.dice,
+            foreground_voxels=self.agreement.foreground,
+        )
+
+    @property
+    def row(self) -> str:
+        """One line of the table under `HEADING`."""
+        a = self.agreement
+        return (
+            f"{self.case:<28} {self.backend:<12} {self.precision:<5} {a.voxel_agreement:>11.5%} {a.dice:>9.6f} "
+            f"{a.differing:>9} {a.foreground:>11} {self.margin:>9.2g} {self.margin_units:>9.1f}"
+        )
+
+
+HEADING = (
+    f"{'case':<28} {'backend':<12} {'prec.':<5} {'voxels equal':>11} {'Dice':>8} "
+    f"{'differing':>9} {'foreground':>11} {'margin':>9} {'f16 units':>9}"
+)
+
+
+def measure_case_parity(
+    folder: ModelFolder, segmenters: Sequence[Segmenter], cases: Sequence[Sequence[Path]], *, tta: bool = False
+) -> Iterator[CaseParity]:
+    """Segment every case with nnU-Net's predictor and with each segmenter, and compare.
+
+    Args:
+        folder: the nnU-Net model.
+        segmenters: the bundle made of it, on several backends or precisions; they must use `tta` alike.
+        cases: for each case the files of its channels.
+        tta: whether nnU-Net mirrors.
+    """
+    oracle = NnunetReference(folder, tta=tta)
+    for channels in cases:
+        expected = oracle.predict(channels)
+        volumes = [read_nifti(path) for path in channels]
+        for segmenter in segmenters:
+            manifest = segmenter.bundle.manifest
+            mask = segmenter.segment(volumes).mask
+            margin, units = largest_margin(
+                expected, mask, manifest.transpose_forward, regions=manifest.regions_class_order is not None
+            )
+            yield CaseParity(
+                case_name(channels),
+                segmenter.network.backend,
+                segmenter.network.precision,
+                compare(expected.mask, mask),
+                margin,
+                units,
+            )

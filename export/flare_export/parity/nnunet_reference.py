@@ -1,0 +1,163 @@
+"""nnU-Net's own prediction of a case, and how close to undecided it was: the oracle that bundles are held against."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flare_export.source.model_folder import ModelFolder
+from flare_runtime.compute.arrays import MaskArray, Shape3
+from flare_runtime.errors import UsageError
+from flare_runtime.pipeline.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, inner_box, padded_shape
+
+
+@dataclass(frozen=True)
+class ReferencePrediction:
+    """What nnU-Net made of a case.
+
+    Attributes:
+        mask: uint8 (z, y, x), what `nnUNetv2_predict` would write.
+        logits: its float16 logits on the cropped, transposed input grid, (outputs, z, y, x).
+        resolution: the smallest difference its float16 accumulators can hold there, (z, y, x).
+        properties: nnU-Net's own record of the crop.
+    """
+
+    mask: MaskArray
+    logits: npt.NDArray[np.float16]
+    resolution: npt.NDArray[np.float32]
+    properties: dict[str, Any]
+
+
+class NnunetReference:
+    """nnU-Net's predictor over a model folder, on the CPU, through the functions `nnUNetv2_predict` runs.
+
+    The network is built by nnU-Net from the plan, so a custom trainer class need not be installed.
+
+    Raises:
+        UsageError: where nnunetv2 is not installed.
+    """
+
+    def __init__(self, folder: ModelFolder, *, tta: bool = False, step: float = 0.5) -> None:
+        try:
+            with _quiet():
+                from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+                from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+                from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+        except ImportError as error:
+            raise UsageError("comparing with nnU-Net needs it installed; pip install 'flare-lite[train]'") from error
+        plans = PlansManager(dict(folder.plans))
+        self._configuration = plans.get_configuration(folder.checkpoints[0].configuration)
+        self._predictor = nnUNetPredictor(
+            tile_step_size=step,
+            use_mirroring=tta,
+            perform_everything_on_device=False,
+            device=torch.device("cpu"),
+            allow_tqdm=False,
+        )
+        network = get_network_from_plans(
+            self._configuration.network_arch_class_name,
+            self._configuration.network_arch_init_kwargs,
+            self._configuration.network_arch_init_kwargs_req_import,
+            folder.inputs,
+            folder.outputs,
+            deep_supervision=False,
+        )
+        self._predictor.manual_initialization(
+            network,
+            plans,
+            self._configuration,
+            [dict(checkpoint.weights) for checkpoint in folder.checkpoints],
+            dict(folder.dataset),
+            folder.checkpoints[0].trainer,
+            folder.checkpoints[0].mirror_axes or None,
+        )
+
+    def predict(self, channels: Sequence[Path]) -> ReferencePrediction:
+        """Predict the case whose channel images lie at `channels`."""
+        from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+        predictor, configuration = self._predictor, self._configuration
+        plans = predictor.plans_manager
+        with _quiet():
+            preprocessor = configuration.preprocessor_class(verbose=False)
+            image, _, properties = preprocessor.run_case(
+                [str(path) for path in channels], None, plans, configuration, predictor.dataset_json
+            )
+            logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
+            mask = convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, plans, configuration, predictor.label_manager, properties
+            )
+            spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+            shape = properties["shape_after_cropping_and_before_resampling"]
+            z, y, x = configuration.patch_size
+            resolution = float16_resolution(logits.numpy(), (z, y, x), predictor.tile_step_size)
+            fine, resolution_fine = (
+                np.asarray(configuration.resampling_fn_probabilities(grid, shape, configuration.spacing, spacing))
+                for grid in (logits, resolution[None])
+            )
+        return ReferencePrediction(mask.astype(np.uint8), fine, resolution_fine[0], properties)
+
+
+def largest_margin(
+    reference: ReferencePrediction, mask: MaskArray, transpose: Sequence[int], *, regions: bool
+) -> tuple[float, float]:
+    """Return how decided nnU-Net was where `mask` differs from its own.
+
+    The margin of an exclusive-class voxel is the difference of the two largest logits, of a region voxel the
+    smallest absolute logit.
+
+    Args:
+        reference: nnU-Net's prediction.
+        mask: ours, (z, y, x) on the input grid.
+        transpose: the plan's `transpose_forward`.
+        regions: whether the logits are those of overlapping regions.
+
+    Returns:
+        The largest margin among the differing voxels, and the largest in units of what float16 can resolve there;
+        both 0 where nothing differs.
+    """
+    differs = (mask != reference.mask).transpose(transpose)
+    box = tuple(slice(low, high) for low, high in reference.properties["bbox_used_for_cropping"])
+    logits = reference.logits[:, differs[box]].astype(np.float64)
+    if not logits.size:
+        return 0.0, 0.0
+    if regions:
+        margins = np.abs(logits).min(axis=0)
+    else:
+        second, first = np.sort(logits, axis=0)[-2:]
+        margins = first - second
+    return float(margins.max()), float((margins / reference.resolution[differs[box]]).max())
+
+
+def float16_resolution(logits: npt.NDArray[np.float16], patch: Shape3, step: float) -> npt.NDArray[np.float32]:
+    """Return what nnU-Net's accumulators can resolve of each voxel's logits, (z, y, x) on the network's grid.
+
+    They hold the sum of logit times Gaussian weight in float16. Towards the volume's edges and corners the weights
+    fall to 1e-6 and less, where float16 has few bits or none.
+    """
+    z, y, x = logits.shape[1:]
+    padded = padded_shape((z, y, x), patch)
+    grid = TileGrid.covering(padded, patch, step)
+    totals = [np.zeros(n) for n in padded]
+    for total, size, starts in zip(totals, patch, grid.starts, strict=True):
+        for start in starts:
+            total[start : start + size] += gaussian_profile(size)
+    tz, ty, tx = (total[side] for total, side in zip(totals, inner_box((z, y, x), padded), strict=True))
+    weight = PEAK_WEIGHT * tz[:, None, None] * ty[:, None] * tx
+    # Weights below float16's smallest number are raised to it by nnU-Net.
+    weight = np.maximum(weight, np.finfo(np.float16).smallest_subnormal)
+    largest = np.abs(logits.astype(np.float32)).max(axis=0)
+    return np.asarray(np.spacing((largest * weight).astype(np.float16)) / weight, np.float32)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep nnU-Net's prints off the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

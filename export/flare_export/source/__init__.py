@@ -1,0 +1,1 @@
+"""What nnU-Net wrote: checkpoints, plans and model folders, read without trusting them."""

@@ -1,0 +1,130 @@
+"""The network that a plan describes, built from an allow-list and held against the checkpoint's tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from flare_export.errors import ModelError
+from flare_export.source.schema import check_architecture
+from flare_runtime.compute.arrays import Shape3
+from flare_runtime.errors import first_line
+from flare_runtime.model.manifest import NetworkInfo
+
+_OPERATIONS: dict[str, type[nn.Module]] = {
+    "Conv3d": nn.Conv3d,
+    "InstanceNorm3d": nn.InstanceNorm3d,
+    "Dropout3d": nn.Dropout3d,
+    "LeakyReLU": nn.LeakyReLU,
+    "ReLU": nn.ReLU,
+}
+
+
+def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, device: str = "cpu") -> nn.Module:
+    """Build an untrained network from a plan's `architecture` block.
+
+    Only the class names count, never the module paths before them, so a plan cannot import anything.
+
+    Args:
+        architecture: the block.
+        inputs: image channels.
+        outputs: logit channels.
+        device: where its weights lie; on `meta` they take no memory, however large the block says they are.
+
+    Raises:
+        ModelError: for an architecture or operation that is not on the list, or arguments it does not take.
+    """
+    from dynamic_network_architectures.architectures import unet
+
+    name = check_architecture(architecture)
+    arguments = dict(architecture["arch_kwargs"])
+    for key in architecture["_kw_requires_import"]:
+        if arguments.get(key) is not None:
+            arguments[key] = _operation(arguments[key])
+    arguments["deep_supervision"] = False
+    try:
+        with torch.device(device):
+            network: nn.Module = getattr(unet, name)(input_channels=inputs, num_classes=outputs, **arguments)
+    except Exception as error:  # the network's classes raise whatever wrong arguments lead them to
+        raise ModelError(f"the `architecture` block does not describe a {name}: {first_line(error)}") from error
+    return network.eval()
+
+
+def _operation(path: object) -> type[nn.Module]:
+    name = path.rpartition(".")[2] if isinstance(path, str) else ""
+    if name not in _OPERATIONS:
+        raise ModelError(f"the operation {path!r} is not supported; only {', '.join(_OPERATIONS)}")
+    return _OPERATIONS[name]
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Load a checkpoint's tensors after comparing every name and shape with the network, and return it on the CPU.
+
+    Raises:
+        ModelError: that counts stages and parameters on both sides where they differ.
+    """
+    expected = network.state_dict()
+    wrong = [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
+    missing, surplus = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    if wrong or missing or surplus:
+        example = sorted([*wrong, *missing, *surplus])[0]
+        raise ModelError(
+            f"plans.json and the checkpoint describe different networks: {_size(expected)} in the plan, "
+            f"{_size(weights)} in the checkpoint ({len(missing)} tensors missing, {len(surplus)} surplus, "
+            f"{len(wrong)} of another shape; {example} for one). Use the plans.json the checkpoint was trained with"
+        )
+    network.to_empty(device="cpu").load_state_dict(dict(weights))
+    return network
+
+
+def _size(weights: Mapping[str, torch.Tensor]) -> str:
+    stages = {key.split(".")[2] for key in weights if key.startswith("encoder.stages.")}
+    # nnU-Net's state dicts name most tensors twice; what is shared in memory counts once.
+    distinct = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}
+    return f"{len(stages)} stages and {sum(distinct.values()):,} parameters"
+
+
+def describe(architecture: Mapping[str, Any], inputs: int, outputs: int, patch: Shape3) -> NetworkInfo:
+    """Return the network's size; GMAC are true multiply-accumulates of all convolutions for one patch.
+
+    Raises:
+        ModelError: where there is no such network, or it does not take the patch.
+    """
+    network = build_network(architecture, inputs, outputs, "meta")
+    arguments = architecture["arch_kwargs"]
+    stages, features = arguments["n_stages"], arguments["features_per_stage"]
+    return NetworkInfo(
+        architecture=architecture["network_class_name"].rpartition(".")[2],
+        stages=stages,
+        features=tuple(features) if isinstance(features, list) else (features,) * stages,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        gmac=round(count_macs(network, (inputs, *patch)) / 1e9, 1) or 0.1,
+        outputs=outputs,
+    )
+
+
+def count_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Return the multiply-accumulates of all convolutions for one input (channels, z, y, x); nothing is computed.
+
+    Raises:
+        ModelError: where the network does not take such an input.
+    """
+    total = 0
+
+    def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
+        # A transposed convolution multiplies each input voxel by its whole kernel, a plain one each output voxel.
+        positions = args[0] if isinstance(module, nn.ConvTranspose3d) else output
+        total += positions[0, 0].numel() * module.weight.numel()
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            module.register_forward_hook(count)
+    try:
+        with torch.no_grad():
+            network.to("meta")(torch.empty(1, *input_shape, device="meta"))
+    except Exception as error:  # layers raise whatever a shape that does not fit leads them to
+        raise ModelError(f"the network does not take a patch of {input_shape[1:]}: {first_line(error)}") from error
+    return total

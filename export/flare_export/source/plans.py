@@ -1,0 +1,241 @@
+"""nnU-Net's `plans.json` and `dataset.json`, reduced to what inference needs and checked for its traps."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from flare_export.errors import ModelError
+from flare_export.source.schema import (
+    Configuration,
+    Dataset,
+    OldStyle,
+    Plans,
+    ResamplingOptions,
+    Statistics,
+    check_architecture,
+    checked,
+)
+from flare_runtime.files.naming import visible
+from flare_runtime.model.manifest import (
+    Channel,
+    CTScheme,
+    Label,
+    NoScheme,
+    Resampling,
+    Rescale01Scheme,
+    RGB01Scheme,
+    Scheme,
+    ZScoreScheme,
+)
+
+OLD_STYLE_KEYS = (
+    "UNet_class_name",
+    "UNet_base_num_features",
+    "unet_max_num_features",
+    "n_conv_per_stage_encoder",
+    "n_conv_per_stage_decoder",
+    "num_pool_per_axis",
+    "pool_op_kernel_sizes",
+    "conv_kernel_sizes",
+)
+_RESAMPLING_FUNCTION = "resample_data_or_seg_to_shape"
+_PLANS, _DATASET = "plans.json", "dataset.json"
+_READERS = ("SimpleITKIO", "NibabelIO")
+
+
+def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return one configuration with what it inherits, and a complete `architecture` block.
+
+    nnU-Net merges an inherited configuration key by key, not deeply, and reads old-style keys only where there is no
+    `architecture`. Old-style keys beside such a block therefore say one network while another is trained.
+
+    Raises:
+        ModelError: for that trap, a missing or circular parent, and what is not supported, each by name.
+    """
+    whole = checked(plans, Plans, _PLANS)
+    if sorted(whole.transpose_forward) != [0, 1, 2]:
+        raise ModelError(f"transpose_forward {whole.transpose_forward} of {_PLANS} is not a permutation of 0, 1, 2")
+    configuration = inherited(whole.configurations, name)
+    stale = [key for key in OLD_STYLE_KEYS if key in configuration]
+    if "architecture" in configuration and stale:
+        raise ModelError(
+            f"configuration {name!r} has the old-style keys {', '.join(stale)} beside an `architecture` block. "
+            "nnU-Net ignores the old keys and trains the block's network, so the plan does not say what was trained. "
+            "Remove them, or put what they mean into the block"
+        )
+    if "architecture" not in configuration:
+        missing = [key for key in OLD_STYLE_KEYS if key not in configuration and key != "num_pool_per_axis"]
+        if missing:
+            raise ModelError(f"configuration {name!r} has no `architecture` block and lacks {', '.join(missing)}")
+        configuration["architecture"] = _architecture_from_old_keys(configuration, name)
+    if any(isinstance(sides := configuration.get(key), list) and len(sides) == 2 for key in ("patch_size", "spacing")):
+        raise ModelError(f"configuration {name!r} is 2D; only 3D networks can be exported")
+    check_architecture(configuration["architecture"])
+    checked(configuration, Configuration, f"configuration {name!r} of {_PLANS}")
+    _refuse_unsupported(plans, name, configuration)
+    return configuration
+
+
+def inherited(configurations: Mapping[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return one configuration with what it inherits, merged as nnU-Net merges: key by key, not deeply.
+
+    Raises:
+        ModelError: for a missing or circular parent.
+    """
+    if name in seen:
+        raise ModelError(f"the configurations {' -> '.join((*seen, name))} inherit from each other")
+    if name not in configurations:
+        raise ModelError(f"plans.json has no configuration {name!r}; it has {', '.join(configurations)}")
+    own = deepcopy(configurations[name])
+    parent = own.get("inherits_from")
+    if parent is not None and not isinstance(parent, str):
+        raise ModelError(f"configuration {name!r} inherits from {parent!r}, which is no name")
+    return {**inherited(configurations, parent, (*seen, name)), **own} if parent else own
+
+
+def _architecture_from_old_keys(old: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the `architecture` block that nnU-Net itself derives from a plan of before 2.3."""
+    checked(old, OldStyle, f"configuration {name!r} of {_PLANS}")
+    stages = len(old["n_conv_per_stage_encoder"])
+    plain = old["UNet_class_name"] == "PlainConvUNet"
+    base, most = old["UNet_base_num_features"], old["unet_max_num_features"]
+    return {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{old['UNet_class_name']}",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": [min(base * 2**stage, most) for stage in range(stages)],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": old["conv_kernel_sizes"],
+            "strides": old["pool_op_kernel_sizes"],
+            "n_conv_per_stage" if plain else "n_blocks_per_stage": old["n_conv_per_stage_encoder"],
+            "n_conv_per_stage_decoder": old["n_conv_per_stage_decoder"],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any]) -> None:
+    if configuration.get("previous_stage"):
+        raise ModelError(f"configuration {name!r} is a cascade stage; export its 3d_fullres or 3d_lowres instead")
+    for what, given, allowed in (
+        ("preprocessor", configuration.get("preprocessor_name", "DefaultPreprocessor"), ("DefaultPreprocessor",)),
+        ("label manager", plans.get("label_manager", "LabelManager"), ("LabelManager",)),
+        ("image reader", plans.get("image_reader_writer", "SimpleITKIO"), _READERS),
+        ("image resampling", configuration["resampling_fn_data"], (_RESAMPLING_FUNCTION,)),
+        ("logits resampling", configuration["resampling_fn_probabilities"], (_RESAMPLING_FUNCTION,)),
+    ):
+        if given not in allowed:
+            raise ModelError(f"the {what} {given!r} is not supported; only {', '.join(allowed)}")
+
+
+def image_resampling(configuration: Mapping[str, Any]) -> Resampling:
+    """Return how images are resampled."""
+    return _resampling(configuration["resampling_fn_data_kwargs"])
+
+
+def logits_resampling(configuration: Mapping[str, Any]) -> Resampling:
+    """Return how logits are resampled back.
+
+    Raises:
+        ModelError: for an order above 1, whose overshoot the runtime does not reproduce.
+    """
+    rule = _resampling(configuration["resampling_fn_probabilities_kwargs"])
+    if rule.order > 1 or rule.order_z > 1:
+        raise ModelError(
+            f"logits are resampled with order {rule.order}, {rule.order_z} along z; only 0 and 1 are supported"
+        )
+    return rule
+
+
+def _resampling(kwargs: Mapping[str, Any]) -> Resampling:
+    options = checked(kwargs, ResamplingOptions, _PLANS)
+    if options.separate_z_anisotropy_threshold != 3 or options.is_seg:
+        raise ModelError(f"resampling options {dict(kwargs)} are not supported; the anisotropy threshold must be 3")
+    return Resampling(order=options.order, order_z=options.order_z, force_separate_z=options.force_separate_z)
+
+
+def channels(
+    plans: Mapping[str, Any], configuration: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> tuple[Channel, ...]:
+    """Return the input channels in the network's order, each with its normalisation.
+
+    Raises:
+        ModelError: where there is none, or the plan does not say how each is normalised.
+    """
+    names = channel_names(dataset)
+    schemes, masked = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
+    if min(len(schemes), len(masked)) < len(names):
+        raise ModelError(f"{_PLANS} normalises {min(len(schemes), len(masked))} channels, {_DATASET} has {len(names)}")
+    rules = checked(plans, Plans, _PLANS)
+    statistics = (
+        rules.foreground_intensity_properties_per_channel or rules.foreground_intensity_properties_by_modality or {}
+    )
+    return tuple(
+        Channel(name=visible(name), normalisation=_scheme(schemes[index], masked[index], statistics.get(str(index))))
+        for index, name in enumerate(names)
+    )
+
+
+def channel_names(dataset: Mapping[str, Any]) -> list[str]:
+    """Return what dataset.json calls the input channels, in the network's order.
+
+    Raises:
+        ModelError: where they are not numbered from 0.
+    """
+    content = checked(dataset, Dataset, _DATASET, strict=False)
+    names = content.channel_names or checked(content.modality or {}, dict[str, str], f"{_DATASET}: modality")
+    if not names or set(names) != {str(index) for index in range(len(names))}:
+        raise ModelError(f"{_DATASET} has to number its channel_names 0, 1, ...; it has {', '.join(names) or 'none'}")
+    return [names[str(index)] for index in range(len(names))]
+
+
+def _scheme(name: str, masked: bool, statistics: Any) -> Scheme:
+    if name == "CTNormalization":
+        if statistics is None:
+            raise ModelError(
+                f"{_PLANS} has no foreground_intensity_properties_per_channel, which CTNormalization needs"
+            )
+        of = checked(statistics, Statistics, f"foreground_intensity_properties_per_channel of {_PLANS}")
+        return CTScheme(lower=of.percentile_00_5, upper=of.percentile_99_5, mean=of.mean, std=max(of.std, 1e-8))
+    if name == "ZScoreNormalization":
+        return ZScoreScheme(masked=masked)
+    simple: dict[str, Callable[[], Scheme]] = {
+        "RescaleTo01Normalization": Rescale01Scheme,
+        "RGBTo01Normalization": RGB01Scheme,
+        "NoNormalization": NoScheme,
+    }
+    if name not in simple:
+        raise ModelError(f"the normalisation {name!r} is not supported; only CT, ZScore, RescaleTo01, RGBTo01 and No")
+    return simple[name]()
+
+
+def labels(dataset: Mapping[str, Any]) -> tuple[tuple[Label, ...], tuple[int, ...] | None]:
+    """Return the foreground labels, and the class order where they are overlapping regions.
+
+    Raises:
+        ModelError: where there is none, exclusive labels are not 0, 1, 2, ..., or a value leaves 0..255.
+    """
+    content = checked(dataset, Dataset, _DATASET, strict=False)
+    structures = tuple(
+        Label(name=visible(name), values=value if isinstance(value, tuple) else (value,))
+        for name, value in content.labels.items()
+        if name not in ("background", "ignore")
+    )
+    if not structures:
+        raise ModelError(f"{_DATASET} names no label beside the background")
+    if any(len(structure.values) > 1 for structure in structures):
+        order = content.regions_class_order
+        if not order or len(order) != len(structures):
+            raise ModelError(f"{_DATASET} has regions but no matching regions_class_order")
+        return structures, order
+    values = sorted({value for structure in structures for value in structure.values})
+    if values != list(range(1, len(values) + 1)):
+        raise ModelError(f"the labels {values} are not consecutive from 1; nnU-Net's argmax needs that")
+    return structures, None

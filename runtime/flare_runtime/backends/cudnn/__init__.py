@@ -1,0 +1,1 @@
+"""cuDNN on a GPU, without another engine."""

@@ -1,0 +1,135 @@
+"""Whether the cudnn engine computes on this machine what the float32 network does: asked once, and kept."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from flare_runtime.backends.gpu_key import GpuEngineKey
+from flare_runtime.backends.selection import open_network
+from flare_runtime.backends.synthetic_patch import structured_patch
+from flare_runtime.compute.arrays import AnyArray
+from flare_runtime.compute.device import Device
+from flare_runtime.compute.network import Network
+from flare_runtime.errors import CaseError, DeviceError, GpuMemoryError
+from flare_runtime.files.private_notes import PrivateNotes
+from flare_runtime.files.this_process import has_ended, process_id
+from flare_runtime.imaging.volume import Grid
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.gpu_memory import CaseSize
+from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
+
+_LOG = logging.getLogger(__name__)
+# Of the scores' standard deviation. Half precision costs a hundredth at most; what is computed wrongly is off by about
+# one.
+MAX_RELATIVE_ERROR = 0.05
+# Where it died in the middle of its first use, it is left alone for so long: it would cost another worker.
+_PAUSE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is known of an engine.
+
+    Attributes:
+        begun_at: when its first use began, in seconds since 1970.
+        begun_by: the process that began it.
+        relative_error: the root mean square difference from float32, over the standard deviation of the worst class's
+            scores; None until it was measured.
+    """
+
+    begun_at: float
+    begun_by: str = ""
+    relative_error: float | None = None
+
+
+class CudnnCheck:
+    """The comparison of one bundle's networks on one GPU.
+
+    Args:
+        bundle: where they come from.
+        key: under which its result is kept.
+        required: compare even where the result cannot be kept.
+
+    Raises:
+        DeviceError: where the engine is known not to work here, or cannot be checked.
+    """
+
+    def __init__(self, bundle: Bundle, key: GpuEngineKey, *, required: bool) -> None:
+        self._bundle = bundle
+        self._key = key
+        self._notes = PrivateNotes("gpu")
+        check = self._notes.find(key, Check)
+        now = time.time()
+        begun = check is not None and check.relative_error is None and 0 <= now - check.begun_at < _PAUSE_S
+        if check and begun and has_ended(check.begun_by):  # one that is still at it says nothing yet
+            raise DeviceError("cudnn is left alone for ten minutes, as its first use here did not come to its end")
+        if not self._notes.kept and not required:
+            raise DeviceError("there is no private cache folder that could keep whether cudnn computes the same")
+        self._check = check if check and check.relative_error is not None else None
+        if self._check:
+            self._require(self._check)
+        else:
+            self._begun = Check(now, process_id())
+            self._notes.keep(key, self._begun)
+
+    def run(self, network: Network, device: Device) -> None:
+        """Compare the engine with float32 on the CPU, unless that was done before; the device has to be active.
+
+        Raises:
+            DeviceError: where it does not compute the same, or the machine lacks the memory to know.
+        """
+        if self._check:
+            return
+        _LOG.warning("cudnn is compared with float32 on the CPU, once on this machine")
+        manifest = self._bundle.manifest
+        tile = structured_patch(len(manifest.channels), manifest.patch)
+        try:
+            found = np.array(device.download(network.run(device.upload(tile))))
+            expected = self._in_float32(tile)
+        except (GpuMemoryError, CaseError) as error:
+            raise DeviceError(f"cudnn could not be compared with float32: {error}") from error
+        decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
+        off = relative_error(decoder.scores(found[0]), decoder.scores(expected[0]))
+        self._check = replace(self._begun, relative_error=off)
+        self._notes.keep(self._key, self._check)
+        _LOG.info("cudnn differs from float32 by %.2g of the scores' deviation", off)
+        self._require(self._check)
+
+    def withdraw(self) -> None:
+        """Forget that the first use began, unless it was measured: why it ended says nothing of the engine."""
+        if self._check is None:
+            self._notes.keep(self._key, Check(0.0))
+
+    def _in_float32(self, tile: AnyArray) -> AnyArray:
+        manifest = self._bundle.manifest
+        folds = len(self._bundle.networks("fp32"))
+        running = network_bytes(manifest, "openvino", "fp32", folds)
+        grid = Grid(manifest.patch, manifest.spacing_mm, 4)
+        size = CaseSize.of([grid] * len(manifest.channels), manifest.patch, manifest)
+        HostMemory(manifest, running, lambda: engine_bytes(manifest, folds)).check(size)
+        logits = np.array(open_network(self._bundle, device="cpu", backend="openvino", precision="fp32").run(tile))
+        give_back()
+        return logits
+
+    def _require(self, check: Check) -> None:
+        if not (check.relative_error is not None and check.relative_error <= MAX_RELATIVE_ERROR):
+            raise DeviceError(
+                f"cudnn does not compute the same as float32 here: its scores differ by {check.relative_error:.2g} of "
+                f"their deviation, {MAX_RELATIVE_ERROR} is allowed"
+            )
+
+
+def relative_error(scores: AnyArray, expected: AnyArray) -> float:
+    """Return how far scores (channels, z, y, x) are off: root mean square over deviation, in the worst channel.
+
+    Where expected scores are all but the same, a hundredth of their size stands in for the deviation.
+    """
+    axes = (1, 2, 3)
+    off = np.sqrt(np.mean(np.square(scores - expected, dtype=np.float64), axes))
+    size = np.sqrt(np.mean(np.square(expected, dtype=np.float64), axes))
+    spread = np.maximum(np.std(expected, axes, dtype=np.float64), np.maximum(0.01 * size, 1e-6))
+    worst = float(np.max(off / spread))
+    return worst if np.isfinite(worst) else 1e9

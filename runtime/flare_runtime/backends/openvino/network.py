@@ -1,0 +1,106 @@
+"""OpenVINO on the CPU: the default backend, in float32, 8-bit integers or, where the CPU has it, bfloat16."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flare_runtime.backends.openvino.graph import (
+    float32_mark,
+    keep_first_convolutions,
+    split_concatenations,
+    sum_norms_by_plane,
+)
+from flare_runtime.backends.openvino.int8 import ActivationRange, cpu_has_int8, quantise
+from flare_runtime.backends.openvino.upsampling import merge_upsampling
+from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.errors import BundleError, DeviceError, first_line
+from flare_runtime.files.cache_folder import cache_folder
+
+# What is computed in where nothing else is said: with int8, all but the convolutions.
+_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+def cpu_has_bf16() -> bool:
+    """Whether OpenVINO can compute in bfloat16 on this CPU."""
+    return "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVINONetwork:
+    """One ONNX network compiled for the CPU.
+
+    Args:
+        onnx: the network.
+        precision: `fp32`, `bf16` or `int8`.
+        threads: all cores where None.
+        ranges: what the convolutions take, for int8.
+
+    Raises:
+        DeviceError: where bfloat16 or int8 is asked of a CPU that lacks it.
+        BundleError: where the ONNX cannot be compiled, or the ranges do not fit it.
+    """
+
+    backend = "openvino"
+    device = "cpu"
+    batch = 1
+
+    def __init__(
+        self,
+        onnx: bytes,
+        precision: str,
+        threads: int | None = None,
+        ranges: Mapping[str, ActivationRange] | None = None,
+    ) -> None:
+        if precision == "bf16" and not cpu_has_bf16():
+            raise DeviceError("this CPU has no bfloat16; use --precision fp32")
+        if precision == "int8" and not cpu_has_int8():
+            raise DeviceError("this CPU has no dot products of 8-bit integers (VNNI); use --precision fp32")
+        core = open_core()
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            # Pinned workers share cores with BLAS and stall both: preprocessing took twelve times as long.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if cache := cache_folder("openvino"):
+            config["CACHE_DIR"] = str(cache)
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(onnx)
+            mark = float32_mark(core) if precision == "bf16" else None
+            if precision == "int8":
+                quantise(model, ranges or {})
+            else:
+                split_concatenations(model, mark)
+            if precision == "fp32":
+                merge_upsampling(model)
+            sum_norms_by_plane(model, mark)
+            if mark is not None:
+                keep_first_convolutions(model, mark)
+                # Its code generator would gather the norms with what is marked, and round in a pass of its own.
+                config["SNIPPETS_MODE"] = "DISABLE"
+            self._compiled = core.compile_model(model, "CPU", config)
+        except (DeviceError, BundleError, MemoryError):
+            raise
+        except Exception as error:  # the graph's changes meet what no export of ours holds
+            raise BundleError(f"OpenVINO cannot compile the network: {first_line(error)}") from error
+        self._request = self._compiled.create_infer_request()
+        used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.precision = precision if used == _TYPES[precision] else used
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the logits; the array is overwritten by the next call."""
+        outputs = self._request.infer({0: tiles}, share_inputs=True, share_outputs=True)
+        logits: FloatArray = outputs[0]
+        return logits
+
+    def release(self) -> None:
+        """Give back the memory between layers, most of what a run takes; the next run takes it again."""
+        self._compiled.release_memory()
+
+
+def open_core() -> Any:
+    """Return an `openvino.Core`, imported when it is first needed."""
+    from openvino import Core
+
+    return Core()

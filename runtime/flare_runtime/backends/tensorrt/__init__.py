@@ -1,0 +1,1 @@
+"""TensorRT on a GPU, with engines built for it."""

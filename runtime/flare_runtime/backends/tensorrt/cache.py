@@ -1,0 +1,266 @@
+"""TensorRT engines of this machine, each kept under everything it depends on and with what was measured of it.
+
+An engine is native code. It comes from a build on this machine and from nowhere else: a bundle holds none, and a file
+counts only where the user alone can have written it, it is whole, and it is the one that was asked for.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from flare_runtime.compute.arrays import Shape3
+from flare_runtime.errors import OutputError
+from flare_runtime.files.cache_folder import read_private, write_private
+from flare_runtime.files.output import check_folder
+
+_MAGIC = b"flare-lite engine 1 "
+_SUFFIX = ".engine"
+_MAX_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything an engine depends on.
+
+    Attributes:
+        onnx_sha256: of the network it was built from.
+        tensorrt: the version that built it.
+        gpu: the GPU's name.
+        compute_capability: of the GPU, such as `9.0`.
+        patch: the network's input size, (z, y, x).
+        batch: the number of tiles it takes at once.
+        version_compatible: whether later versions and the lean runtime can run it.
+    """
+
+    onnx_sha256: str
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    patch: Shape3
+    batch: int
+    version_compatible: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The name of its files."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """How far an engine agrees with its reference, as measured before it was kept.
+
+    Attributes:
+        reference: what it was compared with.
+        subject: what it was run on.
+        tiles: how many, in batches of different tiles.
+        dice: of the foreground of all tiles; 1 where both are empty.
+        voxel_agreement: share of voxels with the same label.
+        foreground_voxels: how many the reference has; a Dice over none says nothing.
+        max_logit_difference: largest absolute difference of the logits.
+        relative_error: the worst tile's root mean square difference of a class's scores, over their standard deviation.
+        memory_bytes: what a run takes on the GPU beside the weights, the tiles and the logits.
+    """
+
+    reference: str
+    subject: str
+    tiles: int
+    dice: float
+    voxel_agreement: float
+    foreground_voxels: int
+    max_logit_difference: float
+    relative_error: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class CachedEngine:
+    """An engine whose file was checked, or was just written: its key, its bytes, what was measured, where it lies."""
+
+    key: EngineKey
+    engine: bytes
+    record: EngineRecord
+    path: Path
+
+
+@dataclass(frozen=True)
+class _Header:
+    key: EngineKey
+    record: EngineRecord
+    engine_bytes: int
+
+
+class EngineCache:
+    """A private folder of engines.
+
+    Args:
+        folder: from `cache_folder`.
+        tell: is told, in one line each, why a file was not taken, and that another process is waited for.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _line: None) -> None:
+        self._folder = folder
+        self._tell = tell
+
+    def find(self, key: EngineKey) -> CachedEngine | None:
+        """Return the engine of exactly this key, or None where there is none that can be trusted."""
+        path = self._path(key)
+        content = self._read(path)
+        if content is None:
+            return None
+        try:
+            header, engine = _decode(content)
+        except ValueError as error:
+            self._tell(f"{path.name} is not used: {error}")
+            return None
+        if header.key != key:
+            self._tell(f"{path.name} is not used: it holds the engine of another key")
+            return None
+        return CachedEngine(key, engine, header.record, path)
+
+    def find_runnable(
+        self, wanted: Sequence[EngineKey], *, lean: bool = False, memory_bytes: int | None = None
+    ) -> list[CachedEngine]:
+        """Return the best engines that this machine's TensorRT can run, all of one batch; none where one is missing.
+
+        Larger batches come first, then engines of exactly this version, then the latest of earlier ones.
+
+        Args:
+            wanted: one key for each network, with the version that is to run it; the batch does not count.
+            lean: it is the lean runtime, which runs version-compatible engines alone.
+            memory_bytes: what all of them may take to run, by their records.
+        """
+        held = sorted(self._keys(), key=lambda key: (not key.version_compatible, _version(key.tensorrt)), reverse=True)
+        for batch in sorted({key.batch for key in held}, reverse=True):
+            engines = [self._first(held, replace(key, batch=batch), lean) for key in wanted]
+            whole = [engine for engine in engines if engine is not None]
+            if len(whole) < len(wanted):
+                continue
+            taken = sum(engine.record.memory_bytes for engine in whole)
+            if memory_bytes is None or taken <= memory_bytes:
+                return whole
+            self._tell(f"engines of batch {batch} are not used: they take {taken:,} bytes of {memory_bytes:,}")
+        return []
+
+    def _first(self, held: Sequence[EngineKey], wanted: EngineKey, lean: bool) -> CachedEngine | None:
+        suitable = (key for key in held if _suits(key, wanted, lean))
+        return next((engine for key in suitable if (engine := self.find(key))), None)
+
+    def find_or_build(
+        self, key: EngineKey, build: Callable[[], tuple[bytes, EngineRecord]], *, anew: bool = False
+    ) -> CachedEngine:
+        """Return the engine of `key`; where there is none, build it, in one process while others wait.
+
+        Args:
+            key: of the engine.
+            build: returns an engine that was verified, and its record; what it raises is passed on and nothing kept.
+            anew: an engine that is there is dropped first, so that it does not outlive a build that is refused.
+
+        Raises:
+            OutputError: where the cache cannot be written.
+        """
+        path = self._path(key)
+        with self._locked(key):
+            if anew:
+                path.unlink(missing_ok=True)
+            elif found := self.find(key):
+                return found
+            check_folder(self._folder)  # and sweep what a killed process left half-written
+            engine, record = build()
+            write_private(path, *_encode(_Header(key, record, len(engine)), engine))
+        return CachedEngine(key, engine, record, path)
+
+    def _path(self, key: EngineKey) -> Path:
+        return self._folder / f"{key.digest}{_SUFFIX}"
+
+    def _keys(self) -> Iterator[EngineKey]:
+        """Yield the keys of all files; only `find` says whether a file can be trusted."""
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            start = self._read(path, _MAX_HEADER_BYTES)
+            if start is not None:
+                try:
+                    yield _split(start)[1].key
+                except ValueError as error:
+                    self._tell(f"{path.name} is not used: {error}")
+
+    def _read(self, path: Path, most: int = -1) -> bytes | None:
+        try:
+            return read_private(path, most)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._tell(f"{path.name} is not used: {error.strerror or error}")
+            return None
+
+    @contextmanager
+    def _locked(self, key: EngineKey) -> Iterator[None]:
+        """Hold the key's lock, which the kernel frees with the process, however that ends."""
+        path = self._folder / f"{key.digest}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be opened ({error.strerror or error})") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._tell("another process builds this engine; waiting for it")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _suits(key: EngineKey, wanted: EngineKey, lean: bool) -> bool:
+    if key != replace(wanted, tensorrt=key.tensorrt, version_compatible=key.version_compatible):
+        return False
+    if not key.version_compatible:
+        return key.tensorrt == wanted.tensorrt and not lean
+    built, runs = _version(key.tensorrt), _version(wanted.tensorrt)
+    return built[:1] == runs[:1] and built <= runs
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text))
+
+
+def _encode(header: _Header, engine: bytes) -> tuple[bytes, bytes, bytes]:
+    start = msgspec.json.encode(header) + b"\n"
+    digest = hashlib.sha256(start)
+    digest.update(engine)
+    return _MAGIC + digest.hexdigest().encode() + b"\n", start, engine
+
+
+def _decode(content: bytes) -> tuple[_Header, bytes]:
+    """Return a file's header and engine, every byte of them checked.
+
+    Raises:
+        ValueError: that says what is wrong.
+    """
+    digest, header, start = _split(content)
+    engine = content[start:]
+    if len(engine) != header.engine_bytes:
+        raise ValueError(f"it is cut short: {len(engine)} bytes of {header.engine_bytes}")
+    if hashlib.sha256(memoryview(content)[len(_MAGIC) + len(digest) + 1 :]).hexdigest().encode() != digest:
+        raise ValueError("it is damaged, its sha256 differs")
+    return header, engine
+
+
+def _split(content: bytes) -> tuple[bytes, _Header, int]:
+    """Return a file's digest, its header, and where the engine starts; the digest is not compared."""
+    end = content.find(b"\n", 0, _MAX_HEADER_BYTES)
+    start = content.find(b"\n", end + 1, _MAX_HEADER_BYTES) + 1
+    if not content.startswith(_MAGIC) or end < 0 or not start:
+        raise ValueError("it is no engine file")
+    try:
+        header = msgspec.json.decode(content[end + 1 : start], type=_Header)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"its header is damaged ({error})") from error
+    return content[len(_MAGIC) : end], header, start

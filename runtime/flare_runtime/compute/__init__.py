@@ -1,0 +1,1 @@
+"""Where arrays live: the device, its memory, and the array types."""

@@ -1,0 +1,198 @@
+"""Where arrays live and are computed: the host with NumPy, or one CUDA GPU with CuPy."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from flare_runtime.compute.arrays import AnyArray
+from flare_runtime.compute.cuda_memory import CudaMemory
+from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError, UsageError
+
+
+class Device(Protocol):
+    """An array module and the way to it and back.
+
+    Attributes:
+        name: `cpu` or `cuda:N`.
+        xp: numpy or cupy; the pipeline is written once against it.
+    """
+
+    name: str
+    xp: Any
+
+    def upload(self, array: AnyArray) -> AnyArray:
+        """Return an array of the host, or one that is there already, as an array of `xp`."""
+        ...
+
+    def download(self, array: AnyArray) -> AnyArray:
+        """Return an array of `xp` on the host, once it has been computed."""
+        ...
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make `xp` compute here, for the calling thread, inside a `with` statement."""
+        yield
+
+    def synchronize(self) -> None:
+        """Wait until everything is computed."""
+        ...
+
+    def release(self) -> None:
+        """Give unused memory back."""
+        ...
+
+
+class Host:
+    """The CPU's memory: nothing has to be moved."""
+
+    name = "cpu"
+    xp: Any = np
+
+    def upload(self, array: AnyArray) -> AnyArray:
+        """Return the array itself."""
+        return array
+
+    def download(self, array: AnyArray) -> AnyArray:
+        """Return the array itself."""
+        return array
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Do nothing: NumPy is always ready."""
+        yield
+
+    def synchronize(self) -> None:
+        """Do nothing: NumPy returns when it is done."""
+
+    def release(self) -> None:
+        """Do nothing: NumPy keeps no pool."""
+
+
+HOST = Host()
+
+
+class CudaDevice:
+    """One GPU, with one stream for all work and a bounded pool of memory.
+
+    Attributes:
+        index: of the GPU, as CUDA counts.
+        stream: a `cupy.cuda.Stream`.
+        gpu_name: such as `NVIDIA H200`.
+        compute_capability: such as `9.0`.
+        driver: the version of CUDA that the driver is made for, such as 13000.
+        memory: what this process takes of the GPU's.
+
+    Raises:
+        DeviceError: where CuPy or the GPU is missing.
+    """
+
+    def __init__(self, index: int) -> None:
+        try:
+            import cupy
+        except ImportError as error:
+            raise DeviceError("cupy is not installed; pip install 'flare-lite[gpu]', or use --device cpu") from error
+        runtime = cupy.cuda.runtime
+        self.name = f"cuda:{index}"
+        self.index = index
+        self.xp: Any = cupy
+        try:
+            count = runtime.getDeviceCount()
+            if index >= count:
+                raise DeviceError(f"{self.name} is not there; this machine has {count} GPU(s), counted from cuda:0")
+            self._device = cupy.cuda.Device(index)
+            with self._device:
+                self.stream = cupy.cuda.Stream(non_blocking=True)
+                self.memory = CudaMemory(cupy, index)
+            properties = runtime.getDeviceProperties(index)
+        except (runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
+            raise DeviceError(f"{self.name} cannot be used ({error}); use --device cpu") from error
+        self.gpu_name: str = properties["name"].decode()
+        self.compute_capability = f"{properties['major']}.{properties['minor']}"
+        self.driver = int(runtime.driverGetVersion())
+
+    def limit_memory(self, size: int) -> None:
+        """Let `xp` take at most `size` bytes of the GPU's memory."""
+        with self._device:
+            self.xp.get_default_memory_pool().set_limit(size=size)
+
+    def upload(self, array: AnyArray) -> AnyArray:
+        """Copy to the GPU, through CuPy's pinned memory."""
+        return self.xp.asarray(array)  # type: ignore[no-any-return]
+
+    def download(self, array: AnyArray) -> AnyArray:
+        """Copy from the GPU once all work on the stream before is done."""
+        return self.xp.asnumpy(array)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make CuPy use this GPU and stream in the calling thread.
+
+        Raises:
+            GpuMemoryError: where the work inside finds no memory.
+            LostDeviceError: where CUDA fails otherwise, after which it fails for good in this process.
+        """
+        cuda = self.xp.cuda
+        try:
+            with self._device, self.stream:
+                yield
+        except cuda.memory.OutOfMemoryError as error:
+            raise GpuMemoryError(str(error)) from error
+        except cuda.cublas.CUBLASError as error:
+            if "ALLOC_FAILED" in str(error):
+                raise GpuMemoryError(str(error)) from error
+            raise LostDeviceError(f"{self.name} failed: {error}") from error
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            raise LostDeviceError(f"{self.name} failed: {error}") from error
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        self.stream.synchronize()
+
+    def release(self) -> None:
+        """Give the free blocks of CuPy's pool back to CUDA."""
+        with self._device:
+            self.memory.note_peak()
+            self.xp.get_default_memory_pool().free_all_blocks()
+
+
+def resolve(name: str) -> str:
+    """Return `cpu` or `cuda:N` for what a person may say: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` is the first GPU where a driver, CuPy and something that runs networks there are installed, else the CPU.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if name == "auto":
+        return "cuda:0" if Path("/dev/nvidiactl").exists() and find_spec("cupy") and _has_gpu_engine() else "cpu"
+    if name == "cpu" or re.fullmatch(r"cuda:\d+", name):
+        return name
+    if name == "cuda":
+        return "cuda:0"
+    raise UsageError(f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ...")
+
+
+def _has_gpu_engine() -> bool:
+    """Whether a network could run on a GPU; onnxruntime for GPUs has the module name of the one without."""
+    if any(find_spec(name) for name in ("tensorrt", "tensorrt_lean", "cudnn")):
+        return True
+    try:
+        distribution("onnxruntime-gpu")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def open_device(name: str) -> Device:
+    """Open a device by its resolved name.
+
+    Raises:
+        DeviceError: where it is not to be had.
+    """
+    return HOST if name == "cpu" else CudaDevice(int(name.removeprefix("cuda:")))

@@ -1,0 +1,59 @@
+"""A compiled network, whatever engine runs it."""
+
+from typing import Protocol
+
+from flare_runtime.compute.arrays import FloatArray
+
+
+class Network(Protocol):
+    """One compiled network.
+
+    Attributes:
+        backend: one of `BACKENDS`.
+        device: `cpu` or `cuda:N`, where its tiles and logits are.
+        precision: one of `PRECISIONS`.
+        batch: how many tiles it takes at most at once.
+    """
+
+    backend: str
+    device: str
+    precision: str
+    batch: int
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the logits (n, outputs, z, y, x) of `tiles` (n, channels, z, y, x) in float32.
+
+        The result may be overwritten by the next call. On a GPU it is computed in the order of the device's stream.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give back memory that only running needs, where the engine can; what `run` returned is gone with it."""
+        ...
+
+
+class Ensemble:
+    """The mean of the logits of several folds."""
+
+    def __init__(self, members: list[Network]) -> None:
+        self._members = members
+        first = members[0]
+        self.backend, self.device, self.precision, self.batch = (
+            first.backend,
+            first.device,
+            first.precision,
+            first.batch,
+        )
+
+    def run(self, tiles: FloatArray) -> FloatArray:
+        """Return the mean of the members' logits."""
+        total = self._members[0].run(tiles).copy()
+        for member in self._members[1:]:
+            total += member.run(tiles)
+        total /= len(self._members)
+        return total
+
+    def release(self) -> None:
+        """Release every member's memory."""
+        for member in self._members:
+            member.release()

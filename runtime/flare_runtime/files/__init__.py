@@ -1,0 +1,1 @@
+"""Files that are written so that nothing of anybody is lost, and what is kept beside them."""

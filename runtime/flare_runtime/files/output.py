@@ -1,0 +1,90 @@
+"""Writing results so that a final name never holds half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from flare_runtime.errors import OutputError
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.target import check_kind
+from flare_runtime.files.temporary import sweep, temporary_file
+
+
+def check_folder(folder: Path) -> None:
+    """Create the output folder if need be, sweep what killed runs left there, and try it.
+
+    Raises:
+        OutputError: where nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        with temporary_file(folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A file that is being written beside the one it is to become.
+
+    Attributes:
+        target: the name it is to take.
+        path: where it is until then.
+        file: it itself.
+    """
+
+    target: Path
+    path: Path
+    file: BinaryIO
+
+    def settle(self) -> None:
+        """Bring what was written to the disk.
+
+        Raises:
+            OSError: where it does not fit there.
+        """
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def take_name(self) -> None:
+        """Become the target.
+
+        Raises:
+            OutputError: where something else than a file has come there meanwhile.
+            OSError: where it cannot be renamed.
+        """
+        with committing:
+            check_kind(self.target)
+            self.path.replace(self.target)
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[StagedFile]:
+    """Open a file beside `target`; it is gone after the block unless it has taken its name.
+
+    Raises:
+        OutputError: where it cannot be written, which any OSError in the block is taken for.
+    """
+    try:
+        with temporary_file(target.parent) as (path, file):
+            yield StagedFile(target, path, file)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes `target`'s name, durably, only when the block ends without an error.
+
+    Raises:
+        OutputError: where it cannot be written; `target` is then as it was.
+    """
+    with staged(target) as new:
+        yield new.file
+        new.settle()
+        new.take_name()

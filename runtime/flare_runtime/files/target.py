@@ -1,0 +1,120 @@
+"""What a file may be written over: settled before any work is done, and looked at again when a file takes its name."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import TypeAlias
+
+from flare_runtime.errors import BundleError, OutputError
+from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
+
+# Whether a file's content is of the kind that is to replace it.
+IsOurs: TypeAlias = Callable[[bytes], bool]
+# A file beyond this was written by something else.
+_MOST_BYTES = 1 << 28
+_LONGEST_NAME = 255  # bytes, on Linux
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link; name the file it should become",
+    stat.S_IFDIR: "a folder; name a file",
+    stat.S_IFIFO: "a named pipe; name a file",
+    stat.S_IFSOCK: "a socket; name a file",
+    stat.S_IFCHR: "a device; name a file",
+    stat.S_IFBLK: "a device; name a file",
+}
+
+
+def check_targets(
+    targets: Iterable[Path], inputs: Iterable[Path] = (), *, over: IsOurs | None = None, head_bytes: int | None = None
+) -> None:
+    """Refuse files that must not be written, before any work is done.
+
+    Args:
+        targets: the files to be written.
+        inputs: files that are read.
+        over: what a target that is there has to hold, or be empty; None for any content.
+        head_bytes: how much of it `over` looks at, from the beginning; all where None.
+
+    Raises:
+        OutputError: where a target is no regular file, is an input, lies in a bundle, or holds something else.
+    """
+    read = cache(lambda: {identity for path in inputs if (identity := _identity(path))})
+    around, names = cache(lambda folder: bundle_around(Path(folder))), cache(_names)
+    for target in targets:
+        folder, name = os.path.split(target)
+        bundle = around(folder)
+        if bundle is not None:
+            raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
+        # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
+        if name.casefold() not in names(folder) and len(os.fsencode(name)) <= _LONGEST_NAME:
+            continue
+        status = check_kind(target)
+        if status is None:
+            continue
+        if (status.st_dev, status.st_ino) in read():
+            raise OutputError(f"{target}: is the input itself; choose another output")
+        if over is not None and status.st_size and not _holds(target, status.st_size, over, head_bytes):
+            raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
+
+
+def check_kind(target: Path) -> os.stat_result | None:
+    """Refuse what is there and is no regular file; return its status, None where nothing is there.
+
+    Raises:
+        OutputError: naming what it is.
+    """
+    try:
+        status = target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise OutputError(f"{target}: is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no regular file; name one')}")
+    return status
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"{target}: cannot be written ({error.strerror or error})")
+
+
+def _names(folder: str) -> set[str]:
+    """Return what a folder holds, in lower case: some shares take a name for another that differs in it."""
+    try:
+        return {name.casefold() for name in os.listdir(folder or ".")}  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise _unwritable(Path(folder), error) from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _holds(target: Path, size: int, over: IsOurs, head_bytes: int | None) -> bool:
+    try:
+        if head_bytes is None and size > _MOST_BYTES:
+            return False
+        with target.open("rb") as file:
+            return over(file.read(-1 if head_bytes is None else head_bytes))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be read ({error.strerror or error}); choose another output") from error
+
+
+def bundle_around(folder: Path) -> Path | None:
+    """Return the bundle that a folder is or lies in."""
+    whole = Path(os.path.realpath(folder))  # unlike `resolve` at home with links that go round in circles
+    return next((place for place in (whole, *whole.parents) if _is_bundle(place)), None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST_NAME).is_file() and bool(Bundle.open(folder))
+    except (OSError, BundleError):
+        return False

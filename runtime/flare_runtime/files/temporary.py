@@ -1,0 +1,142 @@
+"""Temporary files and folders: each has a unique name and is locked by its maker; a sweep removes what nobody holds."""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.this_process import system_id
+
+_NAME = re.compile(r"\.[0-9a-f]{32}\.flare-tmp")
+# Of a name's digits, so many tell on which system it was made.
+_MARK_DIGITS = 8
+# Where the file system keeps no locks, what was not written to for so long is left over.
+_ABANDONED_S = 24 * 3600
+_ATTEMPTS = 10
+# The files of this process that are there.
+_OURS: set[Path] = set()
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Make a file in `folder` and yield its path and itself; it is gone afterwards, unless it was renamed.
+
+    Raises:
+        OSError: where it cannot be made.
+    """
+    with committing:  # a run that is being ended makes no more of them
+        path, descriptor = _locked(folder, _new_file)
+        _OURS.add(path)
+    file = os.fdopen(descriptor, "wb")
+    try:
+        yield path, file
+    finally:
+        path.unlink(missing_ok=True)
+        _OURS.discard(path)
+        with suppress(OSError):  # of what was to be kept, nothing is left to be flushed
+            file.close()
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Sweep `parent`, make a folder in it that only its owner can read, and yield its path; it is gone afterwards.
+
+    Raises:
+        OSError: where it cannot be made.
+    """
+    sweep(parent)
+    path, descriptor = _locked(parent, _new_folder)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def remove_ours() -> None:
+    """Remove the temporary files of this process, which is about to end in the middle of writing them."""
+    for path in tuple(_OURS):
+        with suppress(OSError):
+            path.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose makers are gone.
+
+    Raises:
+        OSError: where the folder cannot be listed.
+    """
+    with os.scandir(folder) as entries:
+        found = [Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name)]
+    for path in found:
+        with suppress(OSError):  # another sweep was first, or it is somebody else's
+            _remove_abandoned(path)
+
+
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir(mode=0o700)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """Return the path and the descriptor of something new in `folder`, which is locked as long as that is open."""
+    error = FileNotFoundError(errno.ENOENT, "what is made there vanishes", str(folder))
+    for _ in range(_ATTEMPTS):
+        path = folder / f".{system_mark()}{os.urandom(16).hex()[_MARK_DIGITS:]}.flare-tmp"
+        try:
+            descriptor = make(path)
+        except FileNotFoundError as missing:
+            error = missing
+            continue
+        with suppress(OSError):  # no locks here: its age will decide
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            return path, descriptor
+        os.close(descriptor)  # a sweep came between making and locking
+    raise error
+
+
+def _remove_abandoned(path: Path) -> None:
+    is_folder = path.is_dir()
+    # Network file systems lock only what is open for writing.
+    descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not _is_abandoned(descriptor, of_this_system=path.name.startswith(f".{system_mark()}")):
+            return
+        if is_folder:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def system_mark() -> str:
+    """Return how names of temporaries begin that were made on this running system."""
+    return sha256(system_id().encode()).hexdigest()[:_MARK_DIGITS]
+
+
+def _is_abandoned(descriptor: int, *, of_this_system: bool) -> bool:
+    """Whether nobody holds a temporary; some network file systems do not show one machine the locks of others."""
+    with suppress(OSError):  # no locks here
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if of_this_system:
+            return True
+    return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_S

@@ -1,0 +1,234 @@
+"""Strict NIfTI reading, and the header of a mask: what cannot be trusted is refused, never filled in."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flare_runtime.compute.arrays import AnyArray, Shape3
+from flare_runtime.errors import CaseError
+from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, GZIP_MAGIC, ByteStream
+from flare_runtime.imaging.geometry import forget_invalid, grid_shape, grid_spacing
+from flare_runtime.imaging.volume import Grid, Remark, Volume, slabs
+
+SUFFIXES = (".nii.gz", ".nii")
+DEFAULT_MAX_VOXELS = 2_000_000_000
+AIR_HU = -1024.0
+MAX_NONFINITE_SHARE = 0.01
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# An image of fewer intensities, though its voxels have more, was ruined by its header.
+_MIN_LEVELS = 100
+
+_HEADER_BYTES = {348: 1, 540: 2}
+# Where the data type is in a header of that size, and the one of masks.
+_DATATYPE_AT = {348: 70, 540: 12}
+_UNSIGNED_BYTES = 2
+# More than a header takes compressed.
+HEAD_BYTES = 4096
+# Of NIfTI-1 and NIfTI-2.
+_TEXT_FIELDS = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"}
+_REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
+
+
+def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
+    """Read a single-file NIfTI-1 or NIfTI-2 image, gzip-compressed or not.
+
+    The whole stream is decoded and its checksum compared, the header's numbers are tested before memory is taken,
+    and non-finite voxels become air.
+
+    Raises:
+        CaseError: with `reason` one of `unreadable`, `not_a_file`, `not_nifti`, `truncated`, `corrupt`,
+            `bad_dimensions`, `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared`,
+            `spacing_mismatch`, `bad_scaling`, `nonfinite`.
+    """
+    with _opened(Path(path)) as stream:
+        return _read(stream, max_voxels)
+
+
+def read_grid(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Grid:
+    """Read what the header of a NIfTI image says of its voxels, and nothing of them.
+
+    Raises:
+        CaseError: as `read_nifti` does for what is wrong with the header.
+    """
+    with _opened(Path(path)) as stream:
+        header, _ = _read_header(stream)
+        shape, dtype = _checked_size(stream, header, max_voxels)
+        return Grid(shape, grid_spacing(header, shape)[0], dtype.itemsize)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ByteStream]:
+    """Open a file, and let every error begin with its name."""
+    try:
+        with ByteStream(path) as stream:
+            yield stream
+    except OSError as error:
+        raise CaseError("unreadable", f"{path}: {error.strerror or error}") from error
+    except CaseError as error:
+        text = str(error)
+        raise CaseError(error.reason, text if text.startswith(path.name) else f"{path.name}: {text}") from error
+
+
+def _read(stream: ByteStream, max_voxels: int) -> Volume:
+    header, header_bytes = _read_header(stream)
+    shape, dtype = _checked_size(stream, header, max_voxels)
+    spacing_mm, remarks = grid_spacing(header, shape)
+    forget_invalid(header, remarks)
+
+    offset = float(header["vox_offset"])
+    if not header_bytes + 4 <= offset <= 2**31:
+        raise CaseError(
+            "not_nifti", f"the voxels would start at byte {offset:g}; at least {header_bytes + 4} is allowed"
+        )
+    gap = int(offset) - header_bytes
+    if stream.skip(gap) < gap:
+        raise CaseError("truncated", "the file ends before its voxels begin; copy the file anew")
+
+    voxels = np.empty(shape, dtype)
+    missing = voxels.nbytes - stream.read_into(voxels.reshape(-1).view(np.uint8).data)
+    if missing:
+        raise CaseError("truncated", f"{missing} of {voxels.nbytes} voxel bytes are missing; copy the file anew")
+    notes = [*remarks]
+    if stream.drain():
+        notes.append(Remark("trailing_bytes", "bytes after the last voxel were ignored"))
+    notes += stream.remarks
+    notes += _name_remarks(stream)
+    if shape[0] < 3:
+        notes.append(Remark("few_slices", f"the volume has only {shape[0]} slice(s)"))
+
+    if not dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    slope, intercept = _scaling(header)
+    notes += _fill_nonfinite(voxels, slope, intercept)
+    _check_scaling(voxels, slope, intercept)
+    return Volume(voxels, spacing_mm, slope, intercept, header, tuple(notes))
+
+
+def _read_header(stream: ByteStream) -> tuple[Any, int]:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    start = stream.read(4)
+    sizes = {struct.unpack(order + "i", start)[0] for order in "<>"} if len(start) == 4 else set()
+    size = next((n for n in _HEADER_BYTES if n in sizes), 0)
+    block = start + stream.read(max(size - 4, 0))
+    if not size or len(block) < size:
+        raise CaseError("not_nifti", "this is not a NIfTI file; give a .nii or .nii.gz volume")
+    header_type: Any = Nifti1Header if size == 348 else Nifti2Header
+    header = header_type(block, check=False)
+    magic = bytes(header["magic"])[:3]
+    if magic not in (b"n+1", b"n+2"):
+        raise CaseError("not_nifti", f"the NIfTI magic is {magic!r}; only single-file NIfTI (n+1, n+2) is read")
+    return header, size
+
+
+def _voxel_type(header: Any) -> np.dtype[Any]:
+    code = int(header["datatype"])
+    if code not in _REAL_TYPES:
+        raise CaseError("unsupported_type", f"NIfTI data type {code} is not a real number per voxel; convert the image")
+    dtype: np.dtype[Any] = np.dtype(header.endianness + _REAL_TYPES[code])
+    return dtype
+
+
+def _checked_size(stream: ByteStream, header: Any, max_voxels: int) -> tuple[Shape3, np.dtype[Any]]:
+    """Return shape (z, y, x) and type of the voxels, where so many are allowed and fit into the file."""
+    shape, dtype = grid_shape(header), _voxel_type(header)
+    count = shape[0] * shape[1] * shape[2]
+    if count > max_voxels:
+        raise CaseError("too_large", f"the volume has {count} voxels; at most {max_voxels} are allowed (--max-voxels)")
+    stored = stream.path.stat().st_size
+    most = stored * (DEFLATE_MAX_RATIO if stream.compressed else 1)
+    if count * dtype.itemsize > most:
+        raise CaseError("truncated", f"the header promises {count} voxels, more than {stored} bytes can hold")
+    return shape, dtype
+
+
+def _name_remarks(stream: ByteStream) -> list[Remark]:
+    if stream.compressed != stream.path.name.lower().endswith(".gz"):
+        kind = "gzip-compressed" if stream.compressed else "not compressed"
+        return [Remark("misnamed", f"the file is {kind}, against its name")]
+    return []
+
+
+def _scaling(header: Any) -> tuple[float, float]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0:
+        return 1.0, 0.0
+    return slope, intercept if np.isfinite(intercept) else 0.0
+
+
+def _fill_nonfinite(voxels: AnyArray, slope: float, intercept: float) -> list[Remark]:
+    """Set NaN and infinite voxels to air in place; refuse an image with too many of them."""
+    if voxels.dtype.kind != "f":
+        return []
+    count = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in slabs(len(voxels), 8):
+            bad = ~(np.abs(voxels[part] * np.float64(slope) + intercept) <= _FLOAT32_MAX)
+            found = int(np.count_nonzero(bad))
+            if found:
+                count += found
+                voxels[part][bad] = (AIR_HU - intercept) / slope
+    if count > MAX_NONFINITE_SHARE * voxels.size:
+        raise CaseError("nonfinite", f"{count} of {voxels.size} voxels are NaN or infinite; at most 1 % is allowed")
+    return [Remark("nonfinite", f"{count} NaN or infinite voxels were set to {AIR_HU:g}")] if count else []
+
+
+def _check_scaling(voxels: AnyArray, slope: float, intercept: float) -> None:
+    """Refuse a slope and an intercept that make intensities infinite, or nearly all the same in single precision."""
+    if (slope, intercept) == (1.0, 0.0):
+        return
+    low, high = float(voxels.min()), float(voxels.max())
+    first, last = slope * low + intercept, slope * high + intercept
+    largest = max(abs(first), abs(last))
+    scaling = f"the slope {slope:g} and the intercept {intercept:g}"
+    if not largest <= _FLOAT32_MAX:
+        raise CaseError("nonfinite", f"{scaling} make voxels of {low:g} to {high:g} infinite; mend the header")
+    levels = _MIN_LEVELS if voxels.dtype.kind == "f" else min(high - low, _MIN_LEVELS)
+    if low != high and abs(last - first) < levels * float(np.spacing(np.float32(largest))):
+        raise CaseError(
+            "bad_scaling", f"{scaling} leave hardly a difference of voxels of {low:g} to {high:g}; mend the header"
+        )
+
+
+def is_mask(head: bytes) -> bool:
+    """Whether a file that begins so is a NIfTI image of unsigned bytes, as masks are and no CT is.
+
+    Args:
+        head: at least HEAD_BYTES of the file, compressed or not, or all of it.
+    """
+    if head.startswith(GZIP_MAGIC):
+        with suppress(zlib.error):
+            head = zlib.decompressobj(wbits=31).decompress(head, max(_HEADER_BYTES))
+    for order in ("<", ">"):
+        for size, at in _DATATYPE_AT.items():
+            if len(head) >= size and struct.unpack_from(order + "i", head)[0] == size:
+                return bool(struct.unpack_from(order + "h", head, at)[0] == _UNSIGNED_BYTES)
+    return False
+
+
+def mask_header(shape: Shape3, header: Any, *, keep_text: bool = False) -> bytes:
+    """Return what precedes the voxels of a uint8 mask (z, y, x) in a NIfTI file with the geometry of `header`.
+
+    Text that people or programs wrote into `header`, which may name the patient, is left out unless `keep_text`.
+    """
+    out = header.copy()
+    # The geometry fields stay byte for byte; only what describes the voxels' values is set.
+    z, y, x = shape
+    out["dim"] = [3, x, y, z, 1, 1, 1, 1]
+    out["datatype"], out["bitpix"] = 2, 8
+    out["scl_slope"], out["scl_inter"] = 1, 0
+    out["cal_min"], out["cal_max"] = 0, 0
+    out["intent_code"] = 0
+    if not keep_text:
+        for field in _TEXT_FIELDS.intersection(out.keys()):
+            out[field] = b""
+        out["descrip"] = b"flare-lite mask"
+    no_extensions = bytes(4)
+    out["vox_offset"] = len(out.binaryblock) + len(no_extensions)
+    return bytes(out.binaryblock) + no_extensions

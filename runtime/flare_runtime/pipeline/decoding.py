@@ -1,0 +1,53 @@
+"""From logits to labels: one rule for two classes, many classes and overlapping regions.
+
+What is carried from the blend on are *scores*, one channel per foreground class, positive where that class is to be
+preferred to background: the logit less the background's for exclusive classes, the logit itself for regions. Both are
+linear in the logits, so they can be blended and interpolated in their place.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flare_runtime.compute.arrays import FloatArray, MaskArray
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Turns logits into scores and scores into labels, on whichever device they are.
+
+    Attributes:
+        outputs: the network's number of logit channels.
+        regions_class_order: for region-based models the label each channel writes, later ones over earlier ones;
+            None for exclusive classes, where channel i is label i and 0 is background.
+    """
+
+    outputs: int
+    regions_class_order: tuple[int, ...] | None = None
+
+    @property
+    def channels(self) -> int:
+        """The number of score channels."""
+        return self.outputs if self.regions_class_order else self.outputs - 1
+
+    def scores(self, logits: FloatArray) -> FloatArray:
+        """Return the scores (channels, z, y, x) of `logits` (outputs, z, y, x), which are overwritten with them."""
+        if self.regions_class_order:
+            return logits
+        foreground = logits[1:]
+        with np.errstate(over="ignore", invalid="ignore"):  # no number comes of it, which is looked for
+            foreground -= logits[:1]
+        return foreground
+
+    def labels(self, scores: FloatArray) -> MaskArray:
+        """Return the uint8 labels (z, y, x); a tie with background is background, among classes the lower one."""
+        if self.regions_class_order:
+            labels = np.zeros_like(scores[0], np.uint8)
+            for channel, label in zip(scores, self.regions_class_order, strict=True):
+                labels[channel > 0] = label
+            return labels
+        if len(scores) == 1:
+            found: MaskArray = (scores[0] > 0).view(np.uint8)
+            return found
+        best = scores.argmax(axis=0)
+        return np.where(scores.max(axis=0) > 0, best + 1, 0).astype(np.uint8)

@@ -1,0 +1,256 @@
+"""Which arrays of a case fit on the GPU, decided by arithmetic before anything is uploaded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from flare_runtime.compute.arrays import Shape3
+from flare_runtime.errors import CaseError, DeviceError
+from flare_runtime.imaging.volume import Grid
+from flare_runtime.model.manifest import Manifest
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.interpolation import band_bytes
+from flare_runtime.pipeline.resampling import DEVICE_BAND, ROWS, SLAB, new_shape, separate_axis
+from flare_runtime.pipeline.restoring import BLOCK
+from flare_runtime.pipeline.tiling import padded_shape
+
+MIB = 1 << 20
+DEFAULT_GPU_MEMORY_MIB = 4096
+# What CUDA, its libraries' code, cuBLAS and cuDNN take before the first array: 603 MiB on an H200.
+CONTEXT_MIB = 640
+_FLOAT = 4
+# What ONNX Runtime's arena takes for each feature of the first stage and voxel of the patch, in bytes: on an H200 it
+# was 24.7 in float16, whose norms are cast to float32 and back, and 21.2 in float32.
+_ARENA_BYTES = {"fp16": 26, "fp32": 23}
+
+
+@dataclass(frozen=True)
+class CaseSize:
+    """What decides the memory of a case.
+
+    Attributes:
+        channels: of the image.
+        raw_itemsize: bytes of a stored voxel.
+        scan: voxels of the scan, (z, y, x).
+        crop: voxels of the cropped scan, (z, y, x).
+        resampled: voxels on the network's grid, (z, y, x).
+        padded: the same, grown to the patch.
+        axis: the one that is resampled last.
+        scores: channels that are blended.
+        outputs: channels of the network's logits.
+        patch: (z, y, x).
+        batch: how many tiles the network takes at once.
+        folds: networks whose logits are averaged.
+    """
+
+    channels: int
+    raw_itemsize: int
+    scan: Shape3
+    crop: Shape3
+    resampled: Shape3
+    padded: Shape3
+    axis: int
+    scores: int
+    outputs: int
+    patch: Shape3
+    batch: int = 1
+    folds: int = 1
+
+    @classmethod
+    def of(cls, channels: Sequence[Grid], crop: Shape3, manifest: Manifest) -> "CaseSize":
+        """Return the size of a case on the host, of which `crop` voxels are not zero.
+
+        Args:
+            channels: their grids, in the order of the model's axes.
+            crop: (z, y, x).
+            manifest: the model.
+        """
+        spacing, rule = channels[0].spacing_mm, manifest.image_resampling
+        z, y, x = (max(side, 1) for side in new_shape(crop, spacing, manifest.spacing_mm))
+        outputs = manifest.network.outputs
+        return cls(
+            channels=len(channels),
+            raw_itemsize=max(channel.itemsize for channel in channels),
+            scan=channels[0].shape,
+            crop=crop,
+            resampled=(z, y, x),
+            padded=padded_shape((z, y, x), manifest.patch),
+            axis=separate_axis(spacing, manifest.spacing_mm, rule.force_separate_z) or 0,
+            scores=Decoder(outputs, manifest.regions_class_order).channels,
+            outputs=outputs,
+            patch=manifest.patch,
+        )
+
+    @property
+    def scan_bytes(self) -> int:
+        """What all channels take as they are read."""
+        return self.channels * self.raw_itemsize * prod(self.scan)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where the large arrays of a case live.
+
+    Attributes:
+        raw_on_device: the scan is uploaded at once, else slab by slab.
+        image_on_device: it is resampled on the GPU, else on the host and uploaded tile by tile.
+        sums_on_device: tiles are blended on the GPU, else on the host.
+        peak_bytes: of the GPU's memory at most, without the network and CUDA itself.
+    """
+
+    raw_on_device: bool
+    image_on_device: bool
+    sums_on_device: bool
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """What the networks of all folds take of a GPU's memory beside the tiles and the logits.
+
+    Attributes:
+        outside_bytes: not from CuPy's pool: CUDA, its libraries, and what an engine allocates itself.
+        pool_bytes: from CuPy's pool.
+    """
+
+    outside_bytes: int
+    pool_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.outside_bytes + self.pool_bytes
+
+
+@dataclass(frozen=True)
+class GpuBudget:
+    """How a bound of the GPU's memory is shared out.
+
+    Attributes:
+        engine: what the networks take.
+        arrays_bytes: for the arrays of a case.
+    """
+
+    engine: EngineMemory
+    arrays_bytes: int
+
+    @classmethod
+    def sharing(cls, gpu_memory_mib: int, engine: EngineMemory, name: str) -> "GpuBudget":
+        """Give the networks what they need and the arrays the rest.
+
+        Raises:
+            DeviceError: where nothing is left for the arrays; it calls the networks `name`.
+        """
+        left = gpu_memory_mib * MIB - engine.total_bytes
+        if left <= 0:
+            raise DeviceError(
+                f"--gpu-memory {gpu_memory_mib} is too little: {name} needs about {_mib(engine.total_bytes)} MiB; "
+                "raise it or use --device cpu"
+            )
+        return cls(engine, left)
+
+    @property
+    def pool_bytes(self) -> int:
+        """What CuPy's pool may take."""
+        return self.engine.pool_bytes + self.arrays_bytes
+
+    def planned_bytes(self, plan: MemoryPlan) -> int:
+        """Return what a case takes at most by a plan, CUDA and the networks included."""
+        return self.engine.total_bytes + plan.peak_bytes
+
+    def plan(self, size: CaseSize) -> MemoryPlan:
+        """Return the fastest plan of a case that keeps to the budget.
+
+        Raises:
+            CaseError: `gpu_memory` where even one batch of tiles is too much.
+        """
+        options = list(plans(size))
+        for plan in options:
+            if plan.peak_bytes <= self.arrays_bytes:
+                return plan
+        needed, left = _mib(min(plan.peak_bytes for plan in options)), _mib(self.arrays_bytes)
+        message = f"a tile needs {needed} MiB of GPU memory beside the network, {left} MiB are left"
+        raise CaseError("gpu_memory", f"{message}; raise --gpu-memory or use --device cpu")
+
+
+def smallest_plan(size: CaseSize) -> MemoryPlan:
+    """Return the plan that takes least of the GPU's memory, to be tried after it ran out."""
+    return min(plans(size), key=lambda plan: plan.peak_bytes)
+
+
+def onnxruntime_bytes(manifest: Manifest, precision: str) -> int:
+    """Estimate what one network takes of a GPU's memory in ONNX Runtime: its arena while it runs, and its weights."""
+    weights = manifest.network.parameters * (2 if precision == "fp16" else _FLOAT)
+    return prod(manifest.patch) * manifest.network.features[0] * _ARENA_BYTES[precision] + 2 * weights
+
+
+def plans(size: CaseSize) -> Iterator[MemoryPlan]:
+    """Yield all plans, the fastest first."""
+    for raw, image, sums in ((1, 1, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
+        yield MemoryPlan(bool(raw), bool(image), bool(sums), _peak(size, bool(raw), bool(image), bool(sums)))
+
+
+def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
+    image_bytes = image * size.channels * prod(size.padded) * _FLOAT
+    sums_bytes = sums * size.scores * prod(size.padded) * _FLOAT
+    preparing = image_bytes + _preparing(size, raw) if image else 0
+    running = image_bytes + sums_bytes + _running(size)
+    restoring = image_bytes + sums_bytes + restoring_bytes(size) if sums else 0
+    return max(preparing, running, restoring)
+
+
+def _preparing(size: CaseSize, raw: bool) -> int:
+    """Beside the image: the scan or a slab of it, what is resampled in plane, and the pieces in work."""
+    depth, height, width = by_axis(size.axis, size.crop)
+    new_depth, rows, columns = by_axis(size.axis, size.resampled)
+    raw_bytes = (depth if raw else SLAB) * height * width * size.raw_itemsize
+    in_plane = depth * rows * columns * _FLOAT
+    # A slab as float64 and float32, and resampled along one axis and both; a block of rows, copied and resampled along
+    # the last. CuPy's products have memory of their own before they are copied to where they belong.
+    slab = SLAB * (3 * height * width + rows * (2 * width + columns)) * _FLOAT
+    block = ROWS * columns * (depth + 2 * new_depth) * _FLOAT
+    return raw_bytes + in_plane + max(slab, block) + _matrices(size)
+
+
+def _running(size: CaseSize) -> int:
+    """A batch of tiles and their mirror images, their logits, a tile's scores and what comes of them, the weights.
+
+    At the end a slice is divided by the sums of its weights, which are computed from those of another.
+    """
+    # Tiles are gathered and copied, and a last batch filled up; logits are each network's, two means' and a sum's.
+    logits = size.folds + 2 + (size.folds > 1)
+    batched = size.batch * (3 * size.channels + logits * size.outputs)
+    return (prod(size.patch) * (batched + 3 * size.scores + 1) + 2 * prod(size.padded[1:])) * _FLOAT
+
+
+def restoring_bytes(size: CaseSize) -> int:
+    """Return what restoring takes at most beside image and scores.
+
+    That is which scores are positive, and one block of the output: interpolated along each axis, then labelled.
+    """
+    fine = [min(side, most) for side, most in zip(size.crop, BLOCK, strict=True)]
+    # As many coarse planes and rows as linear interpolation of a block can reach.
+    reached = [
+        min(coarse, round(side * coarse / whole) + 3)
+        for side, coarse, whole in zip(fine, size.resampled, size.crop, strict=True)
+    ]
+    along_z = fine[0] * prod(reached[1:])
+    along_x = fine[0] * reached[1] * fine[2]
+    block = 2 * prod(reached) + along_z + along_x + prod(fine)
+    matrices = sum(whole * coarse for whole, coarse in zip(fine, reached, strict=True)) * _FLOAT
+    positive = (size.scores + 1) * prod(size.resampled)
+    # Labels are found among several classes by an index of eight bytes a voxel, and what is made of it.
+    return max(positive, size.scores * block * _FLOAT + matrices + 40 * prod(fine))
+
+
+def _matrices(size: CaseSize) -> int:
+    return sum(band_bytes(old, new, DEVICE_BAND) for old, new in zip(size.crop, size.resampled, strict=True))
+
+
+def by_axis(axis: int, shape: Shape3) -> list[int]:
+    """Return the sides of a shape, that of `axis` first."""
+    return [shape[axis], *(side for i, side in enumerate(shape) if i != axis)]
+
+
+def _mib(size: int) -> int:
+    return -(-size // MIB)

@@ -1,0 +1,191 @@
+"""From an image to what the network sees: transpose, crop, normalise, resample, pad."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flare_runtime.compute.arrays import Box, FloatArray, Shape3, Vector3
+from flare_runtime.compute.device import HOST, Device
+from flare_runtime.errors import CaseError
+from flare_runtime.imaging.volume import Remark, Volume
+from flare_runtime.model.manifest import CTScheme, Manifest, ZScoreScheme
+from flare_runtime.pipeline import normalisation
+from flare_runtime.pipeline.body import body_box
+from flare_runtime.pipeline.crop import nonzero_box
+from flare_runtime.pipeline.gpu_memory import CaseSize, MemoryPlan
+from flare_runtime.pipeline.hounsfield import check_hounsfield
+from flare_runtime.pipeline.resampling import Resizing, new_shape, plan_resizing, resize_image
+from flare_runtime.pipeline.tiling import grown_box, inner_box, padded_shape, whole
+
+MAX_RESAMPLED_VOXELS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image on the network's grid, and the way back.
+
+    Attributes:
+        image: float32 (channels, z, y, x), at least as large as the patch; on the device or on the host, by the plan.
+        inner: where the image lies in `image`, the rest being padding.
+        crop: where the cropped image lies in the transposed input.
+        spacing_mm: of the transposed input, (z, y, x).
+        remarks: what was found odd on the way.
+        region: of `image` that the network is to see.
+        memory: what is to be on the device; None on the host, where everything is.
+    """
+
+    image: FloatArray
+    inner: Box
+    crop: Box
+    spacing_mm: Vector3
+    remarks: tuple[Remark, ...]
+    region: Box
+    memory: MemoryPlan | None = None
+
+    @property
+    def crop_shape(self) -> Shape3:
+        """The number of voxels of the cropped input, (z, y, x)."""
+        z, y, x = (side.stop - side.start for side in self.crop)
+        return z, y, x
+
+    @property
+    def resampled_shape(self) -> Shape3:
+        """The number of voxels on the network's grid without padding, (z, y, x)."""
+        z, y, x = (side.stop - side.start for side in self.inner)
+        return z, y, x
+
+
+def prepare(
+    channels: Sequence[Volume],
+    manifest: Manifest,
+    device: Device = HOST,
+    plan: Callable[[CaseSize], MemoryPlan | None] = lambda _size: None,
+    *,
+    body_only: bool = False,
+    any_intensity: bool = False,
+) -> Prepared | None:
+    """Prepare a case given as one volume per channel, all of one grid; None where every voxel is zero.
+
+    Args:
+        channels: in the model's order, on the host.
+        manifest: the model.
+        device: where the image is computed and the network runs.
+        plan: decides what of the case is on the device, needed unless that is the host; may refuse it.
+        body_only: the network is to see the patient alone, for models whose first channel is a CT.
+        any_intensity: remark upon a CT that is not in Hounsfield units instead of refusing it.
+
+    Raises:
+        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `plan` does.
+    """
+    _check_channels(channels, manifest)
+    volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
+    crop = nonzero_box(volumes)
+    if crop is None:
+        return None
+    inside = _inside(volumes, crop) if _needs_inside(manifest) else None
+    spacing = volumes[0].spacing_mm
+    z, y, x = (side.stop - side.start for side in crop)
+    shape: Shape3 = (z, y, x)
+    resizing = _image_resizing(shape, spacing, manifest)
+    target = resizing.new_shape
+    padded = padded_shape(target, manifest.patch)
+    inner = inner_box(target, padded)
+    memory = plan(CaseSize.of([volume.grid for volume in volumes], shape, manifest))
+    if memory is not None:
+        device = device if memory.image_on_device else HOST
+    remarks = [
+        remark
+        for volume, channel in zip(volumes, manifest.channels, strict=True)
+        if isinstance(channel.normalisation, CTScheme)
+        for remark in check_hounsfield(volume, channel.name, any_intensity=any_intensity)
+    ]
+    image = device.xp.zeros((len(volumes), *padded), np.float32)
+    for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
+        cropped = Volume(volume.voxels[crop], spacing, volume.slope, volume.intercept)
+        normalise = normalisation.fit(channel.normalisation, cropped, inside, device)
+        reader = _SlabReader(cropped, normalise, device, at_once=memory is not None and memory.raw_on_device)
+        resize_image(reader, resizing, image[index][inner], device)
+        del reader  # and with it the scan on the device, before the next one goes there
+    region = _body_region(volumes[0], crop, target, manifest.patch, padded) if body_only else whole(padded)
+    return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
+
+
+def _image_resizing(shape: Shape3, spacing: Vector3, manifest: Manifest) -> Resizing:
+    target = new_shape(shape, spacing, manifest.spacing_mm)
+    if min(target) < 1 or np.prod(target, dtype=np.int64) > MAX_RESAMPLED_VOXELS:
+        raise CaseError(
+            "too_large" if min(target) else "bad_dimensions", f"the case would be resampled to {target} voxels"
+        )
+    rule = manifest.image_resampling
+    return plan_resizing(
+        shape,
+        target,
+        spacing,
+        manifest.spacing_mm,
+        order=rule.order,
+        order_z=rule.order_z,
+        force_separate_z=rule.force_separate_z,
+    )
+
+
+def _body_region(volume: Volume, crop: Box, target: Shape3, patch: Shape3, padded: Shape3) -> Box:
+    """Return where the body lies in the padded image; all of it where no body is found."""
+    box = body_box(volume)
+    if box is None:
+        return whole(padded)
+    sides = []
+    for side, cropped, new, grown in zip(box, crop, target, padded, strict=True):
+        ratio = new / (cropped.stop - cropped.start)
+        offset = (grown - new) // 2
+        start = offset + int(np.floor(max(side.start - cropped.start, 0) * ratio))
+        stop = offset + int(np.ceil(min(side.stop - cropped.start, cropped.stop - cropped.start) * ratio))
+        sides.append(slice(start, min(stop, offset + new)))
+    return grown_box((sides[0], sides[1], sides[2]), patch, padded)
+
+
+class _SlabReader:
+    """Reads normalised slabs of a volume to a device."""
+
+    def __init__(self, volume: Volume, normalise: normalisation.Normaliser, device: Device, *, at_once: bool) -> None:
+        self._volume = volume
+        self._normalise = normalise
+        self._device = device
+        self._uploaded = device.upload(volume.voxels) if at_once else None
+
+    def __call__(self, axis: int, part: slice) -> FloatArray:
+        sides = [slice(0, n) for n in self._volume.shape]
+        sides[axis] = part
+        where: Box = (sides[0], sides[1], sides[2])
+        uploaded = self._uploaded
+        raw = self._device.upload(self._volume.voxels[where]) if uploaded is None else uploaded[where]
+        slab = self._volume.intensities(raw)
+        self._normalise(slab, where)
+        return slab
+
+
+def _check_channels(channels: Sequence[Volume], manifest: Manifest) -> None:
+    if len(channels) != len(manifest.channels):
+        names = ", ".join(channel.name for channel in manifest.channels)
+        raise CaseError(
+            "wrong_channels", f"{len(channels)} image(s) given; this model takes {len(manifest.channels)}: {names}"
+        )
+    first = channels[0]
+    for other in channels[1:]:
+        if other.shape != first.shape or not np.allclose(other.spacing_mm, first.spacing_mm, rtol=1e-3):
+            raise CaseError(
+                "channel_mismatch", f"the channels' grids differ: {first.shape} and {other.shape}; resample them"
+            )
+
+
+def _needs_inside(manifest: Manifest) -> bool:
+    schemes = [channel.normalisation for channel in manifest.channels]
+    return any(isinstance(scheme, ZScoreScheme) and scheme.masked for scheme in schemes)
+
+
+def _inside(volumes: Sequence[Volume], crop: Box) -> normalisation.BoolArray:
+    """Return nnU-Net's non-zero mask within the crop: non-zero in any channel, holes filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    nonzero = np.any([volume.intensities(volume.voxels[crop]) != 0 for volume in volumes], axis=0)
+    return np.asarray(binary_fill_holes(nonzero))

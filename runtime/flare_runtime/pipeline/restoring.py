@@ -1,0 +1,53 @@
+"""Back to the input's grid: scores are interpolated only where a label can come of them.
+
+Linear interpolation is a convex combination: a fine voxel can be foreground only where a coarse neighbour is. So for
+each block of the output only the bounding box of what its positive coarse voxels reach is computed; the rest stays 0.
+"""
+
+import numpy as np
+
+from flare_runtime.compute.arrays import FloatArray, MaskArray
+from flare_runtime.compute.device import HOST, Device
+from flare_runtime.imaging.volume import slabs
+from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.interpolation import BoolArray
+from flare_runtime.pipeline.resampling import Resizing
+
+# The output is computed in blocks of at most so many voxels, (z, y, x).
+BLOCK = (16, 64, 2048)
+
+
+def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskArray, device: Device = HOST) -> None:
+    """Write the labels of `scores` (channels, *resizing.old_shape) into `out` (*resizing.new_shape), zero until now.
+
+    `scores` are on `device`, where they are interpolated; `out` is on the host.
+
+    Raises:
+        ValueError: where the interpolation is not a convex combination.
+    """
+    if resizing.clips:
+        raise ValueError("scores can be restored by interpolation of order 0 or 1 only")
+    positive: BoolArray = device.download(device.xp.any(scores > 0, axis=0))
+    z_matrix, y_matrix, x_matrix = resizing.matrices
+    for planes in slabs(resizing.new_shape[0], BLOCK[0]):
+        z = z_matrix.part(planes)
+        seen: BoolArray = np.any(positive[z.columns], axis=0)
+        seen_along: BoolArray = np.any(seen, axis=1)
+        for rows in slabs(resizing.new_shape[1], BLOCK[1]):
+            y = y_matrix.reaching(rows, seen_along)
+            if y is None:
+                continue
+            seen_across: BoolArray = np.any(seen[y.columns], axis=0)
+            for columns in slabs(resizing.new_shape[2], BLOCK[2]):
+                x = x_matrix.reaching(columns, seen_across)
+                if x is None:
+                    continue
+                block = scores[:, z.columns, y.columns, x.columns]
+                fine = _interpolate(block, *(device.upload(axis.weights) for axis in (z, y, x)))
+                out[planes, y.rows, x.rows] = device.download(decoder.labels(fine))
+
+
+def _interpolate(block: FloatArray, z: FloatArray, y: FloatArray, x: FloatArray) -> FloatArray:
+    channels, depth = block.shape[:2]
+    along_z = (z @ block.reshape(channels, depth, -1)).reshape(channels, len(z), *block.shape[2:])
+    return (y @ (along_z @ x.T)).astype(np.float32, copy=False)

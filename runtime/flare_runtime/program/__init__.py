@@ -1,0 +1,1 @@
+"""What a program sets up for its process: signals, streams, log, telemetry off."""

@@ -1,0 +1,92 @@
+"""What the programs of this project share: arguments' types, and errors as one line and an exit code."""
+
+import argparse
+import logging
+import math
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from flare_runtime.compute.available_memory import MORE_MEMORY, lacked_memory
+from flare_runtime.errors import DeviceError, FlareError, UsageError
+from flare_runtime.program.telemetry import silence_command
+from flare_runtime.program.terminal import say, say_lines
+
+
+def path_of(text: str) -> Path:
+    """Read the name of a file or folder; an empty one, such as of an unset variable, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; give a file or folder, . for the current one")
+    return Path(text)
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def natural(text: str) -> int:
+    """Read a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """Read a number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
+
+
+def log_to_stderr(package: str, level: int) -> None:
+    """Print what a package logs at `level` or above, each message as it is, on standard error."""
+    logging.basicConfig(format="%(message)s", handlers=[_Teller()])
+    logging.getLogger(package).setLevel(level)
+
+
+def skip_model_converter() -> None:
+    """Let OpenVINO not import its model converter, which takes as long as the rest of it and is not needed here."""
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say_lines(self.format(record))
+
+
+def exit_code_of(program: str, run: Callable[[], int], extra: str | None = None) -> int:
+    """Run a program and return its exit code; what is wrong becomes one line on standard error.
+
+    What nobody foresaw is shown whole, so that it can be mended.
+
+    Args:
+        program: its name.
+        run: does the work and returns the exit code.
+        extra: of the packages that the program needs and a plain installation lacks.
+    """
+    silence_command()
+    try:
+        return run()
+    except FlareError as error:
+        say(f"{program}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(f"{program}: interrupted")
+        return 130
+    except Exception as error:
+        if extra and isinstance(error, ModuleNotFoundError):
+            say(f"{program}: {error.name} is not installed; pip install 'flare-lite[{extra}]'")
+            return UsageError.exit_code
+        if lacked_memory(error):
+            say(f"{program}: too little memory ({type(error).__name__}: {error}); {MORE_MEMORY}")
+            return DeviceError.exit_code
+        say_lines(traceback.format_exc())
+        say(f"{program}: internal error: {type(error).__name__}; please report it with the lines above")
+        return FlareError.exit_code

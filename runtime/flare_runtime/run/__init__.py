@@ -1,0 +1,1 @@
+"""A run over many cases: files in, masks, records and a report out."""

@@ -1,0 +1,159 @@
+"""Which cases an input holds and where their masks go, settled before any work is done."""
+
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_runtime.errors import UsageError
+from flare_runtime.files.naming import visible
+from flare_runtime.files.output import check_folder
+from flare_runtime.files.target import check_targets
+from flare_runtime.imaging.file_names import STALE, is_stale, strip_suffix
+from flare_runtime.imaging.nifti import HEAD_BYTES, SUFFIXES, is_mask
+from flare_runtime.run.record import is_record
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case to segment.
+
+    Attributes:
+        name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
+        images: channel number to file.
+        mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
+            goes beside it as .json.
+    """
+
+    name: str
+    images: dict[int, Path]
+    mask: Path
+
+    @property
+    def record(self) -> Path:
+        """Where the case's record is to be written."""
+        return self.mask.with_name(strip_suffix(self.mask.name) + ".json")
+
+    @property
+    def stale(self) -> Path:
+        """Where an earlier run's mask goes if this run's is refused or fails."""
+        stem = strip_suffix(self.mask.name)
+        return self.mask.with_name(f"{stem}{STALE}{self.mask.name[len(stem) :]}")
+
+    def channel_files(self) -> list[Path]:
+        """Return the files in the order of their channels."""
+        return [self.images[channel] for channel in sorted(self.images)]
+
+
+def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
+    """Return the cases of a NIfTI file or of a folder of them.
+
+    Args:
+        source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz.
+        target: a file for a file, a folder for a folder.
+        channels: how many images the model takes; for a file the others are found beside it by their numbers.
+
+    Raises:
+        UsageError: where there is nothing to do, or two inputs would write one output.
+        OutputError: where an output cannot or must not be written.
+    """
+    cases = _folder(source, target, channels) if _is_folder(source) else [_single(source, target, channels)]
+    _check_outputs(cases)
+    return cases
+
+
+def _check_outputs(cases: Sequence[Case]) -> None:
+    for case in cases:
+        if any(is_stale(path) for path in (*case.images.values(), case.mask)):
+            raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
+    images = [image for case in cases for image in case.images.values()]
+    masks = (path for case in cases for path in (case.mask, case.stale))
+    check_targets(masks, images, over=is_mask, head_bytes=HEAD_BYTES)
+    check_targets((case.record for case in cases), images, over=is_record)
+    check_folder(cases[0].mask.parent)
+
+
+def _is_folder(source: Path) -> bool:
+    try:
+        return stat.S_ISDIR(source.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{source}: there is no such file or folder") from error
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _is_there_as(kind: Callable[[Path], bool], target: Path) -> bool:
+    with suppress(OSError):  # such as a name that is too long; the checks of outputs will say so
+        return kind(target)
+    return False
+
+
+def _unreadable(source: Path, error: OSError) -> UsageError:
+    return UsageError(f"{source}: cannot be read ({error.strerror or error})")
+
+
+def _single(source: Path, target: Path, channels: int) -> Case:
+    name, channel = _split(source)
+    if channel:
+        name = strip_suffix(source.name)
+    if _is_there_as(Path.is_dir, target):
+        target = target / f"{name}.nii.gz"
+    if not target.name.endswith(SUFFIXES):
+        raise UsageError(f"{target}: the output for a file is a .nii.gz or .nii file, or a folder that exists")
+    images = {0: source}
+    if channel == 0:
+        others = (source.with_name(source.name.replace("_0000.", f"_{i:04d}.")) for i in range(1, channels))
+        images |= {i: other for i, other in enumerate(others, start=1) if other.exists()}
+    return Case(visible(name), images, target)
+
+
+def _folder(source: Path, target: Path, channels: int) -> list[Case]:
+    if _is_there_as(Path.is_file, target) or target.name.endswith(SUFFIXES):
+        raise UsageError(f"{target}: the output for a folder is a folder")
+    try:
+        names = sorted(os.listdir(source))  # noqa: PTH208 (thousands of names are sorted much faster than paths)
+    except OSError as error:
+        raise _unreadable(source, error) from error
+    files = [source / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    files = [path for path in files if not is_stale(path)]
+    if not files:
+        dicom = any(name.lower().endswith(".dcm") for name in names)
+        other = " (DICOM series have to be converted to NIfTI first)" if dicom else ""
+        raise UsageError(f"{source}: holds no .nii or .nii.gz file{other}")
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in files:
+        name, channel = _split(path)
+        if channel in found[name]:
+            raise _same_mask(found[name][channel], path, name)
+        found[name][channel] = path
+    if channels == 1:
+        found = _without_numbers(found)
+    return [Case(visible(name), images, target / f"{name}.nii.gz") for name, images in found.items()]
+
+
+def _without_numbers(found: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
+    """Take numbers for part of the name where no file of theirs is channel 0: x_0001, x_0002 are cases of their own."""
+    cases: dict[str, dict[int, Path]] = {}
+    for name, images in found.items():
+        numbered = {name: images} if 0 in images else {strip_suffix(p.name): {0: p} for p in images.values()}
+        for own, files in numbered.items():
+            if own in cases:
+                raise _same_mask(cases[own][0], files[0], own)
+            cases[own] = files
+    return cases
+
+
+def _same_mask(first: Path, second: Path, name: str) -> UsageError:
+    return UsageError(f"{first.name} and {second.name} would both be written to {name}.nii.gz; move one")
+
+
+def _split(path: Path) -> tuple[str, int]:
+    stem = strip_suffix(path.name)
+    match = _CHANNEL.fullmatch(stem)
+    return (match["case"], int(match["channel"])) if match else (stem, 0)

@@ -1,0 +1,132 @@
+"""What a case ends with beside its name: its mask and record, both or neither, or the record of why there is none."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from flare_runtime.compute.arrays import MaskArray
+from flare_runtime.errors import OutputError
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.naming import visible
+from flare_runtime.files.output import StagedFile, staged
+from flare_runtime.files.target import check_kind
+from flare_runtime.imaging.mask_file import encode_mask
+from flare_runtime.imaging.volume import Remark
+from flare_runtime.run.cases import Case
+from flare_runtime.run.record import CaseRecord, encode_json, sha256_of, write_json
+
+# Two files take their names in much less.
+_WAIT_S, _PAUSE_S = 5.0, 0.005
+_commits = 0
+
+
+def commit_result(
+    case: Case, mask: MaskArray, header: Any, record_of: Callable[[str], CaseRecord], *, keep_text: bool = False
+) -> CaseRecord:
+    """Write a case's mask (z, y, x) and its record, of which an earlier run's are replaced, and return the record.
+
+    Args:
+        case: the case.
+        mask: its labels.
+        header: of the image, whose geometry the mask takes, and free text where `keep_text`.
+        record_of: makes the record from the mask's SHA-256, once the mask is on the disk.
+        keep_text: see `header`.
+
+    Raises:
+        OutputError: where one of the two cannot be written; then neither is there.
+    """
+    with staged(case.mask) as new_mask:
+        encode_mask(new_mask.file, mask, header, compressed=case.mask.name.endswith(".gz"), keep_text=keep_text)
+        new_mask.settle()
+        record = record_of(sha256_of(new_mask.path))
+        with staged(case.record) as new_record:
+            new_record.file.write(encode_json(record))
+            new_record.settle()
+            with alone_in(case.mask.parent), committing:
+                _take_names(new_mask, new_record)
+                global _commits
+                _commits += 1
+    return record
+
+
+def commits_made() -> int:
+    """Return how many results this process has committed."""
+    return _commits
+
+
+def _take_names(mask: StagedFile, record: StagedFile) -> None:
+    """Let both take their names, so that at no moment a record is beside a mask that it does not describe."""
+    check_kind(mask.target)
+    check_kind(record.target)
+    record.target.unlink(missing_ok=True)
+    mask.take_name()
+    try:
+        record.take_name()
+    except BaseException:
+        with suppress(OSError):
+            mask.target.unlink()
+        raise
+
+
+def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
+    """Write the record of a case that was not done, and move a mask of an earlier run aside; return the record.
+
+    What cannot be written or moved is said in the record's message.
+    """
+    record.inputs = [visible(path) for path in case.channel_files()]
+    with alone_in(case.mask.parent):
+        for step in (_drop_record, _set_mask_aside, _write_record):
+            try:
+                step(case, record)
+            except OutputError as error:
+                record.message = f"{record.message}; {visible(error)}"
+            except OSError as error:
+                told = error.strerror or error
+                record.message = f"{record.message}; {visible(case.mask)}: cannot be set aside ({told})"
+    return record
+
+
+@contextmanager
+def alone_in(folder: Path, limit_s: float | None = None) -> Iterator[None]:
+    """Keep other processes from coming between a mask and its record, where the file system has locks.
+
+    Whoever holds the folder for longer than `limit_s`, a few seconds where None, is no such process; it may be what
+    started this one.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, descriptor)
+            until = time.monotonic() + (_WAIT_S if limit_s is None else limit_s)
+            while not _locks(descriptor) and time.monotonic() < until:
+                time.sleep(_PAUSE_S)
+        yield
+
+
+def _locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _drop_record(case: Case, _record: CaseRecord) -> None:
+    check_kind(case.record)
+    case.record.unlink(missing_ok=True)
+
+
+def _set_mask_aside(case: Case, record: CaseRecord) -> None:
+    check_kind(case.mask)
+    check_kind(case.stale)
+    with suppress(FileNotFoundError):
+        case.mask.replace(case.stale)
+        record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(case.stale.name)}"))
+
+
+def _write_record(case: Case, record: CaseRecord) -> None:
+    write_json(case.record, record)

@@ -1,0 +1,53 @@
+"""The records of a run as they come, and its report, which is written once however the run ends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.run.cases import Case
+from flare_runtime.run.record import CaseRecord, write_report
+
+
+class Journal:
+    """What a run has come to.
+
+    Attributes:
+        count: of cases that are over.
+        failed: those of them that are not done.
+    """
+
+    def __init__(self, report: Path | None, cases: Sequence[Case]) -> None:
+        self.count = 0
+        self.failed = 0
+        self._report = report
+        self._not_begun = dict.fromkeys(case.name for case in cases)
+        # As JSON they take a third of the memory.
+        self._records: list[msgspec.Raw] = []
+        self._written = False
+
+    def add(self, record: CaseRecord) -> None:
+        """Note that a case is over."""
+        self._not_begun.pop(record.case, None)
+        if self._report:
+            self._records.append(msgspec.Raw(msgspec.json.encode(record)))
+        # Last of all: an interruption waits for it.
+        self.failed += record.status != "done"
+        self.count += 1
+
+    @property
+    def done(self) -> int:
+        """How many cases are done."""
+        return self.count - self.failed
+
+    def write(self) -> None:
+        """Write the report, if there is to be one and it was not written yet.
+
+        Raises:
+            OutputError: where it cannot be written.
+        """
+        with committing:  # which an interruption takes before it writes
+            if self._report and not self._written:
+                self._written = True
+                write_report(self._report, self._records, list(self._not_begun))

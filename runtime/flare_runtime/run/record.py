@@ -1,0 +1,223 @@
+"""What is written down about a run: one record per case, one report for all of them."""
+
+import hashlib
+import platform
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from flare_runtime.compute.available_memory import lacked_memory
+from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
+from flare_runtime.files.naming import visible, visible_lines
+from flare_runtime.files.output import replacing
+from flare_runtime.imaging.volume import Remark
+from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.segmenter import Segmentation, Segmenter
+
+_RECORD_FORMAT = "flare-lite record"
+_REPORT_FORMAT = "flare-lite report"
+_MIB = 1 << 20
+_PACKAGES = (
+    "flare-lite",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "cupy-cuda13x",
+    "nvidia-cudnn-cu13",
+    "nvidia-cudnn-frontend",
+    "tensorrt",
+)
+
+
+class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="format", tag=_RECORD_FORMAT):
+    """One case: what was done, how long it took, what was found.
+
+    Attributes:
+        status: `done`; `refused` for an input that cannot be trusted or is too large; `failed` for anything else.
+        reason, message: why it was not done: a stable code and one line.
+        traceback: of an error that nobody foresaw.
+        timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
+            the case before is segmented; `total` is from before that wait until after writing.
+        peak_memory_mib: of the whole process so far.
+        gpu_memory_mib: of a GPU, all the process takes: `planned` for this case, and the most `measured` so far.
+        remarks: what was odd about the input.
+    """
+
+    case: str
+    status: Literal["done", "refused", "failed"]
+    reason: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+    inputs: list[str] = []
+    mask: str | None = None
+    mask_sha256: str | None = None
+    timings_s: dict[str, float] = {}
+    peak_memory_mib: float | None = None
+    gpu_memory_mib: dict[str, int] | None = None
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    lesions: list[Lesion] | None = None
+    remarks: list[Remark] = []
+    model: dict[str, str] = {}
+
+    @property
+    def line(self) -> str:
+        """The case in one line, for a terminal or a log."""
+        odd = "".join(f"; note: {remark.text}" for remark in self.remarks)
+        if self.status != "done":
+            return f"{self.case}: {self.status} ({self.reason}): {self.message}{odd}"
+        volume = sum(lesion.volume_ml for lesion in self.lesions or [])
+        timings = self.timings_s
+        return (
+            f"{self.case}: {len(self.lesions or [])} lesion(s), {volume:.2f} ml, "
+            f"{timings['total']:.2f} s (network {timings['network']:.2f} s){odd}"
+        )
+
+
+def done_record(
+    case: str, result: Segmentation, spacing_mm: tuple[float, ...], timings_s: dict[str, float], segmenter: Segmenter
+) -> CaseRecord:
+    """Return the record of a case that was segmented; paths and hashes are the caller's to add."""
+    return CaseRecord(
+        case=case,
+        status="done",
+        timings_s={stage: round(seconds, 4) for stage, seconds in timings_s.items()},
+        peak_memory_mib=peak_memory_mib(),
+        gpu_memory_mib=result.gpu_memory_mib,
+        shape=result.mask.shape,
+        spacing_mm=spacing_mm,
+        lesions=result.lesions,
+        remarks=list(result.remarks),
+        model=model_identity(segmenter),
+    )
+
+
+def failed_record(case: str, error: Exception) -> CaseRecord:
+    """Return the record of a case that was not segmented."""
+    if isinstance(error, CaseError):
+        status: Literal["failed", "refused"] = "failed" if isinstance(error, GpuMemoryError) else "refused"
+        return CaseRecord(case=case, status=status, reason=error.reason, message=visible(error))
+    if isinstance(error, LostDeviceError):
+        message, evidence = visible(error), error.traceback
+        return CaseRecord(case=case, status="failed", reason="worker_lost", message=message, traceback=evidence)
+    message = f"{type(error).__name__}: {visible(error)}"
+    if isinstance(error, FlareError):
+        return CaseRecord(case=case, status="failed", reason="output", message=message)
+    reason = "memory" if lacked_memory(error) else "internal"
+    return CaseRecord(case=case, status="failed", reason=reason, message=message, traceback=traceback_of(error))
+
+
+def traceback_of(error: Exception) -> str:
+    """Return what Python would print of an error, to be kept where only a line is said."""
+    return visible_lines("".join(traceback.format_exception(error)))
+
+
+def model_identity(segmenter: Segmenter) -> dict[str, str]:
+    """Return which model ran, and how."""
+    network, manifest = segmenter.network, segmenter.bundle.manifest
+    return {
+        "name": visible(manifest.name),
+        **({"caution": visible(manifest.caution)} if manifest.caution else {}),
+        "bundle_sha256": segmenter.bundle.sha256,
+        "backend": network.backend,
+        "device": network.device,
+        "precision": network.precision,
+        "step": f"{segmenter.step:g}",
+        "tta": str(segmenter.tta).lower(),
+        "crop": segmenter.crop,
+        "flare-lite": _version("flare-lite"),
+    }
+
+
+def write_json(target: Path, content: object) -> None:
+    """Write an object as indented JSON, atomically.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    with replacing(target) as file:
+        file.write(encode_json(content))
+
+
+def encode_json(content: object) -> bytes:
+    """Return an object as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def is_record(data: bytes) -> bool:
+    """Whether a file's content is a case's record; those of before `format` was written are told by the model."""
+    return _is_ours(data, _RECORD_FORMAT, _was_record)
+
+
+def is_report(data: bytes) -> bool:
+    """Whether a file's content is a run's report; those of before `format` was written are told by the versions."""
+    return _is_ours(data, _REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
+
+
+def _was_record(content: dict[str, Any]) -> bool:
+    if content["status"] in ("refused", "failed"):
+        return {"case", "reason", "message"} <= content.keys()
+    return "bundle_sha256" in content["model"]
+
+
+def _is_ours(data: bytes, wanted: str, was_ours: Callable[[dict[str, Any]], bool]) -> bool:
+    try:
+        content = msgspec.json.decode(data, type=dict[str, Any])
+        return bool(content["format"] == wanted if "format" in content else was_ours(content))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
+        return False
+
+
+def write_report(target: Path, records: Sequence[CaseRecord | msgspec.Raw], not_begun: Sequence[str]) -> None:
+    """Write the report of a run.
+
+    Args:
+        target: the file.
+        records: of the cases that were done, refused or failed, as they are or as JSON.
+        not_begun: the names of the others; where there are any, the run was interrupted and the report says so.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    content = {
+        "format": _REPORT_FORMAT,
+        "complete": not not_begun,
+        "not_begun": list(not_begun),
+        "cases": list(records),
+    }
+    write_json(target, {**content, "environment": environment()})
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that decide what a run computes."""
+    packages = {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine(), **packages}
+
+
+def peak_memory_mib() -> float:
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / _MIB if sys.platform == "darwin" else peak / 1024, 1)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

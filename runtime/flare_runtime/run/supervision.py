@@ -1,0 +1,128 @@
+"""Work in a process of its own that is started again where it dies: after CUDA has failed, it fails there for good."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import TypeAlias
+
+from flare_runtime.errors import FlareError, LostDeviceError
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.naming import visible
+from flare_runtime.run.cases import Case
+from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.record import CaseRecord, failed_record, traceback_of
+from flare_runtime.run.worker_server import CONTEXT, start_early
+
+# Segments cases in turn and yields the record of each.
+Work: TypeAlias = Callable[[Sequence[Case]], Iterable[CaseRecord]]
+_LOG = logging.getLogger(__name__)
+
+
+def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    """Yield what `work` yields of `cases`, each case in a worker process.
+
+    Where the worker loses its device or is killed, the case it was at is tried once more by a worker that does nothing
+    else: the one before may have died of a later case, which it had begun to read. A case that costs both fails;
+    another worker goes on behind it.
+
+    Args:
+        work: is pickled for the workers, which import its module; not the program's main one.
+        cases: from `find_cases`.
+
+    Raises:
+        FlareError: what `work` raises, but for a lost device.
+    """
+    start_early()
+    remaining = list(cases)
+    suspect: Case | None = None
+    while remaining:
+        alone = remaining[0] is suspect
+        waiting = remaining[1:] if alone else []
+        remaining = remaining[:1] if alone else remaining
+        loss = yield from _one_worker(work, remaining)
+        if alone and remaining:
+            message = f"two workers were lost at this case ({loss})"
+            lost = remaining.pop()
+            yield commit_failure(lost, failed_record(lost.name, LostDeviceError(message, loss.traceback)))
+        suspect = remaining[0] if remaining else None
+        if suspect:
+            _LOG.warning("a worker was lost at %s (%s); it is tried once more", suspect.name, loss)
+            if loss.traceback:
+                _LOG.info(loss.traceback)
+        remaining += waiting
+
+
+def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, LostDeviceError]:
+    """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs), daemon=True)
+    try:
+        with committing, _main_module_hidden():
+            process.start()
+    except (EOFError, OSError) as error:
+        with committing:  # where a signal has ended the process that starts workers, this one ends here too
+            pass
+        return LostDeviceError(f"no worker could be started ({type(error).__name__})", traceback_of(error))
+    finally:
+        theirs.close()
+    loss: LostDeviceError | None = None
+    try:
+        while (message := _receive(ours)) is not None:
+            if isinstance(message, CaseRecord):
+                del remaining[0]
+                yield message
+            elif isinstance(message, LostDeviceError):
+                loss = message
+            else:
+                raise message
+        process.join()
+        with committing:  # where a signal has ended the worker, this process ends here too
+            pass
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+    return loss or LostDeviceError(f"the worker ended with {process.exitcode}")
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep multiprocessing from running the program's main module again in the worker, which would begin it anew."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _receive(results: Connection) -> CaseRecord | FlareError | None:
+    try:
+        message: CaseRecord | FlareError = results.recv()
+    except (EOFError, OSError):  # ended, perhaps in the middle of a message
+        return None
+    return message
+
+
+def _worker(work: Work, cases: Sequence[Case], results: Connection) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
+    signal.set_wakeup_fd(-1)
+    try:
+        for record in work(cases):
+            results.send(record)
+    except FlareError as error:
+        results.send(error)
+    except BrokenPipeError:  # nobody is left to work for
+        pass
+    except Exception as error:
+        results.send(LostDeviceError(f"{type(error).__name__}: {visible(error)}", traceback_of(error)))
+    finally:
+        results.close()
+        # Not the usual way out: CUDA's own clean-up can hang once it has failed.
+        os._exit(0)

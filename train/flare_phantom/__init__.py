@@ -1,0 +1,1 @@
+"""CT-like phantoms with known lesions, for the demo and the tests."""

@@ -1,0 +1,1 @@
+"""What is to be trained: plans, network size, recipe."""

@@ -1,0 +1,1 @@
+"""What a training run wrote down, and the report of it."""

@@ -1,0 +1,1 @@
+"""The training itself, resumable at any moment."""
