@@ -249,7 +249,7 @@ class Segmenter:
         return PreparedCase(prepared, channels[0].shape, channels[0].spacing_mm, remarks, perf_counter() - started)
 
     def _planner(self, smallest: bool) -> Plan:
-        if self.device is HOST:
+        if not self.device.is_gpu:
             return self._plan  # and no wait for the network
         plan = smallest_plan if smallest else self._plan
         folds = len(self.bundle.manifest.provenance.checkpoints)

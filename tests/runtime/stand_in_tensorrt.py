@@ -52,6 +52,7 @@ def _aligned(size):
 class StandInDevice:
     """A `CudaDevice` of the host's memory; it counts the bytes that `xp` holds and gives in `taken`."""
 
+    is_gpu = True
     gpu_name, compute_capability = "NVIDIA Stand-in", "9.0"
 
     def __init__(self, index=0):

@@ -122,6 +122,7 @@ class StrictDevice:
     """
 
     name = "strict:0"
+    is_gpu = True
 
     def __init__(self):
         self.memory = Memory()

@@ -48,6 +48,7 @@ def test_auto_is_a_gpu_only_where_all_it_takes_is_there(monkeypatch, driver, ins
 def test_the_host_moves_nothing():
     array = np.arange(3)
     assert open_device("cpu") is HOST
+    assert not HOST.is_gpu
     assert HOST.upload(array) is array
     assert HOST.download(array) is array
 

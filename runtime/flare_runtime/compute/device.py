@@ -20,10 +20,12 @@ class Device(Protocol):
 
     Attributes:
         name: `cpu` or `cuda:N`.
+        is_gpu: whether its memory is apart from the host's.
         xp: numpy or cupy; the pipeline is written once against it.
     """
 
     name: str
+    is_gpu: bool
     xp: Any
 
     def upload(self, array: AnyArray) -> AnyArray:
@@ -52,6 +54,7 @@ class Host:
     """The CPU's memory: nothing has to be moved."""
 
     name = "cpu"
+    is_gpu = False
     xp: Any = np
 
     def upload(self, array: AnyArray) -> AnyArray:
@@ -91,6 +94,8 @@ class CudaDevice:
     Raises:
         DeviceError: where CuPy or the GPU is missing.
     """
+
+    is_gpu = True
 
     def __init__(self, index: int) -> None:
         try:

@@ -54,6 +54,7 @@ class EmulatedDevice:
     """A GPU of `multiprocessors` that computes at once."""
 
     name = "cuda:0"
+    is_gpu = True
     gpu_name, compute_capability, driver = "an emulated GPU", "9.0", 13000
     stream = SimpleNamespace(ptr=4711)
 
