@@ -65,6 +65,11 @@ class BundleError(FlareError):
     exit_code = 7
 
 
+def install_hint(extra: str) -> str:
+    """Say how to install an extra of this package, which is on no index: from the folder that it was cloned into."""
+    return f"pip install '.[{extra}]' in the folder of flare-lite"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library's exception says, without what a terminal would obey."""
     line = str(error).strip().partition("\n")[0] or type(error).__name__

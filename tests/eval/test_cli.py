@@ -172,4 +172,4 @@ def test_a_missing_package_is_named_with_what_installs_it(folders, capsys, monke
     run(folders, "--prediction", folders / "good", "-o", folders / "out")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert main(["report", str(folders / "out"), "-o", str(folders / "report")]) == 2
-    assert "jinja2 is not installed; pip install 'flare-lite[eval]'" in capsys.readouterr().err
+    assert "jinja2 is not installed; pip install '.[eval]'" in capsys.readouterr().err

@@ -263,7 +263,7 @@ def test_without_tensorrt_the_command_says_what_to_install(tiny_bundle):
     assert result.returncode == DeviceError.exit_code == 5
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("flare-export trt: TensorRT is not installed")
-    assert "pip install 'flare-lite[tensorrt]'" in result.stderr
+    assert "pip install '.[tensorrt]'" in result.stderr
 
 
 def test_with_the_lean_runtime_alone_the_command_says_that_it_builds_none(tiny_bundle):

@@ -55,5 +55,5 @@ def test_the_host_moves_nothing():
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="cupy is installed")
 def test_without_cupy_a_gpu_is_a_device_error_that_says_what_to_install():
-    with pytest.raises(DeviceError, match=r"pip install 'flare-lite\[gpu\]', or use --device cpu"):
+    with pytest.raises(DeviceError, match=r"pip install '\.\[gpu\]' in the folder of flare-lite, or use --device cpu"):
         open_device("cuda:0")

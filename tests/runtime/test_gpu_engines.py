@@ -151,7 +151,7 @@ def test_where_cudnn_is_not_installed_auto_says_nothing(bundle, monkeypatch, cap
     monkeypatch.delitem(sys.modules, "flare_runtime.backends.cudnn.network")
     assert opened(bundle) == "ONNX Runtime"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    with pytest.raises(DeviceError, match=r"cuDNN's frontend cannot be used .*; pip install 'flare-lite\[gpu\]'"):
+    with pytest.raises(DeviceError, match=r"cuDNN's frontend cannot be used .*; pip install '\.\[gpu\]'"):
         opened(bundle, CUDNN)
 
 

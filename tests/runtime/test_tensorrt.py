@@ -157,7 +157,7 @@ def test_layers_are_described_where_tensorrt_does(backend, device, layers, text)
 
 
 def test_without_tensorrt_one_line_says_what_to_install(monkeypatch):
-    with pytest.raises(DeviceError, match=r"pip install 'flare-lite\[tensorrt\]'") as caught:
+    with pytest.raises(DeviceError, match=r"pip install '\.\[tensorrt\]'") as caught:
         load(monkeypatch)
     assert "\n" not in str(caught.value)
 

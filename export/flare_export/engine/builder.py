@@ -13,11 +13,11 @@ from flare_export.graph.batched_graph import with_batch
 from flare_runtime.backends.tensorrt.network import LEAN, VERSION, Log, TensorRTNetwork
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice
-from flare_runtime.errors import DeviceError
+from flare_runtime.errors import DeviceError, install_hint
 from flare_runtime.files.cache_folder import read_private, write_private
 
 if LEAN:
-    raise DeviceError("tensorrt_lean runs engines but builds none; pip install 'flare-lite[tensorrt]'")
+    raise DeviceError(f"tensorrt_lean runs engines but builds none; {install_hint('tensorrt')}")
 import tensorrt as trt
 
 

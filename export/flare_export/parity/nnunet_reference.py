@@ -13,7 +13,7 @@ import torch
 
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.compute.arrays import MaskArray, Shape3
-from flare_runtime.errors import UsageError
+from flare_runtime.errors import UsageError, install_hint
 from flare_runtime.pipeline.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, inner_box, padded_shape
 
 
@@ -50,7 +50,7 @@ class NnunetReference:
                 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
                 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
         except ImportError as error:
-            raise UsageError("comparing with nnU-Net needs it installed; pip install 'flare-lite[train]'") from error
+            raise UsageError(f"comparing with nnU-Net needs it installed; {install_hint('train')}") from error
         plans = PlansManager(dict(folder.plans))
         self._configuration = plans.get_configuration(folder.checkpoints[0].configuration)
         self._predictor = nnUNetPredictor(

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: an independent engine to compare with, and a fallback where OpenVINO does not run."""
 
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.errors import BundleError, DeviceError, first_line
+from flare_runtime.errors import BundleError, DeviceError, first_line, install_hint
 
 
 class OnnxRuntimeNetwork:
@@ -25,7 +25,7 @@ class OnnxRuntimeNetwork:
         try:
             import onnxruntime
         except ImportError as error:
-            raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[ort]'") from error
+            raise DeviceError(f"onnxruntime is not installed; {install_hint('ort')}") from error
         options = onnxruntime.SessionOptions()
         # From the second run on it would take one block for all tensors, beside what the first run took for each.
         options.enable_mem_pattern = False

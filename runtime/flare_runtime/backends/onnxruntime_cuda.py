@@ -10,13 +10,13 @@ import numpy as np
 
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice
-from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError, first_line
+from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError, first_line, install_hint
 from flare_runtime.model.manifest import Manifest
 
 try:
     import onnxruntime
 except ImportError as error:
-    raise DeviceError("onnxruntime is not installed; pip install 'flare-lite[gpu]'") from error
+    raise DeviceError(f"onnxruntime is not installed; {install_hint('gpu')}") from error
 
 VERSION = f"ONNX Runtime {onnxruntime.__version__}"
 _LOG = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class OnnxRuntimeCudaNetwork:
     def __init__(self, onnx: bytes, precision: str, manifest: Manifest, device: CudaDevice, memory_bytes: int) -> None:
         if _PROVIDER not in onnxruntime.get_available_providers():
             raise DeviceError(
-                "the installed onnxruntime has no CUDA; pip uninstall onnxruntime, pip install 'flare-lite[gpu]'"
+                f"the installed onnxruntime has no CUDA; pip uninstall onnxruntime, {install_hint('gpu')}"
             )
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed

@@ -12,7 +12,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.compute.cuda_memory import CudaMemory
-from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError, UsageError
+from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError, UsageError, install_hint
 
 
 class Device(Protocol):
@@ -101,7 +101,7 @@ class CudaDevice:
         try:
             import cupy
         except ImportError as error:
-            raise DeviceError("cupy is not installed; pip install 'flare-lite[gpu]', or use --device cpu") from error
+            raise DeviceError(f"cupy is not installed; {install_hint('gpu')}, or use --device cpu") from error
         runtime = cupy.cuda.runtime
         self.name = f"cuda:{index}"
         self.index = index

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flare_runtime.compute.available_memory import MORE_MEMORY, lacked_memory
-from flare_runtime.errors import DeviceError, FlareError, UsageError
+from flare_runtime.errors import DeviceError, FlareError, UsageError, install_hint
 from flare_runtime.program.telemetry import silence_command
 from flare_runtime.program.terminal import say, say_lines
 
@@ -82,7 +82,7 @@ def exit_code_of(program: str, run: Callable[[], int], extra: str | None = None)
         return 130
     except Exception as error:
         if extra and isinstance(error, ModuleNotFoundError):
-            say(f"{program}: {error.name} is not installed; pip install 'flare-lite[{extra}]'")
+            say(f"{program}: {error.name} is not installed; {install_hint(extra)}")
             return UsageError.exit_code
         if lacked_memory(error):
             say(f"{program}: too little memory ({type(error).__name__}: {error}); {MORE_MEMORY}")

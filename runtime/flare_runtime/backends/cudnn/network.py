@@ -16,7 +16,7 @@ from flare_runtime.backends.cudnn.plan import Place, PlacedStep, Plan
 from flare_runtime.backends.cudnn.steps import GROUP, Norm, Step
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice
-from flare_runtime.errors import DeviceError, LostDeviceError
+from flare_runtime.errors import DeviceError, LostDeviceError, install_hint
 
 _THREADS = 256
 # Blocks for each multiprocessor: of what sums up a norm, and at most of what applies it.
@@ -31,7 +31,7 @@ def _load() -> ModuleType:
     try:
         import cudnn
     except (ImportError, OSError, AssertionError) as error:  # also where its library cannot be loaded
-        raise DeviceError(f"cuDNN's frontend cannot be used ({error}); pip install 'flare-lite[gpu]'") from error
+        raise DeviceError(f"cuDNN's frontend cannot be used ({error}); {install_hint('gpu')}") from error
     module: ModuleType = cudnn
     return module
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flare_runtime.backends.tensorrt.cache import CachedEngine, EngineCache, EngineKey
 from flare_runtime.compute.arrays import FloatArray, Shape3
 from flare_runtime.compute.device import CudaDevice
-from flare_runtime.errors import DeviceError, LostDeviceError
+from flare_runtime.errors import DeviceError, LostDeviceError, install_hint
 from flare_runtime.files.cache_folder import cache_folder
 from flare_runtime.model.bundle import Bundle
 
@@ -24,7 +24,7 @@ def _load() -> ModuleType:
         except (ImportError, OSError) as error:  # also the bindings without the library they load
             problem = problem or str(error).partition("\n")[0]
     raise DeviceError(
-        f"TensorRT is not installed ({problem}); pip install 'flare-lite[tensorrt]', or tensorrt-lean-cu13, which runs "
+        f"TensorRT is not installed ({problem}); {install_hint('tensorrt')}, or tensorrt-lean-cu13, which runs "
         "version-compatible engines but builds none"
     )
 
