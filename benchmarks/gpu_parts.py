@@ -3,13 +3,14 @@
 usage: python -m benchmarks.gpu_parts tile BUNDLE BACKEND PRECISION MIB | agreement BUNDLE SCAN... | kill BUNDLE SCAN
 """
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -24,6 +25,19 @@ from flare_runtime.pipeline.gpu_memory import MIB
 
 _ENGINES = (("auto", "auto"), ("cudnn", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime", "fp32"))
 _TILES, _COPIES = 20, 6
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=_PARTS)
+    parser.add_argument("arguments", nargs="+", metavar="ARGUMENT")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run one part."""
+    _PARTS[args.part](*args.arguments)
 
 
 def tile(bundle: str, backend: str, precision: str, mib: str) -> None:
@@ -80,29 +94,26 @@ def kill(bundle: str, scan: str) -> None:
         for index in range(_COPIES):
             (source / f"{index}_0000.nii.gz").symlink_to(Path(scan).resolve())
         command = [sys.executable, "-m", "flare_runtime.cli", "-i", str(source), "-o", str(target), "-m", bundle]
-        run = subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "--device", "cuda:0", "--backend", "cudnn"], stderr=subprocess.PIPE, text=True
         )
-        while run.poll() is None and not list(target.glob("*.json")):
+        while process.poll() is None and not list(target.glob("*.json")):
             time.sleep(0.01)
         for worker in gpu.processes():
             os.kill(worker, signal.SIGKILL)
             print(f"killed {worker}")
-        _, said = run.communicate()
+        _, said = process.communicate()
         records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(target.glob("*.json"))]
         masks = {path.read_bytes() for path in target.glob("*.nii.gz")}
         print(said, end="")
-        print(f"exit {run.returncode}, {len(records)} records, {len(masks)} different mask(s)")
-        assert run.returncode == 0
+        print(f"exit {process.returncode}, {len(records)} records, {len(masks)} different mask(s)")
+        assert process.returncode == 0
         assert [record["status"] for record in records] == ["done"] * _COPIES
         assert len(masks) == 1
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run one part."""
-    parts = {"tile": tile, "agreement": agreement, "kill": kill}
-    parts[arguments[0]](*arguments[1:])
+_PARTS: dict[str, Callable[..., None]] = {"tile": tile, "agreement": agreement, "kill": kill}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(parse_args())

@@ -5,19 +5,13 @@ usage: python -m benchmarks.large_scan [--slices 2000] [--model BUNDLE] [--preci
 
 import argparse
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nibabel as nib
-import numpy as np
-import numpy.typing as npt
-
+from benchmarks.scans import write_scan
 from benchmarks.whole_case import run_module
-from flare_phantom.phantom import make_phantom
 
-BLOCK, SIDE = 100, 512
-SPACING = (1.5, 0.8, 0.8)
+SIDE, SPACING_MM = 512, (1.5, 0.8, 0.8)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,24 +27,13 @@ def run(args: argparse.Namespace) -> None:
     """Write the scan, segment it in a fresh process and print what that took."""
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "scan_0000.nii"
-        write_scan(file, args.slices)
+        write_scan(file, (args.slices, SIDE, SIDE), SPACING_MM)
         model = ["-m", str(args.model)] if args.model else []
         options = ["--device", "cpu", "--precision", args.precision, "--quiet", *model]
         measured = run_module("flare_runtime.cli", "-i", str(file), "-o", str(Path(scratch) / "mask.nii.gz"), *options)
         stored_mib = args.slices * SIDE * SIDE * 2 / 2**20
         print(f"512 x 512 x {args.slices} voxels, {stored_mib:.0f} MiB as stored, {args.precision}")
         print(f"{measured.wall_s:.1f} s, peak {measured.peak_mib:.0f} MiB")
-
-
-def write_scan(file: Path, slices: int) -> None:
-    """Write one phantom, over and over, as a scan of so many slices of 512 x 512 int16 voxels."""
-    scan = np.resize(_block(), (slices, SIDE, SIDE))
-    nib.save(nib.Nifti1Image(scan.transpose(), np.diag([*SPACING[::-1], 1])), file)
-
-
-@cache
-def _block() -> npt.NDArray[np.int16]:
-    return make_phantom(1, (BLOCK, SIDE, SIDE), SPACING).image.astype(np.int16)
 
 
 if __name__ == "__main__":

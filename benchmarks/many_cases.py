@@ -17,11 +17,14 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
-from tests.fuzz.workspace import make_workspace
-from tests.runtime.nifti_files import blobs, write_nifti
+from samples.workspace import make_workspace
+
+from flare_phantom.phantom import make_phantom, write_case
 
 MAX_START_S, MAX_SLOPE_MIB = 2.0, 2.0
-SHAPE, SPACING = (16, 16, 16), (2.5, 1.5, 1.5)
+SHAPE, SPACING_MM = (16, 16, 16), (2.5, 1.5, 1.5)
+# Images that are not links to others.
+_DIFFERENT = 100
 # Caches fill and libraries load during the first cases.
 _SETTLED = 0.1
 
@@ -67,12 +70,11 @@ def run(args: argparse.Namespace) -> int:
 
 def write_cases(folder: Path, count: int) -> None:
     """Write a hundred different images under `count` names."""
-    folder.mkdir()
-    images = [write_nifti(folder / f"case{i:05d}_0000.nii.gz", blobs(SHAPE, i), spacing_mm=SPACING) for i in range(100)]
-    for image in images[count:]:
-        image.unlink()
-    for index in range(100, count):
-        os.link(images[index % 100], folder / f"case{index:05d}_0000.nii.gz")
+    images = [folder / f"case{index:05d}_0000.nii.gz" for index in range(count)]
+    for seed, image in enumerate(images[:_DIFFERENT]):
+        write_case(make_phantom(seed, SHAPE, SPACING_MM), image, folder.with_name("labels") / image.name)
+    for index, image in enumerate(images[_DIFFERENT:]):
+        os.link(images[index % _DIFFERENT], image)
 
 
 def measure(images: Path, masks: Path, model: Path, count: int) -> tuple[float, list[Sample]]:

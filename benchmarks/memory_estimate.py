@@ -10,17 +10,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nibabel as nib
-import numpy as np
-import numpy.typing as npt
-
+from benchmarks.scans import write_scan
 from benchmarks.whole_case import run_module
-from flare_phantom.phantom import make_phantom
 from flare_runtime.compute.arrays import Shape3, Vector3
 from flare_runtime.imaging.nifti import read_grid
 from flare_runtime.model.bundle import default_bundle
@@ -95,22 +90,9 @@ def measure(args: argparse.Namespace) -> dict[str, int]:
     return {"estimate": estimate, "measured": _status_bytes("VmHWM") - before}
 
 
-def write_scan(file: Path, shape: Shape3, spacing_mm: Vector3, kind: str) -> None:
-    """Write a phantom, over and over where it is too small."""
-    z, y, x = (min(side, most) for side, most in zip(shape, (100, 512, 512), strict=True))
-    image = np.resize(_phantom()[:z, :y, :x], shape).astype(kind)
-    z, y, x = spacing_mm
-    nib.save(nib.Nifti1Image(image.transpose(), np.diag([x, y, z, 1])), file)
-
-
-@cache
-def _phantom() -> npt.NDArray[np.int16]:
-    return make_phantom(1, (100, 512, 512), (2.5, 0.8, 0.8)).image.astype(np.int16)
-
-
 def paper_bundle(work: Path) -> Path:
     """Export a network of the paper's width and patch, with seeded random weights."""
-    from tests.model_folders import write_model_folder  # and torch, which those who measure need not hold
+    from samples.model_folders import write_model_folder  # and torch, which those who measure need not hold
 
     sizes = {"features": (32, 64, 128, 256), "convs": 2, "patch": (128, 160, 160), "spacing_mm": (2.4, 1.6, 1.6)}
     folder = write_model_folder(work / "model", folds=("all",), background_bias=13, **sizes)

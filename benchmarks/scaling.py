@@ -15,12 +15,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.large_scan import BLOCK, SIDE, SPACING, write_scan
+from benchmarks.scans import BLOCK, write_scan
 from benchmarks.whole_case import run_module
 from flare_runtime.model.bundle import Bundle, default_bundle
 from flare_runtime.pipeline.resampling import new_shape
 from flare_runtime.pipeline.tiling import TileGrid, padded_shape
 
+SPACING_MM = (1.5, 0.8, 0.8)
 # What is drawn over what: name, unit, attribute of a point.
 _SIZE, _TILES, _CASES = ("voxels", "millions", "megavoxels"), ("tiles", "", "tiles"), ("cases", "", "cases")
 _TIME, _MEMORY = ("wall time", "s", "wall_s"), ("peak memory", "MiB", "peak_mib")
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     bundle = args.model or default_bundle()
     print(f"{'slices':>8}{'voxels, millions':>18}{'tiles':>7}{'cases':>7}{'wall s':>9}{'peak MiB':>10}", flush=True)
     sizes = [measured(bundle, slices, 1) for slices in args.slices]
-    cases = [measured(bundle, BLOCK, count) for count in args.cases]
+    cases = [measured(bundle, BLOCK[0], count) for count in args.cases]
     panels = [(sizes, _SIZE, _TIME), (sizes, _TILES, _TIME), (sizes, _SIZE, _MEMORY), (cases, _CASES, _TIME)]
     for points, x, y in panels:
         start, slope, explained = fit(points, x[2], y[2])
@@ -69,18 +70,18 @@ def run(args: argparse.Namespace) -> None:
 
 def measured(bundle: Path, slices: int, cases: int) -> Point:
     """Segment `cases` copies of a phantom of `slices` slices in one fresh process."""
+    shape = (slices, *BLOCK[1:])
     with TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
         images.mkdir()
         first = images / "case0_0000.nii.gz"
-        write_scan(first, slices)
+        write_scan(first, shape, SPACING_MM)
         for index in range(1, cases):
             os.link(first, images / f"case{index}_0000.nii.gz")
         options = ("-o", str(Path(scratch) / "masks"), "-m", str(bundle), "--device", "cpu", "--quiet")
         took = run_module("flare_runtime.cli", "-i", str(images), *options)
     manifest = Bundle.open(bundle).manifest
-    shape = (slices, SIDE, SIDE)
-    grid = new_shape(shape, SPACING, manifest.spacing_mm)
+    grid = new_shape(shape, SPACING_MM, manifest.spacing_mm)
     tiles = len(TileGrid.covering(padded_shape(grid, manifest.patch), manifest.patch, manifest.step))
     point = Point(slices, prod(shape) / 1e6, tiles * cases, cases, took.wall_s, took.peak_mib)
     columns = f"{slices:>8}{point.megavoxels:>18.1f}{point.tiles:>7}{cases:>7}"

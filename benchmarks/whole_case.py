@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.model_folders import write_model_folder
+from samples.model_folders import write_model_folder
 
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import Measurement, measure

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from benchmarks.memory_estimate import write_scan
+from benchmarks.scans import write_scan
 
 from flare_runtime.model.bundle import default_bundle
 

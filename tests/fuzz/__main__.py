@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+from samples.workspace import make_workspace
 from tqdm import tqdm
 
 from tests.fuzz.campaign import CLEAN, Outcome, campaign
 from tests.fuzz.door import CRASHES, default_count, door_names
-from tests.fuzz.workspace import make_workspace
 
 
 def main() -> int:

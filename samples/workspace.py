@@ -1,4 +1,4 @@
-"""The tiny model and its bundle that doors stand on, made in a process of its own: it needs torch."""
+"""A tiny model and its bundle, made in a process of its own: making them needs torch."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 
 def make_workspace(folder: Path) -> None:
     """Write `model`, an nnU-Net model folder, and `bundle`, its bundle, into a new folder."""
-    subprocess.run([sys.executable, "-m", "tests.fuzz.workspace", folder], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-m", "samples.workspace", folder], check=True, cwd=Path(__file__).parents[1])
 
 
 def _write(folder: Path) -> None:
     from flare_export.bundle.conversion import Naming, export_bundle
     from flare_export.source.model_folder import ModelFolder
-    from tests.model_folders import write_model_folder
+    from samples.model_folders import write_model_folder
 
     model = write_model_folder(folder / "model")
     export_bundle(ModelFolder.read(model), folder / "bundle", Naming(name="tiny"))

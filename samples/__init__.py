@@ -1,0 +1,1 @@
+"""Models made by hand that both tests and benchmarks run."""

@@ -1,0 +1,258 @@
+"""nnU-Net trained-model folders made by hand: real architectures and file formats, seeded random weights."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from flare_train.planning.plan import architecture
+
+CONFIGURATION = "3d_fullres"
+CT_STATISTICS = {
+    "mean": 40.0,
+    "median": 44.0,
+    "std": 120.0,
+    "min": -900.0,
+    "max": 1200.0,
+    "percentile_00_5": -600.0,
+    "percentile_99_5": 500.0,
+}
+# The logits' standard deviation on structured noise: far from flat, far from saturated.
+_LOGIT_SCALE = 3.0
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What plans.json says of the network and of what comes before and after it.
+
+    Attributes:
+        channels: how many.
+        residual: ResidualEncoderUNet in place of PlainConvUNet.
+        features: per stage; stages beyond the first halve the resolution.
+        convs: convolutions (residual blocks) a stage, and convolutions a decoder stage.
+        patch, spacing_mm: in the network's own axis order.
+        transpose_forward: from (z, y, x) of the file to the network's axes.
+        normalisation, masked: one for all channels, or one each.
+        force_separate_z: of both resampling rules.
+    """
+
+    channels: int = 1
+    residual: bool = False
+    features: Sequence[int] = (4, 8)
+    convs: int = 1
+    patch: Sequence[int] = (16, 16, 16)
+    spacing_mm: Sequence[float] = (2.5, 1.5, 1.5)
+    transpose_forward: Sequence[int] = (0, 1, 2)
+    normalisation: str | Sequence[str] = "CTNormalization"
+    masked: bool | Sequence[bool] = False
+    force_separate_z: bool | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """What the checkpoints hold.
+
+    Attributes:
+        checkpoint: the file name in every fold.
+        mirror_axes: allowed for test-time mirroring.
+        trainer: the class name.
+        seed: of the first fold; the others count up.
+        background_bias: added to the first logit; 10 leaves a lesion-like share of the voxels to the others.
+    """
+
+    checkpoint: str = "checkpoint_final.pth"
+    mirror_axes: Sequence[int] | None = (0, 1, 2)
+    trainer: str = "nnUNetTrainer"
+    seed: int = 0
+    background_bias: float = 0.0
+
+
+_OF_CHECKPOINTS = {field.name for field in fields(CheckpointOptions)}
+
+
+def write_model_folder(
+    path: Path,
+    *,
+    channels: Sequence[str] = ("CT",),
+    labels: Mapping[str, int | Sequence[int]] | None = None,
+    regions_class_order: Sequence[int] | None = None,
+    folds: Sequence[str] = ("0",),
+    **options: Any,
+) -> Path:
+    """Write plans.json, dataset.json and one checkpoint a fold, as nnU-Net 2.8 does, and return `path`.
+
+    The last segmentation layer is scaled and centred on structured noise, so that every class gets some voxels.
+
+    Args:
+        path: the folder to make.
+        channels: the names in dataset.json.
+        labels: with background; by default {"background": 0, "lesion": 1}. Sequences make it region-based.
+        regions_class_order: the label each region writes, for region-based models.
+        folds: their names, "0" to "4" or "all"; each has weights of its own.
+        options: those of `CheckpointOptions` and `PlanOptions`.
+    """
+    labels = {"background": 0, "lesion": 1} if labels is None else labels
+    of_checkpoints = CheckpointOptions(**{name: options.pop(name) for name in _OF_CHECKPOINTS & options.keys()})
+    plans = make_plans(channels=len(channels), **options)
+    dataset = make_dataset(channels=channels, labels=labels, regions_class_order=regions_class_order)
+
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "plans.json").write_text(json.dumps(plans, indent=4))
+    (path / "dataset.json").write_text(json.dumps(dataset, indent=4))
+    for index, fold in enumerate(folds):
+        content = _checkpoint(plans, dataset, fold, replace(of_checkpoints, seed=of_checkpoints.seed + index))
+        (path / f"fold_{fold}").mkdir(exist_ok=True)
+        torch.save(content, path / f"fold_{fold}" / of_checkpoints.checkpoint)
+    return path
+
+
+def make_dataset(
+    *,
+    channels: Sequence[str] = ("CT",),
+    labels: Mapping[str, int | Sequence[int]],
+    regions_class_order: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Return dataset.json; see `write_model_folder`."""
+    dataset: dict[str, Any] = {
+        "channel_names": {str(index): name for index, name in enumerate(channels)},
+        "labels": {name: value if isinstance(value, int) else list(value) for name, value in labels.items()},
+        "numTraining": 4,
+        "file_ending": ".nii.gz",
+    }
+    return dataset if regions_class_order is None else {**dataset, "regions_class_order": list(regions_class_order)}
+
+
+def make_plans(**options: Any) -> dict[str, Any]:
+    """Return plans.json by `PlanOptions`."""
+    model = PlanOptions(**options)
+    return {
+        "dataset_name": "Dataset999_Tiny",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": list(model.spacing_mm),
+        "original_median_shape_after_transp": [2 * side for side in model.patch],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(model.transpose_forward),
+        "transpose_backward": [int(axis) for axis in np.argsort(model.transpose_forward)],
+        "configurations": {CONFIGURATION: _configuration(model)},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            str(index): dict(CT_STATISTICS) for index in range(model.channels)
+        },
+    }
+
+
+def _configuration(model: PlanOptions) -> dict[str, Any]:
+    def resampling(order: int, *, is_seg: bool = False) -> dict[str, Any]:
+        return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": model.force_separate_z}
+
+    return {
+        "data_identifier": f"nnUNetPlans_{CONFIGURATION}",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(model.patch),
+        "median_image_size_in_voxels": [2.0 * side for side in model.patch],
+        "spacing": list(model.spacing_mm),
+        "normalization_schemes": _each(model.normalisation, model.channels),
+        "use_mask_for_norm": _each(model.masked, model.channels),
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": resampling(3),
+        "resampling_fn_seg_kwargs": resampling(1, is_seg=True),
+        "resampling_fn_probabilities_kwargs": resampling(1),
+        "architecture": _architecture(model.residual, model.features, model.convs),
+        "batch_dice": False,
+    }
+
+
+def _each(value: Any, channels: int) -> list[Any]:
+    return [value] * channels if isinstance(value, str | bool) else list(value)
+
+
+def _architecture(residual: bool, features: Sequence[int], convs: int) -> dict[str, Any]:
+    block = architecture(features)
+    arguments = block["arch_kwargs"]
+    arguments["n_conv_per_stage"] = [convs] * len(features)
+    arguments["n_conv_per_stage_decoder"] = [convs] * (len(features) - 1)
+    if residual:
+        block["network_class_name"] = block["network_class_name"].replace("PlainConvUNet", "ResidualEncoderUNet")
+        arguments["n_blocks_per_stage"] = arguments.pop("n_conv_per_stage")
+    return block
+
+
+def _checkpoint(
+    plans: dict[str, Any], dataset: dict[str, Any], fold: str, options: CheckpointOptions
+) -> dict[str, Any]:
+    """Return what `nnUNetTrainer.save_checkpoint` would save after two epochs."""
+    inputs = len(dataset["channel_names"])
+    structures = [name for name in dataset["labels"] if name not in ("background", "ignore")]
+    outputs = len(structures) + ("regions_class_order" not in dataset)
+    configuration = plans["configurations"][CONFIGURATION]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        network = _random_network(configuration["architecture"], inputs, outputs, configuration["patch_size"])
+    optimizer = torch.optim.SGD(network.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    momentum = {i: {"momentum_buffer": torch.zeros_like(tensor)} for i, tensor in enumerate(network.parameters())}
+    log = _log(outputs)
+    weights = network.state_dict()
+    head = max(key for key in weights if key.startswith("decoder.seg_layers.") and key.endswith("bias"))
+    weights[head][0] += options.background_bias
+    return {
+        "network_weights": weights,
+        "optimizer_state": {**optimizer.state_dict(), "state": momentum},
+        "grad_scaler_state": None,
+        "logging": log,
+        "_best_ema": log["ema_fg_dice"][-1],
+        "current_epoch": 2,
+        "init_args": {
+            "plans": plans,
+            "configuration": CONFIGURATION,
+            "fold": fold if fold == "all" else int(fold),
+            "dataset_json": dataset,
+            "device": torch.device("cpu"),
+        },
+        "trainer_name": options.trainer,
+        "inference_allowed_mirroring_axes": None if options.mirror_axes is None else tuple(options.mirror_axes),
+    }
+
+
+def _log(outputs: int) -> dict[str, list[Any]]:
+    dice = [np.float32(0.25), np.float32(0.5)]
+    return {
+        "mean_fg_dice": dice,
+        "ema_fg_dice": dice,
+        "dice_per_class_or_region": [[value] * max(outputs - 1, 1) for value in dice],
+        "train_losses": dice,
+        "val_losses": dice,
+        "lrs": [0.01, 0.005],
+        "epoch_start_timestamps": [0.0, 10.0],
+        "epoch_end_timestamps": [9.5, 19.5],
+    }
+
+
+def _random_network(architecture: dict[str, Any], inputs: int, outputs: int, patch: Sequence[int]) -> nn.Module:
+    arguments = dict(architecture["arch_kwargs"])
+    for key in architecture["_kw_requires_import"]:
+        if arguments[key] is not None:
+            arguments[key] = locate(arguments[key])
+    network_class: Any = locate(architecture["network_class_name"])
+    network = network_class(input_channels=inputs, num_classes=outputs, deep_supervision=False, **arguments).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.InstanceNorm3d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+        coarse = torch.randn(1, inputs, *(max(side // 4, 2) for side in patch))
+        noise = torch.randn(1, inputs, *patch)
+        image = nn.functional.interpolate(coarse, size=tuple(patch), mode="trilinear") + 0.2 * noise
+        head = network.decoder.seg_layers[-1]
+        head.weight *= _LOGIT_SCALE / network(image).std(dim=(0, 2, 3, 4))[:, None, None, None, None]
+        head.bias -= network(image).mean(dim=(0, 2, 3, 4))
+    return network
