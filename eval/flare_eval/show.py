@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from flare_eval.accuracy.detection import detect
+from flare_eval.labels import read_labels
 from flare_eval.report.overlay import draw_overlay
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import UsageError
@@ -36,36 +36,21 @@ class Look:
         return f"{self.case}: Dice {self.dice:.4f}, {self.found} of {self.lesions} lesions found"
 
 
-def look_at(image: Volume, reference: Volume, prediction: Volume, case: str, picture: Path) -> Look:
+def look_at(image: Volume, truth: MaskArray, mask: MaskArray, case: str, picture: Path) -> Look:
     """Compare one case and draw it.
 
     Raises:
         UsageError: where the three are not on one grid.
     """
-    if not image.shape == reference.shape == prediction.shape:
-        raise UsageError(
-            f"{case}: image, reference and prediction measure {image.shape}, {reference.shape}, {prediction.shape}"
-        )
-    truth, mask = _labels(reference), _labels(prediction)
+    if not image.shape == truth.shape == mask.shape:
+        raise UsageError(f"{case}: image, reference and prediction measure {image.shape}, {truth.shape}, {mask.shape}")
     dice = compare(truth, mask).dice
-    found, lesions = _found(truth, mask)
+    lesions, _ = detect(truth, mask, voxel_ml=1.0)
     hounsfield = image.intensities(image.voxels)
     png = draw_overlay(hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {dice:.3f}")
     with replacing(picture) as file:
         file.write(png)
-    return Look(case, dice, found, lesions)
-
-
-def _labels(volume: Volume) -> MaskArray:
-    return np.rint(volume.intensities(volume.voxels)).astype(np.uint8)
-
-
-def _found(truth: MaskArray, mask: MaskArray) -> tuple[int, int]:
-    from scipy.ndimage import label
-
-    components, count = label(truth > 0, structure=np.ones((3, 3, 3)))
-    touched = np.unique(components[mask > 0])
-    return int(np.count_nonzero(touched)), int(count)
+    return Look(case, dice, sum(lesion.found for lesion in lesions), len(lesions))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -98,7 +83,7 @@ def run(args: argparse.Namespace) -> list[Look]:
     check_folder(args.output)
     looks = []
     for case, (image, label, mask) in found.items():
-        looks.append(look_at(read_nifti(image), read_nifti(label), read_nifti(mask), case, pictures[case]))
+        looks.append(look_at(read_nifti(image), read_labels(label)[1], read_labels(mask)[1], case, pictures[case]))
     return looks
 
 

@@ -2,7 +2,6 @@
 
 import io
 
-import nibabel
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -133,14 +132,3 @@ def test_other_grids_are_no_picture(case, tmp_path):
     case.prediction = str(write(tmp_path / "mask" / "other.nii.gz", LESION[1:]))
     with pytest.raises(CaseError, match="measure"):
         draw_case(case, tmp_path / "images")
-
-
-def test_scaled_labels_are_labels(case, tmp_path):
-    scaled = nibabel.Nifti1Image(LESION.T, np.diag([0.5, 1, 2, 1]))
-    scaled.header.set_slope_inter(2, -2)  # stored 1 is 0 and stored 0 is -2
-    nibabel.save(scaled, tmp_path / "scaled.nii.gz")
-    volume = gallery.read_nifti(tmp_path / "scaled.nii.gz")
-    stored = volume.voxels
-    expected = volume.intensities(stored) != 0
-    assert np.array_equal(gallery._foreground(volume), expected)
-    assert (volume.slope, volume.intercept) != (1.0, 0.0)

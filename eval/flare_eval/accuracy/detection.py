@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from flare_eval.components import label_components
 from flare_eval.results import LesionFinding
 from flare_runtime.compute.arrays import MaskArray
-
-_CONNECTED = np.ones((3, 3, 3))  # 26 neighbours
+from flare_runtime.pipeline.crop import mask_box
 
 
 def detect(reference: MaskArray, prediction: MaskArray, voxel_ml: float) -> tuple[list[LesionFinding], int]:
@@ -17,10 +17,12 @@ def detect(reference: MaskArray, prediction: MaskArray, voxel_ml: float) -> tupl
     Returns:
         The reference's lesions, the largest first, and the number of false positives.
     """
-    from scipy.ndimage import label
-
-    lesions, lesion_count = label(reference, structure=_CONNECTED)
-    parts, part_count = label(prediction, structure=_CONNECTED)
+    box = mask_box(reference, prediction)
+    if box is None:
+        return [], 0
+    reference, prediction = reference[box], prediction[box]
+    lesions, lesion_count = label_components(reference)
+    parts, part_count = label_components(prediction)
     lesion_sizes = np.bincount(lesions.ravel(), minlength=lesion_count + 1)
     part_sizes = np.bincount(parts.ravel(), minlength=part_count + 1)
     common = (reference > 0) & (prediction > 0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from flare_eval.accuracy.detection import detect
 from flare_eval.accuracy.surface import surface_distances
+from flare_eval.labels import read_labels
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_eval.sources import source_of
 from flare_runtime.compute.arrays import MaskArray
@@ -18,9 +19,7 @@ from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.file_names import is_stale, strip_suffix
 from flare_runtime.imaging.geometry import grid_difference
-from flare_runtime.imaging.nifti import SUFFIXES, read_nifti
-from flare_runtime.imaging.volume import Volume
-from flare_runtime.pipeline.crop import mask_box
+from flare_runtime.imaging.nifti import SUFFIXES
 
 TOLERANCE_MM = 2.0
 # Below this Dice the challenge gives no surface score.
@@ -113,7 +112,7 @@ def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> 
     if pair.prediction is not None:
         result.prediction = visible(pair.prediction.resolve())
     try:
-        reference, truth = _read_mask(pair.reference)
+        reference, truth = read_labels(pair.reference)
         if truth.max() > 1:
             raise CaseError("not_binary", f"{pair.reference.name}: holds {truth.max()}; a reference holds 0 and 1")
     except CaseError as error:
@@ -128,15 +127,14 @@ def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> 
         result.status, result.message = "missing", "there is no prediction; it counts as 0, 0"
     else:
         try:
-            volume, prediction = _read_mask(pair.prediction)
+            volume, prediction = read_labels(pair.prediction)
             if difference := grid_difference(reference, volume):
                 raise CaseError("geometry", f"against the reference, the prediction {difference}")
         except CaseError as error:
             prediction = np.zeros_like(truth)
             result.status, result.message = "bad_prediction", f"{visible(error)}; it counts as 0, 0"
     result.prediction_ml = round(float(np.count_nonzero(prediction)) * voxel_ml, 4)
-    if box := mask_box(truth, prediction):
-        result.lesions, result.false_positives = detect(truth[box], prediction[box], voxel_ml)
+    result.lesions, result.false_positives = detect(truth, prediction, voxel_ml)
     if result.status == "scored":
         if prediction.max(initial=0) > 1:
             result.message = f"the prediction holds {prediction.max()}; only 0 and 1 are allowed, it counts as 0, 0"
@@ -170,19 +168,3 @@ def score_masks(
         name: round(surfaces.surface_dice(tolerance), 4) for name, tolerance in zip(names, tolerances_mm, strict=True)
     }
     return round(dsc, 4), nsd
-
-
-def _read_mask(path: Path) -> tuple[Volume, MaskArray]:
-    """Read a label image, whose values must be whole numbers from 0 to 255.
-
-    Raises:
-        CaseError: as `read_nifti`, or `not_labels`.
-    """
-    volume = read_nifti(path)
-    values = volume.voxels
-    if (volume.slope, volume.intercept) != (1.0, 0.0) or values.dtype.kind == "f":
-        values = volume.intensities(values)
-    labels = values.astype(np.uint8)
-    if not np.array_equal(labels, values):
-        raise CaseError("not_labels", f"{path.name}: holds values that are not whole numbers from 0 to 255")
-    return volume, labels

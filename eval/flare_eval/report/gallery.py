@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from flare_eval.components import label_components
+from flare_eval.labels import read_labels
 from flare_eval.report.overlay import draw_overlay, focus
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Shape3, Vector3
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.geometry import grid_affine
 from flare_runtime.imaging.nifti import AIR_HU, read_nifti
-from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.crop import mask_box
 
 # Around the lesion there is this much of the body, and no cut is smaller than the second number.
@@ -71,9 +72,9 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     Raises:
         CaseError: where a file is absent or cannot be read, or the grids differ.
     """
-    image, reference = read_nifti(find_image(images, case.case)), read_nifti(Path(case.reference))
-    truth = _foreground(reference)
-    mask = _foreground(read_nifti(Path(case.prediction))) if case.prediction else np.zeros_like(truth)
+    image = read_nifti(find_image(images, case.case))
+    _, truth = read_labels(Path(case.reference))
+    mask = read_labels(Path(case.prediction))[1] if case.prediction else np.zeros_like(truth)
     if not image.shape == truth.shape == mask.shape:
         raise CaseError(
             "geometry", f"image, reference and prediction measure {image.shape}, {truth.shape} and {mask.shape} voxels"
@@ -126,22 +127,17 @@ def clipped(sides: Sequence[tuple[int, int]], shape: Shape3) -> Box:
 
 def _component(mask: MaskArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return where the component with the largest axial section starts and stops; the middle of an empty mask."""
-    from scipy.ndimage import find_objects, label
+    from scipy.ndimage import find_objects
 
     centre, box = focus(mask), mask_box(mask)
     if box is None:
         return centre, tuple(n + 1 for n in centre)
     corner = tuple(side.start for side in box)
-    components, _ = label(mask[box], structure=np.ones((3, 3, 3)))
+    components, _ = label_components(mask[box])
     number = components[tuple(at - start for at, start in zip(centre, corner, strict=True))]
     sides = find_objects(components, max_label=number)[number - 1]
     low = tuple(side.start + start for side, start in zip(sides, corner, strict=True))
     return low, tuple(side.stop + start for side, start in zip(sides, corner, strict=True))
-
-
-def _foreground(volume: Volume) -> MaskArray:
-    scaled = (volume.slope, volume.intercept) != (1.0, 0.0)
-    return np.asarray((volume.intensities(volume.voxels) if scaled else volume.voxels) != 0, np.uint8)
 
 
 class _Upright:

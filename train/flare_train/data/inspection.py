@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from flare_eval.labels import label_values
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError, DeviceError, UsageError
 from flare_runtime.files.naming import visible
@@ -109,8 +110,7 @@ def inspect_case(case: TrainingCase) -> CaseFacts:
     if image is not None:
         facts.shape, facts.spacing_mm = image.shape, image.spacing_mm
     if label is not None:
-        scaled = (label.slope, label.intercept) != (1.0, 0.0)
-        values = label.intensities(label.voxels) if scaled else label.voxels
+        values = label_values(label)
         mask = values == 1
         _check_values(facts, values, mask)
         _add_lesions(facts, mask, label)

@@ -15,9 +15,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects, label
+from scipy.ndimage import distance_transform_edt, find_objects
 from tqdm import tqdm
 
+from flare_eval.components import label_components
+from flare_eval.labels import label_values
 from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Vector3
 from flare_runtime.errors import CaseError, OutputError, UsageError
 from flare_runtime.files.output import check_folder
@@ -92,7 +94,7 @@ def _surroundings(lesion: AnyArray, margin: Sequence[int]) -> list[Box]:
     def voxels(box: Box) -> int:
         return prod(side.stop - side.start for side in box)
 
-    components, _ = label(lesion, np.ones((3, 3, 3)))
+    components, _ = label_components(lesion)
     boxes = [grown(box) for box in find_objects(components)]
     return boxes if sum(map(voxels, boxes)) < voxels(grown(around)) else [grown(around)]
 
@@ -154,6 +156,5 @@ def _write(one: PartialLabel, folder: Path) -> None:
         original = read_nifti(one.original)
     except CaseError as error:
         raise UsageError(f"{error}; inspect the data set again") from error
-    scaled = (original.slope, original.intercept) != (1.0, 0.0)
-    lesion = (original.intensities(original.voxels) if scaled else original.voxels) == 1
+    lesion = label_values(original) == 1
     write_mask(one.target(folder), with_ignored(lesion, original.spacing_mm, one.beyond_mm), original.header)

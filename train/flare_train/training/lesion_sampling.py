@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import label
 
+from flare_eval.components import label_components
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.pipeline.crop import mask_box
@@ -90,7 +90,7 @@ def equal_sample(mask: AnyArray, most: int = _VOXELS) -> Voxels:
     box = mask_box(mask)
     if box is None:
         raise ValueError("the mask is empty")
-    components, count = label(mask[box], np.ones((3, 3, 3)))
+    components, count = label_components(mask[box])
     inside = np.flatnonzero(components)
     belongs = components.reshape(-1)[inside]
     sizes = np.bincount(belongs, minlength=count + 1)[1:]

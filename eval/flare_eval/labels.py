@@ -1,0 +1,31 @@
+"""Label images: what values their voxels hold."""
+
+from pathlib import Path
+
+import numpy as np
+
+from flare_runtime.compute.arrays import AnyArray, MaskArray
+from flare_runtime.errors import CaseError
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.volume import Volume
+
+
+def label_values(volume: Volume) -> AnyArray:
+    """Return the values (z, y, x) of a label image, in the type it is stored in where that holds whole numbers."""
+    if (volume.slope, volume.intercept) != (1.0, 0.0) or volume.voxels.dtype.kind == "f":
+        return volume.intensities(volume.voxels)
+    return volume.voxels
+
+
+def read_labels(path: Path) -> tuple[Volume, MaskArray]:
+    """Read a label image, whose values must be whole numbers from 0 to 255; return it and them, uint8 (z, y, x).
+
+    Raises:
+        CaseError: as `read_nifti`, or `not_labels`.
+    """
+    volume = read_nifti(path)
+    values = label_values(volume)
+    labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise CaseError("not_labels", f"{path.name}: holds values that are not whole numbers from 0 to 255")
+    return volume, labels
