@@ -11,8 +11,8 @@ from skimage.transform import resize
 
 from flare_phantom.phantom import Phantom, make_phantom, write_case
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.imaging.mask_file import write_mask
 from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.write import write_mask
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.resampling import plan_resizing, resize_image
 from flare_runtime.pipeline.restoring import restore
@@ -121,8 +121,8 @@ class TestRead:
 @pytest.mark.benchmark(group="write the mask")
 class TestWrite:
     def test_flare(self, benchmark, files: Path, phantom: Phantom) -> None:
-        header = read_nifti(files / "label.nii.gz").header
-        benchmark(write_mask, files / "out.nii.gz", phantom.mask, header)
+        template = read_nifti(files / "label.nii.gz").template
+        benchmark(write_mask, files / "out.nii.gz", phantom.mask, template)
 
     def test_nibabel_reference(self, benchmark, files: Path, phantom: Phantom) -> None:
         image = nib.Nifti1Image(phantom.mask.transpose(), np.eye(4))

@@ -356,7 +356,7 @@ def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 |
         if image.ndim not in (3, 4):
             raise UsageError(f"the array has {image.ndim} axes; give (z, y, x) or (channels, z, y, x)")
         arrays = image[None] if image.ndim == 3 else image
-        return [Volume(array, spacing_mm) for array in arrays]
+        return [Volume.of_array(array, spacing_mm) for array in arrays]
     if spacing_mm is not None:
         raise UsageError("spacing_mm goes with arrays; a Volume has its own")
     return [image] if isinstance(image, Volume) else list(image)

@@ -6,7 +6,8 @@ from random import Random
 
 import numpy as np
 
-from flare_runtime.imaging.nifti import mask_header, read_nifti
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.nifti_mask import mask_header
 from tests.fuzz.nifti_inputs import odd_file
 from tests.runtime.nifti_files import noise, write_nifti
 
@@ -31,7 +32,7 @@ class NiftiDoor:
         assert min(volume.shape) >= 1
         assert all(0.1 <= spacing <= 20 for spacing in volume.spacing_mm), volume.spacing_mm
         assert np.isfinite(volume.intensities(volume.voxels)).all(), "intensities that are not finite"
-        head = mask_header(volume.shape, volume.header)
+        head = mask_header(volume.shape, volume.template)
         assert len(head) in (352, 544)
 
 

@@ -18,7 +18,7 @@ def patient(shape=(30, 120, 140), spacing=(4.0, 2.0, 2.0), *, stored_offset=0):
     voxels[:, 30:80, 40:100] = 40
     voxels[:, 40:60, 50:70] = -850  # a lung
     voxels[:, 95:98, 10:130] = 200
-    return Volume(voxels - stored_offset, spacing, intercept=float(stored_offset))
+    return Volume.of_array(voxels - stored_offset, spacing, intercept=float(stored_offset))
 
 
 def sides(box):
@@ -59,7 +59,7 @@ def test_a_small_limb_beside_the_trunk_stays_and_so_does_one_that_the_edge_cuts(
 def test_a_small_specimen_is_a_body_too():
     voxels = np.full((10, 60, 60), -1000, np.int16)
     voxels[4:6, 20:40, 20:40] = 0
-    z, y, x = sides(body_box(Volume(voxels, (1.0, 1.0, 1.0))))
+    z, y, x = sides(body_box(Volume.of_array(voxels, (1.0, 1.0, 1.0))))
     assert z == (0, 10)
     assert y == x == (0, 60)  # the margin of 16 mm and a coarse voxel on either side
 
@@ -69,7 +69,7 @@ def test_a_single_slice_has_a_body():
 
 
 def test_air_has_no_body():
-    assert body_box(Volume(np.full((5, 40, 40), -1000, np.int16), (2.0, 2.0, 2.0))) is None
+    assert body_box(Volume.of_array(np.full((5, 40, 40), -1000, np.int16), (2.0, 2.0, 2.0))) is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_patients_mask_is_the_same_for_fewer_tiles():
 
 
 def test_where_no_body_is_found_all_is_searched():
-    air = Volume(np.full((20, 40, 40), -1000, np.int16), (4.0, 2.0, 2.0))
+    air = Volume.of_array(np.full((20, 40, 40), -1000, np.int16), (4.0, 2.0, 2.0))
     assert segment("body", air)[1] == segment("nonzero", air)[1]
 
 

@@ -156,7 +156,7 @@ def test_the_text_of_a_header_is_left_out_unless_it_is_asked_for(infer, tmp_path
     assert b"Jane" not in mask.read_bytes()
     assert b"Doe" not in mask.read_bytes()
     infer("-i", scan, "-o", mask, "--keep-header-text")
-    header = read_nifti(mask).header
+    header = read_nifti(mask).source
     assert {name: bytes(header[name]).rstrip(b"\0") for name in text} == text
 
 

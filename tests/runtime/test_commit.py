@@ -33,8 +33,8 @@ def commit(case, value):
     def record_of(mask_sha256):
         return CaseRecord(case="a", status="done", mask_sha256=mask_sha256)
 
-    header = read_nifti(case.images[0]).header
-    return commit_result(case, np.full(SHAPE, value, np.uint8), header, record_of)
+    template = read_nifti(case.images[0]).template
+    return commit_result(case, np.full(SHAPE, value, np.uint8), template, record_of)
 
 
 def read_record(case):
@@ -110,11 +110,11 @@ from flare_runtime.run.record import CaseRecord, failed_record
 
 source, mask, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 case = Case("a", {0: source}, mask)
-header = read_nifti(source).header
+template = read_nifti(source).template
 labels = np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
-    commit_result(case, labels, header, lambda digest: CaseRecord(case="a", status="done", inputs=["x" * 20_000]))
+    commit_result(case, labels, template, lambda digest: CaseRecord(case="a", status="done", inputs=["x" * 20_000]))
 except OutputError as error:
     print(error)
     print(commit_failure(case, failed_record("a", error)).message)

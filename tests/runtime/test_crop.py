@@ -12,7 +12,7 @@ ONE_MM = (1.0, 1.0, 1.0)
 
 
 def box_of(*arrays, **scaling):
-    box = nonzero_box([Volume(np.asarray(array), ONE_MM, **scaling) for array in arrays])
+    box = nonzero_box([Volume.of_array(np.asarray(array), ONE_MM, **scaling) for array in arrays])
     return None if box is None else tuple((side.start, side.stop) for side in box)
 
 

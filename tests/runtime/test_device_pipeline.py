@@ -45,7 +45,7 @@ MODELS = {
 def scan(channels=1, slope=1.0):
     image = (blobs((11, 34, 40)) - 20).astype(np.int16)
     image[:, :3] = 0
-    volume = Volume(image, (3.0, 1.5, 1.25), slope=slope, intercept=2.0 if slope != 1 else 0.0)
+    volume = Volume.of_array(image, (3.0, 1.5, 1.25), slope=slope, intercept=2.0 if slope != 1 else 0.0)
     return [volume] * channels
 
 
@@ -83,7 +83,7 @@ def test_the_mask_is_the_hosts_and_the_memory_within_the_plan(model, index):
 def test_an_axis_of_thousands_of_voxels_is_resampled_in_several_bands(axis, index):
     host, on_device, device, chosen = segmenters("its own grid", index=index)
     image = (blobs((4, 6, 2700)) - 20).astype(np.int16)
-    volume = Volume(np.ascontiguousarray(np.moveaxis(image, 2, axis)), (1.5, 1.5, 1.5))
+    volume = Volume.of_array(np.ascontiguousarray(np.moveaxis(image, 2, axis)), (1.5, 1.5, 1.5))
     expected, result = host.segment(volume), on_device.segment(volume)
     assert 0 < expected.mask.mean() < 1
     np.testing.assert_array_equal(result.mask, expected.mask)

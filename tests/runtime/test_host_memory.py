@@ -145,7 +145,7 @@ def test_the_estimate_without_the_network_is_what_numpy_takes():
     segmenter = raw_segmenter(patch=[16, 32, 32])
     image = np.full((120, 150, 160), -50, np.int16)
     image[40:60, 50:80, 60:70] = 50
-    volume = Volume(image, (1.0, 0.8, 0.8))
+    volume = Volume.of_array(image, (1.0, 0.8, 0.8))
     size = CaseSize.of([volume.grid], volume.shape, segmenter.bundle.manifest)
     tracemalloc.start()
     segmenter.segment(volume)
@@ -194,7 +194,7 @@ def test_the_next_scan_is_read_while_one_is_segmented_where_there_is_room(
 
     monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
     segmenter = raw_segmenter(ArithmeticNetwork(logits), patch=[16, 32, 32])
-    volume = Volume(image, (2.0, 1.0, 1.0))
+    volume = Volume.of_array(image, (2.0, 1.0, 1.0))
     available((segmenter.memory.peak_of([volume.grid]) - image.nbytes) / MIB + spare_mib)
     records = list(segment_cases(segmenter, cases_of(tmp_path)))
     assert [record.status for record in records] == ["done", "done"]

@@ -17,7 +17,7 @@ SPACING = (5.0, 3.0, 3.0)
 
 def finding(voxels, slope=1.0, intercept=0.0):
     """Return what is wrong with an image, or None."""
-    volume = voxels if isinstance(voxels, Volume) else Volume(np.asarray(voxels), SPACING, slope, intercept)
+    volume = voxels if isinstance(voxels, Volume) else Volume.of_array(np.asarray(voxels), SPACING, slope, intercept)
     remarks = check_hounsfield(volume, "CT", any_intensity=True)
     if not remarks:
         assert check_hounsfield(volume, "CT") == ()
@@ -197,7 +197,7 @@ def real_scans(folder):
     for name in ("abdomen_jpeg2000", "head_tilted", "liver_metastases_5mm", "three_slices"):
         files = sorted((folder / f"ct/{name}_dicom").iterdir())
         slices = [sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0] for file in files]
-        yield name, Volume(np.stack(slices), (1.0, 1.0, 1.0))
+        yield name, Volume.of_array(np.stack(slices), (1.0, 1.0, 1.0))
 
 
 # Slope and intercept, by what went wrong.

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import mask_header, read_nifti
+from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.nifti_mask import mask_header
 from tests.runtime.nifti_files import CODES, blobs, nifti_bytes, noise, sform_fields, write_nifti
 
 SPACING = (3.0, 2.0, 1.5)
@@ -260,9 +261,10 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
         vox_offset=1000,
     )
     path.write_bytes(path.read_bytes()[:352] + bytes(1000 - 352) + voxels.astype(f"{endianness}f4").tobytes())
-    source = read_nifti(path).header
+    template = read_nifti(path).template
+    source = template.source
     before = source.binaryblock
-    data = mask_header((6, 7, 8), source)
+    data = mask_header((6, 7, 8), template)
     assert source.binaryblock == before
     size = 348 if version == 1 else 540
     assert len(data) == size + 4
@@ -281,18 +283,18 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
 def test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept(tmp_path, version):
     fields = {"descrip": b"Doe^Jane", "aux_file": b"Jane", "intent_name": b"of Jane"}
     fields |= {"db_name": b"Doe", "data_type": b"Jane"} if version == 1 else {"unused_str": b"Doe"}
-    header = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, version=version, **fields)).header
-    left_out, kept = (mask_header((6, 7, 8), header, keep_text=keep) for keep in (False, True))
+    template = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, version=version, **fields)).template
+    left_out, kept = (mask_header((6, 7, 8), template, keep_text=keep) for keep in (False, True))
     assert b"Jane" not in left_out
     assert b"Doe" not in left_out
-    read = type(header)(kept[:-4])
+    read = type(template.source)(kept[:-4])
     assert {name: bytes(read[name]).rstrip(b"\0") for name in fields} == fields
 
 
 @pytest.mark.parametrize("fields", [sform_fields(np.full((3, 3), np.nan)), {"quatern_d": np.inf}])
 def test_a_masks_header_has_nothing_that_was_not_believed(tmp_path, fields):
     volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, **fields))
-    data = mask_header(volume.shape, volume.header) + bytes(VOXELS.size)
+    data = mask_header(volume.shape, volume.template) + bytes(VOXELS.size)
     (tmp_path / "mask.nii").write_bytes(data)
     image = nib.load(tmp_path / "mask.nii")
     np.testing.assert_allclose(image.affine, [[1.5, 0, 0, -5], [0, 2, 0, -6], [0, 0, 3, -7], [0, 0, 0, 1]])

@@ -16,7 +16,7 @@ EVERYWHERE = (slice(None),) * 3
 
 def normalised(scheme, voxels, inside=None, thickness=3, **scaling):
     """Fit a scheme and apply it piece by piece, as the pipeline does."""
-    volume = Volume(np.asarray(voxels), (1.0, 1.0, 1.0), **scaling)
+    volume = Volume.of_array(np.asarray(voxels), (1.0, 1.0, 1.0), **scaling)
     apply = fit(scheme, volume, inside)
     pieces = []
     for part in slabs(volume.shape[0], thickness):
@@ -117,7 +117,7 @@ def test_masked_zscore_is_nnunets(seed, share):
 @pytest.mark.parametrize("scheme", [CT, ZScoreScheme(), Rescale01Scheme()])
 def test_pieces_along_any_axis_give_the_same(scheme):
     image = random_image()
-    volume = Volume(image, (1.0, 1.0, 1.0))
+    volume = Volume.of_array(image, (1.0, 1.0, 1.0))
     apply = fit(scheme, volume, None)
     whole = image.copy()
     apply(whole, EVERYWHERE)
@@ -130,7 +130,7 @@ def test_pieces_along_any_axis_give_the_same(scheme):
 def test_pieces_of_a_masked_image_use_their_part_of_the_mask():
     image = random_image()
     inside = np.random.default_rng(1).random(image.shape) < 0.5
-    apply = fit(ZScoreScheme(masked=True), Volume(image, (1.0, 1.0, 1.0)), inside)
+    apply = fit(ZScoreScheme(masked=True), Volume.of_array(image, (1.0, 1.0, 1.0)), inside)
     whole = image.copy()
     apply(whole, EVERYWHERE)
     np.testing.assert_array_equal(whole[~inside], image[~inside])

@@ -14,8 +14,10 @@ from flare_runtime.errors import OutputError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.imaging.file_names import strip_suffix
-from flare_runtime.imaging.mask_file import write_mask
+from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.volume import Template, Volume
+from flare_runtime.imaging.write import write_mask
 from tests.runtime.nifti_files import noise, sform_fields, write_nifti
 
 SHAPE = (6, 7, 8)
@@ -33,8 +35,8 @@ def random_mask(shape=SHAPE, seed=0):
     return np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
 
 
-def source_header(tmp_path, **fields):
-    return read_nifti(write_nifti(tmp_path / "source.nii", noise(SHAPE), **fields)).header
+def source_template(tmp_path, **fields):
+    return read_nifti(write_nifti(tmp_path / "source.nii", noise(SHAPE), **fields)).template
 
 
 # --- replacing
@@ -112,18 +114,18 @@ from pathlib import Path
 import numpy as np
 from flare_runtime.errors import OutputError
 from flare_runtime.imaging.nifti import read_nifti
-from flare_runtime.imaging.mask_file import write_mask
+from flare_runtime.imaging.write import write_mask
 from flare_runtime.run.record import write_json
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
-header = read_nifti(source).header
+template = read_nifti(source).template
 mask = np.random.default_rng(0).integers(0, 256, (40, 50, 60)).astype(np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     if target.suffix == ".json":
         write_json(target, {"numbers": list(range(20_000))})
     else:
-        write_mask(target, mask, header)
+        write_mask(target, mask, template)
 except OutputError as error:
     print(error)
 """
@@ -170,7 +172,7 @@ def test_a_mask_comes_back_with_the_geometry_of_the_image(tmp_path, name, versio
     )
     volume = read_nifti(source)
     mask = random_mask()
-    write_mask(tmp_path / name, mask, volume.header)
+    write_mask(tmp_path / name, mask, volume.template)
 
     written = read_nifti(tmp_path / name)
     np.testing.assert_array_equal(written.voxels, mask)
@@ -187,7 +189,7 @@ def test_simpleitk_sees_mask_and_image_on_one_grid(tmp_path, fields):
     itk = pytest.importorskip("SimpleITK")
     source = write_nifti(tmp_path / "source.nii.gz", noise(SHAPE), **fields)
     mask = random_mask()
-    write_mask(tmp_path / "mask.nii.gz", mask, read_nifti(source).header)
+    write_mask(tmp_path / "mask.nii.gz", mask, read_nifti(source).template)
     image, written = itk.ReadImage(str(source)), itk.ReadImage(str(tmp_path / "mask.nii.gz"))
     np.testing.assert_array_equal(itk.GetArrayFromImage(written), mask)
     assert written.GetPixelID() == itk.sitkUInt8
@@ -198,20 +200,63 @@ def test_simpleitk_sees_mask_and_image_on_one_grid(tmp_path, fields):
 
 def test_a_transposed_mask_is_written_in_its_own_order(tmp_path):
     mask = random_mask((8, 7, 6)).transpose(2, 1, 0)
-    write_mask(tmp_path / "mask.nii", mask, source_header(tmp_path))
+    write_mask(tmp_path / "mask.nii", mask, source_template(tmp_path))
     np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").voxels, mask)
+
+
+def oblique():
+    """Voxels of 1.5 x 2 x 3 mm (x, y, z), tilted by 30 degrees about x and mirrored in y."""
+    cosine, sine = np.sqrt(3) / 2, 0.5
+    columns = np.array([[1, 0, 0], [0, -cosine, -sine], [0, -sine, cosine]]) @ np.diag([1.5, 2.0, 3.0])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = columns, (10, 20, 30)
+    return Geometry(affine, (3.0, 2.0, 1.5), SHAPE)
+
+
+def test_a_mask_of_an_image_that_is_no_nifti_file_lies_where_its_geometry_says(tmp_path):
+    itk = pytest.importorskip("SimpleITK")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2, 3, 4] = 7
+    write_mask(tmp_path / "mask.nii.gz", mask, Template(oblique(), source={"of": "another format"}))
+    # Voxel (x, y, z) = (4, 3, 2) by hand: 10 + 4 * 1.5; 20 - 3 * 2 * cos - 2 * 3 * sin; 30 - 3 * 2 * sin + 2 * 3 * cos.
+    root = np.sqrt(3)
+    expected = (16, 20 - 3 * root - 3, 30 - 3 + 3 * root)
+    image = nib.load(tmp_path / "mask.nii.gz")
+    assert np.argwhere(image.get_fdata() == 7).tolist() == [[4, 3, 2]]
+    np.testing.assert_allclose(image.affine @ (4, 3, 2, 1), (*expected, 1), atol=1e-5)
+    np.testing.assert_allclose(image.get_qform() @ (4, 3, 2, 1), (*expected, 1), atol=1e-5)
+    written = itk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    left_posterior = written.TransformIndexToPhysicalPoint((4, 3, 2))
+    np.testing.assert_allclose(left_posterior, (-expected[0], -expected[1], expected[2]), atol=1e-5)
+    assert itk.GetArrayFromImage(written)[2, 3, 4] == 7
+    assert oblique().difference(read_nifti(tmp_path / "mask.nii.gz").geometry) is None
+
+
+def test_a_mask_of_an_image_whose_place_is_unknown_says_so(tmp_path):
+    write_mask(tmp_path / "mask.nii", random_mask(), Volume.of_array(random_mask(), (3.0, 2.0, 1.5)).template)
+    written = read_nifti(tmp_path / "mask.nii")
+    assert ([remark.code for remark in written.remarks], written.spacing_mm) == (["no_orientation"], (3.0, 2.0, 1.5))
+
+
+def test_a_side_longer_than_nifti_1_can_count_makes_a_nifti_2_file(tmp_path):
+    mask = np.zeros((3, 3, 40_000), np.uint8)
+    mask[1, 1, 39_999] = 1
+    write_mask(tmp_path / "mask.nii.gz", mask, Volume.of_array(mask, (1.0, 1.0, 0.01)).template)
+    image = nib.load(tmp_path / "mask.nii.gz")
+    assert isinstance(image, nib.Nifti2Image)
+    assert np.argwhere(image.get_fdata()).tolist() == [[39_999, 1, 1]]
 
 
 def test_a_mask_names_no_patient(tmp_path):
     source = write_nifti(tmp_path / "source.nii", noise(SHAPE), descrip=b"Doe^Jane", db_name=b"Doe")
-    write_mask(tmp_path / "mask.nii", random_mask(), read_nifti(source).header)
+    write_mask(tmp_path / "mask.nii", random_mask(), read_nifti(source).template)
     assert b"Doe" not in (tmp_path / "mask.nii").read_bytes()
 
 
 def test_the_same_mask_is_written_to_the_same_bytes(tmp_path):
-    header = source_header(tmp_path)
+    template = source_template(tmp_path)
     for name in ("a.nii.gz", "b.nii.gz"):
-        write_mask(tmp_path / name, random_mask(), header)
+        write_mask(tmp_path / name, random_mask(), template)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
@@ -219,8 +264,8 @@ def test_a_mask_larger_than_the_writers_chunks_is_whole(tmp_path):
     mask = np.zeros((9, 1000, 1000), np.uint8)
     mask[4, 100:200, 300:400] = 1
     mask[8, -1, -1] = 2
-    header = read_nifti(write_nifti(tmp_path / "source.nii.gz", np.zeros(mask.shape, np.uint8))).header
-    write_mask(tmp_path / "mask.nii.gz", mask, header)
+    template = read_nifti(write_nifti(tmp_path / "source.nii.gz", np.zeros(mask.shape, np.uint8))).template
+    write_mask(tmp_path / "mask.nii.gz", mask, template)
     assert gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())[352:] == mask.tobytes()
     assert (tmp_path / "mask.nii.gz").stat().st_size < mask.size / 100
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.preprocessing import prepare
 from tests.runtime.manifests import make_manifest, manifest_fields
@@ -22,7 +23,7 @@ def sides(box):
 def test_an_image_on_the_networks_grid_passes_through():
     manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM, patch=[8, 8, 8])
     voxels = blobs((9, 10, 11)) | 1
-    prepared = prepare([Volume(voxels, ONE_MM)], manifest)
+    prepared = prepare([Volume.of_array(voxels, ONE_MM)], manifest)
     np.testing.assert_array_equal(prepared.image, voxels[None].astype(np.float32))
     assert sides(prepared.crop) == sides(prepared.inner) == ((0, 9), (0, 10), (0, 11))
     assert (prepared.crop_shape, prepared.resampled_shape) == ((9, 10, 11), (9, 10, 11))
@@ -39,7 +40,7 @@ def test_an_image_on_the_networks_grid_passes_through():
 )
 def test_what_is_smaller_than_the_patch_is_padded_with_zeros_after_normalising(shape, padded, inner):
     manifest = make_manifest(spacing_mm=ONE_MM)
-    prepared = prepare([Volume(np.full(shape, 100, np.int16), ONE_MM)], manifest)
+    prepared = prepare([Volume.of_array(np.full(shape, 100, np.int16), ONE_MM)], manifest)
     assert prepared.image.shape == (1, *padded)
     assert sides(prepared.inner) == inner
     inside = prepared.image[0][prepared.inner]
@@ -51,51 +52,64 @@ def test_zeros_around_the_image_are_cropped_off():
     manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM)
     voxels = np.zeros((20, 20, 20), np.int16)
     voxels[3:13, 4:15, 5:17] = 7
-    prepared = prepare([Volume(voxels, ONE_MM)], manifest)
+    prepared = prepare([Volume.of_array(voxels, ONE_MM)], manifest)
     assert sides(prepared.crop) == ((3, 13), (4, 15), (5, 17))
     np.testing.assert_array_equal(prepared.image, np.full((1, 10, 11, 12), 7))
 
 
 def test_nothing_but_zeros_is_none():
-    assert prepare([Volume(np.zeros((9, 9, 9), np.int16), ONE_MM)], make_manifest()) is None
+    assert prepare([Volume.of_array(np.zeros((9, 9, 9), np.int16), ONE_MM)], make_manifest()) is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_wrong_number_of_channels_is_refused(count):
     manifest = make_manifest(channels=[CT, {**CT, "name": "PET"}])
     with pytest.raises(CaseError, match="takes 2: CT, PET") as caught:
-        prepare([Volume(np.ones((9, 9, 9), np.int16), ONE_MM)] * count, manifest)
+        prepare([Volume.of_array(np.ones((9, 9, 9), np.int16), ONE_MM)] * count, manifest)
     assert caught.value.reason == "wrong_channels"
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Volume(np.ones((9, 9, 8), np.int16), ONE_MM),
-        Volume(np.ones((9, 9, 9), np.int16), (1.0, 1.0, 1.01)),
+        Volume.of_array(np.ones((9, 9, 8), np.int16), ONE_MM),
+        Volume.of_array(np.ones((9, 9, 9), np.int16), (1.0, 1.0, 1.01)),
     ],
 )
 def test_channels_on_different_grids_are_refused(other):
     manifest = make_manifest(channels=[CT, CT])
     with pytest.raises(CaseError) as caught:
-        prepare([Volume(np.ones((9, 9, 9), np.int16), ONE_MM), other], manifest)
+        prepare([Volume.of_array(np.ones((9, 9, 9), np.int16), ONE_MM), other], manifest)
     assert caught.value.reason == "channel_mismatch"
+
+
+def test_channels_in_different_places_are_refused():
+    manifest = make_manifest(channels=[CT, {**CT, "name": "PET"}])
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    moved = affine.copy()
+    moved[2, 3] = 1070
+    first, second = (Volume(blobs((9, 9, 9)), Geometry(matrix, ONE_MM, (9, 9, 9))) for matrix in (affine, moved))
+    with pytest.raises(CaseError, match=r"the image of PET lies up to 1\.07e\+03 mm off, against that of CT") as caught:
+        prepare([first, second], manifest)
+    assert caught.value.reason == "channel_mismatch"
+    assert prepare([first, first], manifest) is not None
+    assert prepare([first, Volume.of_array(second.voxels, ONE_MM)], manifest) is not None  # its place is unknown
 
 
 def test_an_image_that_resampling_would_make_gigantic_is_refused():
     with pytest.raises(CaseError) as caught:
-        prepare([Volume(np.ones((20, 20, 20), np.int16), (20.0,) * 3)], make_manifest(spacing_mm=[0.01] * 3))
+        prepare([Volume.of_array(np.ones((20, 20, 20), np.int16), (20.0,) * 3)], make_manifest(spacing_mm=[0.01] * 3))
     assert caught.value.reason == "too_large"
 
 
 def test_an_image_thinner_than_half_a_voxel_of_the_network_is_refused():
     with pytest.raises(CaseError) as caught:
-        prepare([Volume(np.ones((1, 20, 20), np.int16), ONE_MM)], make_manifest(spacing_mm=[2.5, 1.0, 1.0]))
+        prepare([Volume.of_array(np.ones((1, 20, 20), np.int16), ONE_MM)], make_manifest(spacing_mm=[2.5, 1.0, 1.0]))
     assert caught.value.reason == "bad_dimensions"
 
 
 def test_a_ct_without_hounsfield_units_is_refused_unless_any_intensity_is_allowed():
-    manifest, grey = make_manifest(spacing_mm=ONE_MM), Volume(np.full((10, 10, 10), 60, np.int16), ONE_MM)
+    manifest, grey = make_manifest(spacing_mm=ONE_MM), Volume.of_array(np.full((10, 10, 10), 60, np.int16), ONE_MM)
     with pytest.raises(CaseError) as caught:
         prepare([grey], manifest)
     assert caught.value.reason == "not_hounsfield"
@@ -105,20 +119,23 @@ def test_a_ct_without_hounsfield_units_is_refused_unless_any_intensity_is_allowe
 
 def test_every_ct_channel_has_to_be_in_hounsfield_units():
     manifest = make_manifest(channels=manifest_fields()["channels"] * 2, spacing_mm=ONE_MM)
-    sound, grey = Volume(blobs((12, 12, 12)), ONE_MM), Volume(np.full((12, 12, 12), 60, np.int16), ONE_MM)
+    sound, grey = (
+        Volume.of_array(blobs((12, 12, 12)), ONE_MM),
+        Volume.of_array(np.full((12, 12, 12), 60, np.int16), ONE_MM),
+    )
     with pytest.raises(CaseError, match="not in Hounsfield units"):
         prepare([sound, grey], manifest)
 
 
 def test_other_schemes_do_not_ask_for_hounsfield_units():
     manifest = make_manifest(channels=[RAW], spacing_mm=ONE_MM)
-    assert prepare([Volume(np.ones((10, 10, 10), np.int16), ONE_MM)], manifest).remarks == ()
+    assert prepare([Volume.of_array(np.ones((10, 10, 10), np.int16), ONE_MM)], manifest).remarks == ()
 
 
 def test_the_input_is_left_as_it_was():
     voxels = blobs((12, 13, 14)).astype(np.float32)
     before = voxels.copy()
-    prepare([Volume(voxels, (3.0, 2.0, 2.0))], make_manifest())
+    prepare([Volume.of_array(voxels, (3.0, 2.0, 2.0))], make_manifest())
     np.testing.assert_array_equal(voxels, before)
 
 
@@ -162,7 +179,7 @@ def test_the_network_sees_what_nnunets_preprocessor_makes(shape, spacing, change
     expected, _, properties = preprocessors.DefaultPreprocessor(verbose=False).run_case_npy(
         images, None, {"spacing": list(spacing)}, plans, plans.get_configuration(CONFIGURATION), {}
     )
-    prepared = prepare([Volume(image, spacing) for image in images], manifest)
+    prepared = prepare([Volume.of_array(image, spacing) for image in images], manifest)
     got = prepared.image[(slice(None), *prepared.inner)]
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))

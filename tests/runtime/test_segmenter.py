@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_an_all_zero_image_is_empty_with_a_remark_and_no_network_run():
 
 def test_remarks_of_reader_and_preprocessing_are_passed_on():
     channels = manifest_fields()["channels"]
-    volume = Volume(np.ones((10, 10, 10), np.int16), ONE_MM, remarks=(Remark("misnamed", "text"),))
+    volume = replace(Volume.of_array(np.ones((10, 10, 10), np.int16), ONE_MM), remarks=(Remark("misnamed", "text"),))
     with pytest.raises(CaseError, match="not in Hounsfield units"):
         segmenter_of(channels=channels).segment(volume)
     result = segmenter_of(channels=channels, any_intensity=True).segment(volume)
@@ -159,7 +160,7 @@ def test_channels_come_as_volumes_or_as_one_array():
     segmenter = segmenter_of(network, channels=[RAW, {**RAW, "name": "other"}])
     images = np.stack([blobs((9, 10, 11), seed) for seed in (0, 1)])
     from_array = segmenter.segment(images, ONE_MM).mask
-    from_volumes = segmenter.segment([Volume(image, ONE_MM) for image in images]).mask
+    from_volumes = segmenter.segment([Volume.of_array(image, ONE_MM) for image in images]).mask
     np.testing.assert_array_equal(from_array, images[1] > images[0])
     np.testing.assert_array_equal(from_volumes, from_array)
     with pytest.raises(CaseError, match="takes 2"):
@@ -169,7 +170,7 @@ def test_channels_come_as_volumes_or_as_one_array():
 def test_scaled_volumes_are_segmented_in_their_intensities():
     image, inside = two_balls()
     stored = ((image + 1024) / 2).astype(np.uint16)
-    result = segmenter_of().segment(Volume(stored, ONE_MM, slope=2.0, intercept=-1024.0))
+    result = segmenter_of().segment(Volume.of_array(stored, ONE_MM, slope=2.0, intercept=-1024.0))
     np.testing.assert_array_equal(result.mask, inside)
 
 
@@ -203,7 +204,7 @@ def test_an_impossible_step_is_refused(step):
         (np.ones((3, 3, 3)), None, "needs spacing_mm"),
         (np.ones((3, 3)), ONE_MM, "2 axes"),
         (np.ones((1, 1, 3, 3, 3)), ONE_MM, "5 axes"),
-        (Volume(np.ones((3, 3, 3)), ONE_MM), ONE_MM, "a Volume has its own"),
+        (Volume.of_array(np.ones((3, 3, 3)), ONE_MM), ONE_MM, "a Volume has its own"),
     ],
 )
 def test_arguments_that_make_no_sense_together_are_refused(image, spacing, says):

@@ -18,7 +18,6 @@ from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.file_names import is_stale, strip_suffix
-from flare_runtime.imaging.geometry import grid_difference
 from flare_runtime.imaging.nifti import SUFFIXES
 
 TOLERANCE_MM = 2.0
@@ -128,7 +127,7 @@ def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> 
     else:
         try:
             volume, prediction = read_labels(pair.prediction)
-            if difference := grid_difference(reference, volume):
+            if difference := reference.geometry.difference(volume.geometry):
                 raise CaseError("geometry", f"against the reference, the prediction {difference}")
         except CaseError as error:
             prediction = np.zeros_like(truth)

@@ -14,7 +14,6 @@ from flare_eval.report.overlay import draw_overlay, focus
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Shape3, Vector3
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.geometry import grid_affine
 from flare_runtime.imaging.nifti import AIR_HU, read_nifti
 from flare_runtime.pipeline.crop import mask_box
 
@@ -82,7 +81,7 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     sides = lesion_cube(truth if truth.any() else mask, image.spacing_mm)
     box = clipped(sides, image.shape)
     beyond = [(side.start - start, stop - side.stop) for side, (start, stop) in zip(box, sides, strict=True)]
-    turn = _Upright(grid_affine(image))
+    turn = _Upright(image.geometry.affine)
 
     def cut(voxels: AnyArray, outside: float) -> AnyArray:
         return turn.volume(np.pad(voxels, beyond, constant_values=outside))

@@ -1,9 +1,8 @@
-"""Strict NIfTI reading, and the header of a mask: what cannot be trusted is refused, never filled in."""
+"""Strict NIfTI reading: what cannot be trusted is refused, never filled in."""
 
 import struct
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, Shape3
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, GZIP_MAGIC, ByteStream
-from flare_runtime.imaging.geometry import forget_invalid, grid_shape, grid_spacing
+from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, ByteStream
+from flare_runtime.imaging.nifti_header import HEADER_BYTES, forget_invalid, grid_geometry, grid_shape, grid_spacing
 from flare_runtime.imaging.volume import Grid, Remark, Volume, slabs
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -23,14 +22,6 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # An image of fewer intensities, though its voxels have more, was ruined by its header.
 _MIN_LEVELS = 100
 
-_HEADER_BYTES = {348: 1, 540: 2}
-# Where the data type is in a header of that size, and the one of masks.
-_DATATYPE_AT = {348: 70, 540: 12}
-_UNSIGNED_BYTES = 2
-# More than a header takes compressed.
-HEAD_BYTES = 4096
-# Of NIfTI-1 and NIfTI-2.
-_TEXT_FIELDS = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"}
 _REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
 
 
@@ -106,7 +97,7 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
     slope, intercept = _scaling(header)
     notes += _fill_nonfinite(voxels, slope, intercept)
     _check_scaling(voxels, slope, intercept)
-    return Volume(voxels, spacing_mm, slope, intercept, header, tuple(notes))
+    return Volume(voxels, grid_geometry(header, shape, spacing_mm), slope, intercept, header, tuple(notes))
 
 
 def _read_header(stream: ByteStream) -> tuple[Any, int]:
@@ -115,7 +106,7 @@ def _read_header(stream: ByteStream) -> tuple[Any, int]:
 
     start = stream.read(4)
     sizes = {struct.unpack(order + "i", start)[0] for order in "<>"} if len(start) == 4 else set()
-    size = next((n for n in _HEADER_BYTES if n in sizes), 0)
+    size = next((n for n in HEADER_BYTES if n in sizes), 0)
     block = start + stream.read(max(size - 4, 0))
     if not size or len(block) < size:
         raise CaseError("not_nifti", "this is not a NIfTI file; give a .nii or .nii.gz volume")
@@ -194,41 +185,3 @@ def _check_scaling(voxels: AnyArray, slope: float, intercept: float) -> None:
         raise CaseError(
             "bad_scaling", f"{scaling} leave hardly a difference of voxels of {low:g} to {high:g}; mend the header"
         )
-
-
-def is_mask(head: bytes) -> bool:
-    """Whether a file that begins so is a NIfTI image of unsigned bytes, as masks are and no CT is.
-
-    Args:
-        head: at least HEAD_BYTES of the file, compressed or not, or all of it.
-    """
-    if head.startswith(GZIP_MAGIC):
-        with suppress(zlib.error):
-            head = zlib.decompressobj(wbits=31).decompress(head, max(_HEADER_BYTES))
-    for order in ("<", ">"):
-        for size, at in _DATATYPE_AT.items():
-            if len(head) >= size and struct.unpack_from(order + "i", head)[0] == size:
-                return bool(struct.unpack_from(order + "h", head, at)[0] == _UNSIGNED_BYTES)
-    return False
-
-
-def mask_header(shape: Shape3, header: Any, *, keep_text: bool = False) -> bytes:
-    """Return what precedes the voxels of a uint8 mask (z, y, x) in a NIfTI file with the geometry of `header`.
-
-    Text that people or programs wrote into `header`, which may name the patient, is left out unless `keep_text`.
-    """
-    out = header.copy()
-    # The geometry fields stay byte for byte; only what describes the voxels' values is set.
-    z, y, x = shape
-    out["dim"] = [3, x, y, z, 1, 1, 1, 1]
-    out["datatype"], out["bitpix"] = 2, 8
-    out["scl_slope"], out["scl_inter"] = 1, 0
-    out["cal_min"], out["cal_max"] = 0, 0
-    out["intent_code"] = 0
-    if not keep_text:
-        for field in _TEXT_FIELDS.intersection(out.keys()):
-            out[field] = b""
-        out["descrip"] = b"flare-lite mask"
-    no_extensions = bytes(4)
-    out["vox_offset"] = len(out.binaryblock) + len(no_extensions)
-    return bytes(out.binaryblock) + no_extensions

@@ -1,12 +1,13 @@
-"""One image in memory: voxels as stored, their spacing, and the header they came with."""
+"""One image in memory: voxels as stored, and the grid that they are on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from flare_runtime.compute.arrays import AnyArray, FloatArray, Shape3, Vector3
+from flare_runtime.compute.arrays import AnyArray, Box, FloatArray, Shape3, Vector3
+from flare_runtime.errors import UsageError
+from flare_runtime.imaging.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -39,34 +40,70 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Template:
+    """What a mask takes from the image that it belongs to.
+
+    Attributes:
+        geometry: the image's grid.
+        source: see `Volume`.
+    """
+
+    geometry: Geometry
+    source: object = None
+
+
+@dataclass(frozen=True)
 class Volume:
     """A 3D image, kept in the type it was stored in so that a 16-bit CT costs two bytes a voxel.
 
     Attributes:
         voxels: (z, y, x), any real type, native byte order.
-        spacing_mm: (z, y, x).
+        geometry: the grid that the voxels are on.
         slope, intercept: intensity = slope * voxel + intercept; Hounsfield units for CT.
-        header: the NIfTI header the mask is to be written with, or None for an array.
+        source: what a mask in the image's own file format copies, such as a NIfTI header; only that format's reader
+            and writer know what it is. None for an image that came from no file.
         remarks: what the reader found odd.
+
+    Raises:
+        UsageError: where the voxels are not those of the grid.
     """
 
     voxels: AnyArray
-    spacing_mm: Vector3
+    geometry: Geometry
     slope: float = 1.0
     intercept: float = 0.0
-    header: Any = None
+    source: object = None
     remarks: tuple[Remark, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.voxels.shape != self.geometry.shape:
+            raise UsageError(f"the voxels measure {self.voxels.shape} (z, y, x), their grid {self.geometry.shape}")
+
+    @classmethod
+    def of_array(cls, voxels: AnyArray, spacing_mm: Vector3, slope: float = 1.0, intercept: float = 0.0) -> "Volume":
+        """Return an array (z, y, x) as a volume whose place is unknown."""
+        z, y, x = voxels.shape
+        return cls(voxels, Geometry(None, spacing_mm, (z, y, x)), slope, intercept)
 
     @property
     def shape(self) -> Shape3:
         """The number of voxels, (z, y, x)."""
-        z, y, x = self.voxels.shape
-        return z, y, x
+        return self.geometry.shape
+
+    @property
+    def spacing_mm(self) -> Vector3:
+        """The distance of neighbouring voxels, (z, y, x)."""
+        return self.geometry.spacing_mm
 
     @property
     def grid(self) -> Grid:
-        """The grid that the voxels are on."""
+        """What is known of the volume without its voxels."""
         return Grid(self.shape, self.spacing_mm, self.voxels.itemsize)
+
+    @property
+    def template(self) -> Template:
+        """What a mask of this image needs of it."""
+        return Template(self.geometry, self.source)
 
     def intensities(self, part: AnyArray) -> FloatArray:
         """Return `part`, a piece of `voxels`, as float32 intensities in new memory."""
@@ -76,9 +113,11 @@ class Volume:
 
     def transposed(self, axes: tuple[int, int, int]) -> "Volume":
         """Return a view with its axes in another order: axis i of the result is axis `axes[i]` of this one."""
-        a, b, c = axes
-        spacing = (self.spacing_mm[a], self.spacing_mm[b], self.spacing_mm[c])
-        return Volume(self.voxels.transpose(axes), spacing, self.slope, self.intercept, self.header, self.remarks)
+        return replace(self, voxels=self.voxels.transpose(axes), geometry=self.geometry.transposed(axes))
+
+    def cropped(self, box: Box) -> "Volume":
+        """Return a view of the voxels in a box (z, y, x) whose sides have both ends."""
+        return replace(self, voxels=self.voxels[box], geometry=self.geometry.cropped(box))
 
 
 def slabs(length: int, thickness: int) -> Iterator[slice]:

@@ -102,7 +102,7 @@ def prepare(
     ]
     image = device.xp.zeros((len(volumes), *padded), np.float32)
     for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
-        cropped = Volume(volume.voxels[crop], spacing, volume.slope, volume.intercept)
+        cropped = volume.cropped(crop)
         normalise = normalisation.fit(channel.normalisation, cropped, inside, device)
         reader = _SlabReader(cropped, normalise, device, at_once=memory is not None and memory.raw_on_device)
         resize_image(reader, resizing, image[index][inner], device)
@@ -170,12 +170,11 @@ def _check_channels(channels: Sequence[Volume], manifest: Manifest) -> None:
         raise CaseError(
             "wrong_channels", f"{len(channels)} image(s) given; this model takes {len(manifest.channels)}: {names}"
         )
-    first = channels[0]
-    for other in channels[1:]:
-        if other.shape != first.shape or not np.allclose(other.spacing_mm, first.spacing_mm, rtol=1e-3):
-            raise CaseError(
-                "channel_mismatch", f"the channels' grids differ: {first.shape} and {other.shape}; resample them"
-            )
+    first = manifest.channels[0].name
+    for volume, channel in zip(channels, manifest.channels, strict=True):
+        if difference := channels[0].geometry.difference(volume.geometry):
+            text = f"the image of {channel.name} {difference}, against that of {first}; resample it to one grid"
+            raise CaseError("channel_mismatch", text)
 
 
 def _needs_inside(manifest: Manifest) -> bool:

@@ -14,7 +14,8 @@ from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.file_names import STALE, is_stale, strip_suffix
-from flare_runtime.imaging.nifti import HEAD_BYTES, SUFFIXES, is_mask
+from flare_runtime.imaging.nifti import SUFFIXES
+from flare_runtime.imaging.write import HEAD_BYTES, is_mask
 from flare_runtime.run.record import is_record
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import OutputError
@@ -14,8 +13,8 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
-from flare_runtime.imaging.mask_file import encode_mask
-from flare_runtime.imaging.volume import Remark
+from flare_runtime.imaging.volume import Remark, Template
+from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.cases import Case
 from flare_runtime.run.record import CaseRecord, encode_json, sha256_of, write_json
 
@@ -25,22 +24,22 @@ _commits = 0
 
 
 def commit_result(
-    case: Case, mask: MaskArray, header: Any, record_of: Callable[[str], CaseRecord], *, keep_text: bool = False
+    case: Case, mask: MaskArray, template: Template, record_of: Callable[[str], CaseRecord], *, keep_text: bool = False
 ) -> CaseRecord:
     """Write a case's mask (z, y, x) and its record, of which an earlier run's are replaced, and return the record.
 
     Args:
         case: the case.
         mask: its labels.
-        header: of the image, whose geometry the mask takes, and free text where `keep_text`.
+        template: of the image, whose geometry the mask takes, and free text of its header where `keep_text`.
         record_of: makes the record from the mask's SHA-256, once the mask is on the disk.
-        keep_text: see `header`.
+        keep_text: see `template`.
 
     Raises:
         OutputError: where one of the two cannot be written; then neither is there.
     """
     with staged(case.mask) as new_mask:
-        encode_mask(new_mask.file, mask, header, compressed=case.mask.name.endswith(".gz"), keep_text=keep_text)
+        encode_mask(new_mask.file, case.mask.name, mask, template, keep_text=keep_text)
         new_mask.settle()
         record = record_of(sha256_of(new_mask.path))
         with staged(case.record) as new_record:

@@ -16,7 +16,6 @@ from flare_eval.labels import label_values
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError, DeviceError, UsageError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.geometry import grid_difference
 from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.crop import mask_box
@@ -115,7 +114,7 @@ def inspect_case(case: TrainingCase) -> CaseFacts:
         _check_values(facts, values, mask)
         _add_lesions(facts, mask, label)
         if image is not None:
-            if difference := grid_difference(image, label):
+            if difference := image.geometry.difference(label.geometry):
                 facts.add("geometry", f"{facts.stem}: against the image, the label {difference}")
             else:
                 _add_intensities(facts, image, mask)

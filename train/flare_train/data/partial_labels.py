@@ -23,8 +23,8 @@ from flare_eval.labels import label_values
 from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Vector3
 from flare_runtime.errors import CaseError, OutputError, UsageError
 from flare_runtime.files.output import check_folder
-from flare_runtime.imaging.mask_file import write_mask
 from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.write import write_mask
 from flare_runtime.pipeline.crop import mask_box
 from flare_train.data.cases import SUFFIX
 
@@ -157,4 +157,4 @@ def _write(one: PartialLabel, folder: Path) -> None:
     except CaseError as error:
         raise UsageError(f"{error}; inspect the data set again") from error
     lesion = label_values(original) == 1
-    write_mask(one.target(folder), with_ignored(lesion, original.spacing_mm, one.beyond_mm), original.header)
+    write_mask(one.target(folder), with_ignored(lesion, original.spacing_mm, one.beyond_mm), original.template)
