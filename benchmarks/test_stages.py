@@ -13,8 +13,9 @@ from flare_phantom.phantom import Phantom, make_phantom, write_case
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.imaging.write import write_mask
+from flare_runtime.model.manifest import Resampling
 from flare_runtime.pipeline.decoding import Decoder
-from flare_runtime.pipeline.resampling import plan_resizing, resize_image
+from flare_runtime.pipeline.resampling import Resizing, resize_image
 from flare_runtime.pipeline.restoring import restore
 from flare_runtime.pipeline.tiling import Blend, TileGrid
 
@@ -46,13 +47,13 @@ def scores() -> FloatArray:
 @pytest.mark.benchmark(group="resample the image")
 class TestResample:
     def test_flare(self, benchmark, phantom: Phantom) -> None:
-        plan = plan_resizing(SHAPE, COARSE, SPACING, COARSE_SPACING, order=3)
+        resizing = Resizing.between(SHAPE, COARSE, SPACING, COARSE_SPACING, Resampling(order=3))
         out = np.empty(COARSE, np.float32)
 
         def read(axis: int, part: slice) -> FloatArray:
             return np.moveaxis(np.moveaxis(phantom.image, axis, 0)[part].astype(np.float32), 0, axis)
 
-        benchmark(resize_image, read, plan, out)
+        benchmark(resize_image, read, resizing, out)
 
     def test_skimage_reference(self, benchmark, phantom: Phantom) -> None:
         image = phantom.image.astype(float)
@@ -62,8 +63,8 @@ class TestResample:
 @pytest.mark.benchmark(group="restore the mask")
 class TestRestore:
     def test_flare(self, benchmark, scores: FloatArray) -> None:
-        plan = plan_resizing(COARSE, SHAPE, COARSE_SPACING, SPACING, order=1)
-        benchmark(lambda: restore(scores, plan, Decoder(2), np.zeros(SHAPE, np.uint8)))
+        resizing = Resizing.between(COARSE, SHAPE, COARSE_SPACING, SPACING, Resampling(order=1))
+        benchmark(lambda: restore(scores, resizing, Decoder(2), np.zeros(SHAPE, np.uint8)))
 
     def test_skimage_reference(self, benchmark, scores: FloatArray) -> None:
         def reference() -> None:

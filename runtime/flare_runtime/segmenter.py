@@ -22,10 +22,10 @@ from flare_runtime.model.manifest import MIN_STEP, CTScheme
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB, CaseSize, MemoryPlan, smallest_plan
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
-from flare_runtime.pipeline.inference import Progress, Stopwatch, predict
+from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import Lesion, find_lesions
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
-from flare_runtime.pipeline.resampling import plan_resizing
+from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore
 
 CROPS = ("nonzero", "body")
@@ -265,48 +265,47 @@ class Segmenter:
             return Segmentation(mask, [], timings, (*case.remarks, empty))
         network, device, memory = self.network, self.device, prepared.memory
         sums = device if memory is None or memory.sums_on_device else HOST
-        watch = Stopwatch()
         give_back()
         with self._turn, device.active():
             device.release()
             started = perf_counter()
-            try:
-                scores = predict(
-                    prepared.image,
-                    network,
-                    self._decoder,
-                    self.bundle.manifest.patch,
-                    step=self.step,
-                    region=prepared.region,
-                    mirror_axes=self._mirror_axes,
-                    progress=progress,
-                    watch=watch,
-                    device=device,
-                    sums=sums,
-                    rescue=self._float32_network if network.precision != "fp32" else None,
-                )[(slice(None), *prepared.inner)]
-            finally:
-                network.release()
-                if self._rescuer is not None:
-                    self._rescuer.release()
-            predicted_at = perf_counter()
-            self._restore(scores, prepared, mask, sums)
+            blended = self._infer(prepared, sums, progress)
+            inferred_at = perf_counter()
+            self._restore(blended.scores, prepared, mask, sums)
             gpu_memory_mib = network.memory_mib(memory) if isinstance(network, GpuNetwork) and memory else None
         lesions = find_lesions(mask, case.spacing_mm, MAX_LESIONS + 1)
         timings = {
             "preprocess": case.seconds,
-            "network": watch.network_s,
-            "blend": predicted_at - started - watch.network_s,
-            "restore": perf_counter() - predicted_at,
+            "network": blended.network_s,
+            "blend": inferred_at - started - blended.network_s,
+            "restore": perf_counter() - inferred_at,
         }
         remarks = case.remarks + prepared.remarks
         if len(lesions) > MAX_LESIONS:
             del lesions[MAX_LESIONS:]
             remarks += (Remark("many_lesions", f"there are more than {MAX_LESIONS:,} lesions; the largest are listed"),)
-        if watch.rescued:
-            text = f"{watch.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
+        if blended.rescued:
+            text = f"{blended.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
             remarks += (Remark("overflow", text),)
         return Segmentation(mask, lesions, timings, remarks, gpu_memory_mib)
+
+    def _infer(self, prepared: Prepared, sums: Device, progress: Progress) -> BlendedScores:
+        network = self.network
+        inference = TiledInference(
+            network,
+            self._decoder,
+            self.bundle.manifest.patch,
+            self.step,
+            self._mirror_axes,
+            self.device,
+            rescue=self._float32_network if network.precision != "fp32" else None,
+        )
+        try:
+            return inference.run(prepared.image, prepared.region, sums=sums, progress=progress)
+        finally:
+            network.release()
+            if self._rescuer is not None:
+                self._rescuer.release()
 
     def _float32_network(self) -> Network:
         """Return the network on the CPU in float32, compiled when it is first needed."""
@@ -316,18 +315,12 @@ class Segmenter:
 
     def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
         manifest = self.bundle.manifest
-        rule = manifest.logits_resampling
-        resizing = plan_resizing(
-            prepared.resampled_shape,
-            prepared.crop_shape,
-            manifest.spacing_mm,
-            prepared.spacing_mm,
-            order=rule.order,
-            order_z=rule.order_z,
-            force_separate_z=rule.force_separate_z,
+        inner, crop = prepared.inner, prepared.crop
+        resizing = Resizing.between(
+            inner.shape, crop.shape, manifest.spacing_mm, prepared.spacing_mm, manifest.logits_resampling
         )
-        target = mask.transpose(manifest.transpose_forward)[prepared.crop]
-        restore(scores, resizing, self._decoder, target, device)
+        target = mask.transpose(manifest.transpose_forward)[crop]
+        restore(inner.cut(scores), resizing, self._decoder, target, device)
 
 
 def _host_memory(bundle: Bundle, choice: Choice, network: "Future[Network]") -> HostMemory:

@@ -7,8 +7,9 @@ import pytest
 from matplotlib.image import imread
 
 from flare_eval.report import gallery
-from flare_eval.report.gallery import best_and_worst, clipped, draw_case, find_image, lesion_cube, pictures
+from flare_eval.report.gallery import best_and_worst, draw_case, find_image, lesion_cube, pictures
 from flare_eval.results import Accuracy, CaseAccuracy
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
 from tests.eval.nifti_masks import cube, write
 
@@ -57,20 +58,19 @@ def test_cases_without_any_lesion_or_score_are_left_out():
 def test_the_cut_is_a_cube_in_millimetres_that_may_reach_beyond_the_image():
     mask = cube((100, 300, 300), (50, 140, 148), (54, 160, 152))
     # The lesion is 16 x 20 x 4 mm, so the cut is the smallest one of 160 mm: 40 slices of 4 mm, 160 rows and columns.
-    assert lesion_cube(mask, (4.0, 1.0, 1.0)) == [(32, 72), (70, 230), (70, 230)]
+    assert lesion_cube(mask, (4.0, 1.0, 1.0)) == Box.between((32, 70, 70), (72, 230, 230))
     # 240 mm and a margin of 40 mm either side.
     large = cube((100, 300, 300), (0, 30, 0), (10, 270, 10))
-    assert lesion_cube(large, (1.0, 1.0, 1.0)) == [(-155, 165), (-10, 310), (-155, 165)]
-    assert clipped([(-155, 165), (-10, 310), (7, 99)], (100, 300, 300)) == (slice(0, 100), slice(0, 300), slice(7, 99))
+    assert lesion_cube(large, (1.0, 1.0, 1.0)) == Box.between((-155, -10, -155), (165, 310, 165))
 
 
 def test_the_cut_follows_the_lesion_with_the_largest_section():
     mask = cube((40, 600, 600), (10, 500, 500), (12, 540, 540)) | cube((40, 600, 600), (0, 20, 20), (40, 30, 30))
-    assert lesion_cube(mask, (1.0, 1.0, 1.0))[1:] == [(440, 600), (440, 600)]
+    assert lesion_cube(mask, (1.0, 1.0, 1.0))[1:] == (slice(440, 600), slice(440, 600))
 
 
 def test_an_empty_mask_is_cut_in_the_middle():
-    assert lesion_cube(np.zeros((400, 400, 400), np.uint8), (1.0, 1.0, 1.0))[0] == (120, 281)
+    assert lesion_cube(np.zeros((400, 400, 400), np.uint8), (1.0, 1.0, 1.0)).z == slice(120, 281)
 
 
 def test_arrays_are_turned_to_left_back_and_head():

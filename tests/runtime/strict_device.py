@@ -88,7 +88,7 @@ def _unwrap(value):
     if isinstance(value, StrictArray):
         return value._array
     if isinstance(value, tuple | list):
-        return type(value)(map(_unwrap, value))
+        return list(map(_unwrap, value)) if isinstance(value, list) else tuple(map(_unwrap, value))
     if isinstance(value, np.ndarray) and value.ndim:
         raise TypeError("arrays of the host and of the device are mixed")
     return value

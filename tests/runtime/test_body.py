@@ -6,7 +6,6 @@ import pytest
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import UsageError
 from flare_runtime.pipeline.body import MARGIN_MM, body_box
-from flare_runtime.pipeline.tiling import grown_box
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 
 CT = {"name": "CT", "normalisation": {"scheme": "ct", "lower": -1000.0, "upper": 1000.0, "mean": 0.0, "std": 100.0}}
@@ -70,15 +69,6 @@ def test_a_single_slice_has_a_body():
 
 def test_air_has_no_body():
     assert body_box(Volume.of_array(np.full((5, 40, 40), -1000, np.int16), (2.0, 2.0, 2.0))) is None
-
-
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [((2, 5), (0, 8)), ((10, 12), (7, 15)), ((18, 20), (12, 20)), ((4, 16), (4, 16))],
-)
-def test_a_box_that_is_less_than_a_tile_grows_about_its_middle_and_stays_inside(box, expected):
-    (grown, _, _) = sides(grown_box((slice(*box), slice(0, 1), slice(0, 1)), (8, 1, 1), (20, 1, 1)))
-    assert grown == expected
 
 
 def segment(crop, volume):

@@ -114,10 +114,10 @@ def test_the_scan_goes_up_once_as_stored_and_only_labels_come_down():
     (volume,) = scan()
     case = on_device.prepare(volume)
     image = case.prepared
-    matrices = sum(4 * old * new for old, new in zip(image.crop_shape, image.resampled_shape, strict=True))
-    assert device.uploads == volume.voxels.itemsize * np.prod(image.crop_shape) + matrices
+    matrices = sum(4 * old * new for old, new in zip(image.crop.shape, image.inner.shape, strict=True))
+    assert device.uploads == volume.voxels.itemsize * np.prod(image.crop.shape) + matrices
     result = on_device.finish(case)
-    assert device.downloads <= np.prod(image.resampled_shape) + result.mask.size
+    assert device.downloads <= np.prod(image.inner.shape) + result.mask.size
 
 
 @pytest.mark.parametrize("batch", [2, 3, 100])

@@ -5,10 +5,18 @@ import pytest
 
 from flare_runtime.errors import CaseError
 from flare_runtime.pipeline.decoding import Decoder
-from flare_runtime.pipeline.inference import Stopwatch, predict
+from flare_runtime.pipeline.inference import TiledInference
 from tests.runtime.manifests import ArithmeticNetwork
 
 PATCH = (8, 6, 4)
+
+
+def infer(image, network, decoder, *, step=0.5, progress=iter, **options):
+    return TiledInference(network, decoder, PATCH, step, **options).run(image, progress=progress)
+
+
+def predict(image, network, decoder, **options):
+    return infer(image, network, decoder, **options).scores
 
 
 def image_of(shape, channels=1, seed=0):
@@ -20,7 +28,7 @@ def image_of(shape, channels=1, seed=0):
 def test_an_identity_network_gives_the_image_back(shape, step):
     image = image_of(shape)
     network = ArithmeticNetwork(lambda tiles: np.concatenate([-tiles / 2, tiles / 2], axis=1))
-    scores = predict(image, network, Decoder(2), PATCH, step=step)
+    scores = predict(image, network, Decoder(2), step=step)
     np.testing.assert_allclose(scores, image, rtol=1e-4, atol=1e-5)
 
 
@@ -28,7 +36,7 @@ def test_channels_and_classes_pass_through_a_linear_network():
     image = image_of((12, 10, 9), channels=2)
     weights = np.array([[1, -1], [0.5, 2], [-3, 0.25]], np.float32)
     network = ArithmeticNetwork(lambda tiles: np.einsum("oc,nczyx->nozyx", weights, tiles))
-    scores = predict(image, network, Decoder(3), PATCH, step=0.5)
+    scores = predict(image, network, Decoder(3))
     logits = np.einsum("oc,czyx->ozyx", weights, image)
     np.testing.assert_allclose(scores, logits[1:] - logits[:1], rtol=1e-4, atol=1e-4)
 
@@ -41,7 +49,7 @@ def test_every_tile_has_the_shape_the_network_wants():
         seen.append((tiles.shape, tiles.dtype))
         return np.zeros((1, 2, *PATCH))
 
-    predict(image_of((13, 6, 9), channels=3), ArithmeticNetwork(function), Decoder(2), PATCH, step=0.5)
+    predict(image_of((13, 6, 9), channels=3), ArithmeticNetwork(function), Decoder(2))
     assert seen == [((1, 3, *PATCH), np.float32)] * (3 * 1 * 4)
 
 
@@ -66,7 +74,7 @@ def ramp_network():
 def test_mirroring_averages_over_all_combinations_of_flips(axes, mean_ramp, runs):
     network, _ = ramp_network()
     image = image_of(PATCH)
-    scores = predict(image, network, Decoder(2), PATCH, step=0.5, mirror_axes=axes)
+    scores = predict(image, network, Decoder(2), mirror_axes=axes)
     expected = image[0] + mean_ramp(*np.ogrid[: PATCH[0], : PATCH[1], : PATCH[2]])
     np.testing.assert_allclose(scores[0], expected, rtol=1e-5, atol=1e-4)
     assert network.calls == runs
@@ -76,11 +84,8 @@ def test_mirroring_equals_the_mean_of_flipped_predictions():
     weights = np.random.default_rng(3).standard_normal(PATCH).astype(np.float32)
     network = ArithmeticNetwork(lambda tiles: np.concatenate([tiles * 0, tiles * weights], axis=1))
     image = image_of(PATCH)
-    single = [
-        np.flip(predict(np.flip(image, axes), network, Decoder(2), PATCH, step=0.5), axes)
-        for axes in [(), (1,), (3,), (1, 3)]
-    ]
-    both = predict(image, network, Decoder(2), PATCH, step=0.5, mirror_axes=(0, 2))
+    single = [np.flip(predict(np.flip(image, axes), network, Decoder(2)), axes) for axes in [(), (1,), (3,), (1, 3)]]
+    both = predict(image, network, Decoder(2), mirror_axes=(0, 2))
     np.testing.assert_allclose(both, np.mean(single, axis=0), rtol=1e-5, atol=1e-5)
 
 
@@ -96,8 +101,8 @@ def test_a_network_that_reuses_its_output_array_is_mirrored_rightly():
             return self.output
 
     image = image_of(PATCH)
-    expected = predict(image, ramp_network()[0], Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1))
-    got = predict(image, Reusing(), Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1))
+    expected = predict(image, ramp_network()[0], Decoder(2), mirror_axes=(0, 1))
+    got = predict(image, Reusing(), Decoder(2), mirror_axes=(0, 1))
     np.testing.assert_array_equal(got, expected)
 
 
@@ -110,7 +115,7 @@ def test_logits_that_are_no_numbers_fail_the_case(bad, decoder):
         return logits
 
     with pytest.raises(CaseError, match="NaN or infinity in fp32") as caught:
-        predict(image_of((13, 6, 9)), ArithmeticNetwork(function), decoder, PATCH, step=0.5)
+        predict(image_of((13, 6, 9)), ArithmeticNetwork(function), decoder)
     assert caught.value.reason == "nonfinite_logits"
 
 
@@ -122,26 +127,26 @@ def test_logits_too_large_for_their_difference_or_sum_fail_the_case_without_a_wa
         return np.full((1, 2, *PATCH), largest) * np.array([-1, 1], np.float32).reshape(1, 2, 1, 1, 1)
 
     with pytest.raises(CaseError) as caught:
-        predict(image_of((13, 6, 9)), ArithmeticNetwork(function), decoder, PATCH, step=0.5)
+        predict(image_of((13, 6, 9)), ArithmeticNetwork(function), decoder)
     assert caught.value.reason == "nonfinite_logits"
 
 
-def test_progress_wraps_the_tiles_and_the_watch_counts_network_time():
-    wrapped, watch = [], Stopwatch()
+def test_progress_wraps_the_tiles_and_network_time_is_counted():
+    wrapped = []
 
     def progress(tiles):
         wrapped.append(len(tiles))
         return iter(tiles)
 
-    predict(image_of((13, 6, 9)), ArithmeticNetwork(), Decoder(2), PATCH, step=0.5, progress=progress, watch=watch)
+    blended = infer(image_of((13, 6, 9)), ArithmeticNetwork(), Decoder(2), progress=progress)
     assert wrapped == [12]
-    assert watch.network_s > 0
+    assert blended.network_s > 0
 
 
 def test_the_image_is_left_as_it_was():
     image = image_of((13, 6, 9))
     before = image.copy()
-    predict(image, ArithmeticNetwork(), Decoder(2), PATCH, step=0.5, mirror_axes=(0, 1, 2))
+    predict(image, ArithmeticNetwork(), Decoder(2), mirror_axes=(0, 1, 2))
     np.testing.assert_array_equal(image, before)
 
 
@@ -165,13 +170,13 @@ def test_a_tile_that_overflows_is_computed_again_in_float32():
     def identity(tiles):
         return np.concatenate([-tiles / 2, tiles / 2], axis=1)
 
-    image, watch = image_of((13, 6, 9)), Stopwatch()
-    expected = predict(image, ArithmeticNetwork(identity), Decoder(2), PATCH, step=0.5)
+    image = image_of((13, 6, 9))
+    expected = predict(image, ArithmeticNetwork(identity), Decoder(2))
     exact = ArithmeticNetwork(identity)
     broken = overflowing(identity, lambda call: call in (2, 5))
-    scores = predict(image, broken, Decoder(2), PATCH, step=0.5, watch=watch, rescue=lambda: exact)
-    np.testing.assert_array_equal(scores, expected)
-    assert (watch.rescued, exact.calls) == (2, 2)
+    blended = infer(image, broken, Decoder(2), rescue=lambda: exact)
+    np.testing.assert_array_equal(blended.scores, expected)
+    assert (blended.rescued, exact.calls) == (2, 2)
 
 
 def test_a_tile_that_overflows_in_float32_too_fails_the_case():
@@ -179,9 +184,7 @@ def test_a_tile_that_overflows_in_float32_too_fails_the_case():
         return np.full((1, 2, *PATCH), np.nan, np.float32)
 
     with pytest.raises(CaseError, match="NaN or infinity in fp16, and in float32"):
-        predict(
-            image_of(PATCH), overflowing(nan, bool), Decoder(2), PATCH, step=0.5, rescue=lambda: ArithmeticNetwork(nan)
-        )
+        predict(image_of(PATCH), overflowing(nan, bool), Decoder(2), rescue=lambda: ArithmeticNetwork(nan))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -193,16 +196,16 @@ def test_tiles_without_anything_in_them_are_computed_once(channels):
     image[-1, :, :, 10:] = 2
     image[0, 3, 3, 3] = 7  # one voxel of tissue, which no sample of every sixteenth sees
     # Tiles begin at x = 0, 2, ..., 16: at 0 and 2 there is the voxel, at 8 both values, at 4 and 6 and from 10 on one.
-    scores = predict(image, network, Decoder(2), PATCH, step=0.5)
+    scores = predict(image, network, Decoder(2))
     assert network.calls == 3 + 2
     in_pairs = ArithmeticNetwork(network._function)
     in_pairs.batch = 2  # where every tile is computed
-    np.testing.assert_array_equal(scores, predict(image, in_pairs, Decoder(2), PATCH, step=0.5))
+    np.testing.assert_array_equal(scores, predict(image, in_pairs, Decoder(2)))
 
 
 def test_a_uniform_tile_of_another_value_is_another_tile():
     network = ArithmeticNetwork()
     image = np.repeat(np.float32([1, 2, 1, 2]), 4)[None, None, None] * np.ones((1, 8, 6, 1), np.float32)
-    scores = predict(image, network, Decoder(2), PATCH, step=1.0)
+    scores = predict(image, network, Decoder(2), step=1.0)
     np.testing.assert_allclose(scores, 2 * image, rtol=1e-5)
     assert network.calls == 4

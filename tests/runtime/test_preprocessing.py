@@ -26,7 +26,7 @@ def test_an_image_on_the_networks_grid_passes_through():
     prepared = prepare([Volume.of_array(voxels, ONE_MM)], manifest)
     np.testing.assert_array_equal(prepared.image, voxels[None].astype(np.float32))
     assert sides(prepared.crop) == sides(prepared.inner) == ((0, 9), (0, 10), (0, 11))
-    assert (prepared.crop_shape, prepared.resampled_shape) == ((9, 10, 11), (9, 10, 11))
+    assert (prepared.crop.shape, prepared.inner.shape) == ((9, 10, 11), (9, 10, 11))
     assert prepared.remarks == ()
 
 
@@ -180,10 +180,10 @@ def test_the_network_sees_what_nnunets_preprocessor_makes(shape, spacing, change
         images, None, {"spacing": list(spacing)}, plans, plans.get_configuration(CONFIGURATION), {}
     )
     prepared = prepare([Volume.of_array(image, spacing) for image in images], manifest)
-    got = prepared.image[(slice(None), *prepared.inner)]
+    got = prepared.inner.cut(prepared.image)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
     assert sides(prepared.crop) == tuple(tuple(side) for side in properties["bbox_used_for_cropping"])
-    assert prepared.crop_shape == properties["shape_after_cropping_and_before_resampling"]
+    assert prepared.crop.shape == properties["shape_after_cropping_and_before_resampling"]
     assert prepared.spacing_mm == tuple(spacing[axis] for axis in manifest.transpose_forward)
     assert np.count_nonzero(prepared.image) <= got.size

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flare_runtime.pipeline.resampling import new_shape, plan_resizing, resize_image, separate_axis
+from flare_runtime.model.manifest import Resampling
+from flare_runtime.pipeline.resampling import Resizing, new_shape, resize_image, separate_axis
 from tests.runtime.dense_matrices import dense
 
 SIDES = st.integers(1, 40)
@@ -15,6 +16,9 @@ SPACINGS = st.tuples(*[st.sampled_from([0.5, 0.7, 0.8, 1.0, 1.5, 2.0, 2.4, 2.5, 
 @pytest.fixture(scope="module")
 def nnunet():
     return pytest.importorskip("nnunetv2.preprocessing.resampling.default_resampling")
+
+
+CUBIC = Resampling(order=3)
 
 
 def resize(image, resizing):
@@ -123,7 +127,7 @@ def test_images_are_resized_as_nnunet_does(nnunet, case, order):
     expected = nnunet.resample_data_or_seg_to_shape(
         image[None].astype(np.float64), new, spacing, target, order=order, order_z=0, force_separate_z=None
     )[0]
-    got = resize(image, plan_resizing(old, new, spacing, target, order=order))
+    got = resize(image, Resizing.between(old, new, spacing, target, Resampling(order=order)))
     np.testing.assert_allclose(got, expected, atol=1e-5 * np.ptp(image))
 
 
@@ -140,14 +144,14 @@ def test_images_of_any_shape_and_spacing_are_resized_as_nnunet_does(nnunet, old,
     expected = nnunet.resample_data_or_seg_to_shape(
         image[None].astype(np.float64), new, spacing, target, order=3, order_z=order_z, force_separate_z=None
     )[0]
-    got = resize(image, plan_resizing(old, new, spacing, target, order=3, order_z=order_z))
+    got = resize(image, Resizing.between(old, new, spacing, target, Resampling(order=3, order_z=order_z)))
     np.testing.assert_allclose(got, expected, atol=1e-4 * max(np.ptp(image), 1e-3))
 
 
 def test_a_cubic_resize_never_leaves_the_range_of_the_input():
     image = np.zeros((16, 16, 16), np.float32)
     image[4:12, 4:12, 4:12] = 1
-    resizing = plan_resizing((16, 16, 16), (37, 41, 35), (1.0,) * 3, (0.4,) * 3, order=3)
+    resizing = Resizing.between((16, 16, 16), (37, 41, 35), (1.0,) * 3, (0.4,) * 3, CUBIC)
     unclipped = np.einsum("ai,bj,ck,ijk->abc", *map(dense, resizing.matrices), image, optimize=True)
     assert unclipped.max() > 1.02
     assert unclipped.min() < -0.02
@@ -160,13 +164,13 @@ def test_separate_slices_are_clipped_each_to_their_own_range():
     image = np.zeros((2, 16, 16), np.float32)
     image[0, 4:12, 4:12] = 1
     image[1, 4:12, 4:12] = 10
-    got = resize(image, plan_resizing((2, 16, 16), (2, 37, 41), (9.0, 1.0, 1.0), (9.0, 0.4, 0.4), order=3))
+    got = resize(image, Resizing.between((2, 16, 16), (2, 37, 41), (9.0, 1.0, 1.0), (9.0, 0.4, 0.4), CUBIC))
     assert (got[0].max(), got[1].max()) == (1, 10)
 
 
 def test_same_shape_returns_the_input_bit_for_bit():
     image = smooth((9, 10, 11))
-    resizing = plan_resizing((9, 10, 11), (9, 10, 11), (2.0, 1.0, 1.0), (2.1, 1.0, 1.0), order=3)
+    resizing = Resizing.between((9, 10, 11), (9, 10, 11), (2.0, 1.0, 1.0), (2.1, 1.0, 1.0), CUBIC)
     assert resizing.is_identity
     assert not resizing.clips
     np.testing.assert_array_equal(resize(image, resizing), image)
@@ -182,7 +186,7 @@ def test_every_slab_is_read_once():
         return np.ones(sides, np.float32)
 
     out = np.empty((30, 21, 11), np.float32)
-    resize_image(read_slab, plan_resizing((19, 21, 20), (30, 21, 11), (1.0,) * 3, (1.0, 1.0, 2.0), order=3), out)
+    resize_image(read_slab, Resizing.between((19, 21, 20), (30, 21, 11), (1.0,) * 3, (1.0, 1.0, 2.0), CUBIC), out)
     np.testing.assert_allclose(out, 1, atol=1e-5)
     assert {axis for axis, _, _ in read} == {0}
     assert sorted(i for _, start, stop in read for i in range(start, stop)) == list(range(19))
@@ -190,7 +194,7 @@ def test_every_slab_is_read_once():
 
 def test_the_output_may_be_a_view_into_a_larger_array():
     image = smooth((10, 11, 12))
-    resizing = plan_resizing((10, 11, 12), (14, 9, 12), (1.0,) * 3, (0.7, 1.2, 1.0), order=3)
+    resizing = Resizing.between((10, 11, 12), (14, 9, 12), (1.0,) * 3, (0.7, 1.2, 1.0), CUBIC)
     padded = np.zeros((20, 20, 20), np.float32)
     resize_image(lambda _axis, part: image[part], resizing, padded[2:16, 3:12, 4:16])
     np.testing.assert_array_equal(padded[2:16, 3:12, 4:16], resize(image, resizing))

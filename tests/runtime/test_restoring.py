@@ -5,16 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flare_runtime.model.manifest import Resampling
 from flare_runtime.pipeline.decoding import Decoder
-from flare_runtime.pipeline.resampling import plan_resizing
+from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore
 from tests.runtime.dense_matrices import dense
 
 JOINT, THICK = ((1.0, 1.0, 1.0), (0.7, 0.6, 0.8)), ((1.0, 1.0, 1.0), (5.0, 0.6, 0.8))
 
 
-def plan(old, new, spacings, **rule):
-    return plan_resizing(old, new, *spacings, **{"order": 1, **rule})
+def grids(old, new, spacings, **rule):
+    return Resizing.between(old, new, *spacings, Resampling(**{"order": 1, **rule}))
 
 
 def restored(scores, resizing, decoder):
@@ -51,7 +52,7 @@ def test_two_classes_equal_nnunets_upsampling_and_argmax(spacings, new, positive
     fine = nnunet.resample_data_or_seg_to_shape(
         logits.astype(np.float64), new, *spacings, order=1, order_z=0, force_separate_z=None
     )
-    resizing = plan(old, new, spacings)
+    resizing = grids(old, new, spacings)
     assert resizing.separate == (0 if spacings is THICK else None)
     labels = restored(logits[1:] - logits[:1], resizing, Decoder(2))
     assert labels.any()
@@ -63,7 +64,7 @@ def test_three_classes_equal_nnunets_upsampling_and_argmax():
     nnunet = pytest.importorskip("nnunetv2.preprocessing.resampling.default_resampling")
     logits = np.random.default_rng(2).standard_normal((3, 10, 14, 12)).astype(np.float32)
     fine = nnunet.resample_data_or_seg_to_shape(logits.astype(np.float64), (31, 20, 25), *JOINT, order=1)
-    labels = restored(logits[1:] - logits[:1], plan((10, 14, 12), (31, 20, 25), JOINT), Decoder(3))
+    labels = restored(logits[1:] - logits[:1], grids((10, 14, 12), (31, 20, 25), JOINT), Decoder(3))
     assert set(np.unique(labels)) == {0, 1, 2}
     assert_same_where_decided(labels, fine.argmax(axis=0), fine[1:] - fine[:1])
 
@@ -82,7 +83,7 @@ def test_labels_equal_those_of_interpolation_everywhere(old, new, spacings, shar
     rng = np.random.default_rng(seed)
     scores = rng.integers(1, 4, (decoder.channels, *old)).astype(np.float32)
     scores[rng.random(scores.shape) >= share] *= -1
-    resizing = plan(old, new, spacings, order=order)
+    resizing = grids(old, new, spacings, order=order)
     fine = everywhere(scores, resizing)
     labels = restored(scores, resizing, decoder)
     close = np.abs(fine).min(axis=0) < 1e-5
@@ -98,12 +99,12 @@ def test_one_positive_voxel_grows_to_what_linear_interpolation_makes_of_it():
     scores[0, 1, 1, 1] = 31
     # Tripled, weights along an axis are 1/3, 2/3, 1, 2/3, 1/3 about the centre, and -1 + 32 w > 0 where w > 1/32:
     # the smallest product, 1/27, still counts.
-    labels = restored(scores, plan((3, 3, 3), (9, 9, 9), ((3.0,) * 3, (1.0,) * 3)), Decoder(2))
+    labels = restored(scores, grids((3, 3, 3), (9, 9, 9), ((3.0,) * 3, (1.0,) * 3)), Decoder(2))
     expected = np.zeros((9, 9, 9), np.uint8)
     expected[2:7, 2:7, 2:7] = 1
     np.testing.assert_array_equal(labels, expected)
     scores[0, 1, 1, 1] = 25  # now w > 1/26, which the corners miss
-    labels = restored(scores, plan((3, 3, 3), (9, 9, 9), ((3.0,) * 3, (1.0,) * 3)), Decoder(2))
+    labels = restored(scores, grids((3, 3, 3), (9, 9, 9), ((3.0,) * 3, (1.0,) * 3)), Decoder(2))
     assert labels.sum() == 125 - 8
     assert not labels[2, 2, 2]
 
@@ -113,28 +114,28 @@ def test_a_coarser_input_grid_may_step_over_a_positive_voxel(positive, expected)
     # Of three voxels resampled to one, the centre alone has weight.
     scores = np.full((1, 3, 3, 3), -1, np.float32)
     scores[0, 1, 1, positive] = 5
-    resizing = plan((3, 3, 3), (1, 1, 1), ((1.0,) * 3, (3.0,) * 3))
+    resizing = grids((3, 3, 3), (1, 1, 1), ((1.0,) * 3, (3.0,) * 3))
     assert restored(scores, resizing, Decoder(2)).tolist() == [[[expected]]]
 
 
 def test_an_equal_grid_thresholds_in_place():
     scores = np.random.default_rng(0).standard_normal((1, 20, 7, 5)).astype(np.float32)
-    resizing = plan((20, 7, 5), (20, 7, 5), JOINT)
+    resizing = grids((20, 7, 5), (20, 7, 5), JOINT)
     np.testing.assert_array_equal(restored(scores, resizing, Decoder(2)), scores[0] > 0)
 
 
 def test_nothing_positive_leaves_the_mask_untouched():
     scores = np.full((2, 5, 6, 7), -0.001, np.float32)
-    assert not restored(scores, plan((5, 6, 7), (20, 20, 20), JOINT), Decoder(3)).any()
+    assert not restored(scores, grids((5, 6, 7), (20, 20, 20), JOINT), Decoder(3)).any()
 
 
 def test_zero_scores_are_background():
-    assert not restored(np.zeros((1, 5, 6, 7), np.float32), plan((5, 6, 7), (20, 20, 20), JOINT), Decoder(2)).any()
+    assert not restored(np.zeros((1, 5, 6, 7), np.float32), grids((5, 6, 7), (20, 20, 20), JOINT), Decoder(2)).any()
 
 
 def test_labels_go_into_a_transposed_and_cropped_view():
     scores = np.random.default_rng(0).standard_normal((1, 6, 8, 9)).astype(np.float32)
-    resizing = plan((6, 8, 9), (20, 12, 15), JOINT)
+    resizing = grids((6, 8, 9), (20, 12, 15), JOINT)
     mask = np.zeros((30, 40, 50), np.uint8)
     view = mask.transpose(2, 0, 1)[5:25, 6:18, 7:22]
     restore(scores, resizing, Decoder(2), view)
@@ -144,4 +145,4 @@ def test_labels_go_into_a_transposed_and_cropped_view():
 
 def test_overshooting_orders_are_refused():
     with pytest.raises(ValueError, match="order 0 or 1 only"):
-        restored(np.ones((1, 8, 8, 8), np.float32), plan((8, 8, 8), (20, 20, 20), JOINT, order=3), Decoder(2))
+        restored(np.ones((1, 8, 8, 8), np.float32), grids((8, 8, 8), (20, 20, 20), JOINT, order=3), Decoder(2))

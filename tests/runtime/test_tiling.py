@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime.pipeline.tiling import Blend, TileGrid, gaussian_profile, inner_box, padded_shape, tile_starts
+from flare_runtime.compute.box import Box
+from flare_runtime.pipeline.tiling import Blend, TileGrid, gaussian_profile, padded_shape, tile_starts
 
 STEPS = st.sampled_from([0.25, 0.3, 0.5, 0.7, 1.0])
 
@@ -77,7 +78,7 @@ def test_a_grid_is_the_product_of_its_axes():
 )
 def test_padding_puts_the_odd_voxel_above(shape, patch, padded, inner):
     assert padded_shape(shape, patch) == padded
-    assert inner_box(shape, padded) == inner
+    assert Box.centred(shape, padded) == inner
 
 
 @given(
@@ -90,9 +91,9 @@ def test_padding_is_nnunets(shape, patch):
     expected, undo = padding.pad_nd_image(image, patch, "constant", {"constant_values": 0}, True)
     padded = padded_shape(shape, patch)
     ours = np.zeros((1, *padded))
-    ours[(slice(None), *inner_box(shape, padded))] = image
+    Box.centred(shape, padded).cut(ours)[...] = image
     np.testing.assert_array_equal(ours, expected)
-    assert tuple(undo[1:]) == inner_box(shape, padded)
+    assert tuple(undo[1:]) == Box.centred(shape, padded)
 
 
 @pytest.mark.parametrize("patch", [(16, 16, 16), (8, 15, 20), (1, 4, 9), (28, 128, 160)])
@@ -130,7 +131,7 @@ def test_tiles_cut_from_an_image_blend_back_to_it(patch, more, step):
     shape = tuple(p + m for p, m in zip(patch, more, strict=True))
     image = np.random.default_rng(sum(shape)).standard_normal((2, *shape)).astype(np.float32)
     grid = TileGrid.covering(shape, patch, step)
-    mean = blend_of(grid, shape, [image[(slice(None), *box)] for box in grid])
+    mean = blend_of(grid, shape, [box.cut(image) for box in grid])
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, image, rtol=1e-5, atol=1e-5)
 
@@ -144,7 +145,7 @@ def test_disagreeing_tiles_are_averaged_by_weight():
     weight = z[:, None, None] * y[:, None] * x
     total, weights = np.zeros((3, *shape)), np.zeros(shape)
     for box, tile in zip(grid, tiles, strict=True):
-        total[(slice(None), *box)] += weight * tile
+        box.cut(total)[...] += weight * tile
         weights[box] += weight
     np.testing.assert_allclose(blend_of(grid, shape, tiles), total / weights, rtol=1e-4, atol=1e-5)
 

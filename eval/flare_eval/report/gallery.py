@@ -1,7 +1,6 @@
 """Pictures of a method's best and worst cases, cut out around the lesion as a paper's figure shows them."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from flare_eval.components import label_components
 from flare_eval.labels import read_labels
 from flare_eval.report.overlay import draw_overlay, focus
 from flare_eval.results import Accuracy, CaseAccuracy
-from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Shape3, Vector3
+from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.nifti import AIR_HU, read_nifti
 from flare_runtime.pipeline.crop import mask_box
@@ -78,9 +78,9 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
         raise CaseError(
             "geometry", f"image, reference and prediction measure {image.shape}, {truth.shape} and {mask.shape} voxels"
         )
-    sides = lesion_cube(truth if truth.any() else mask, image.spacing_mm)
-    box = clipped(sides, image.shape)
-    beyond = [(side.start - start, stop - side.stop) for side, (start, stop) in zip(box, sides, strict=True)]
+    cube = lesion_cube(truth if truth.any() else mask, image.spacing_mm)
+    box = cube.clipped(image.shape)
+    beyond = np.stack([np.subtract(box.start, cube.start), np.subtract(cube.stop, box.stop)], axis=1)
     turn = _Upright(image.geometry.affine)
 
     def cut(voxels: AnyArray, outside: float) -> AnyArray:
@@ -103,40 +103,27 @@ def find_image(images: Path, case: str) -> Path:
     raise CaseError("no_image", f"{images} holds no <case>_0000.nii.gz and no <case>.nii.gz of it")
 
 
-def lesion_cube(mask: MaskArray, spacing_mm: Vector3) -> list[tuple[int, int]]:
-    """Return starts and stops (z, y, x) of a cube in mm around the component with the largest axial section.
+def lesion_cube(mask: MaskArray, spacing_mm: Vector3) -> Box:
+    """Return a cube in mm around the component with the largest axial section.
 
     All three planes then have one scale; the cube may reach beyond the image.
     """
-    low, high = _component(mask)
-    longest = max((stop - start) * side for start, stop, side in zip(low, high, spacing_mm, strict=True))
-    side_mm = max(longest + 2 * _MARGIN_MM, _SMALLEST_MM)
-    sides = []
-    for start, stop, side in zip(low, high, spacing_mm, strict=True):
-        middle, half = (start + stop) / 2, side_mm / side / 2
-        sides.append((math.floor(middle - half), math.ceil(middle + half)))
-    return sides
+    component = _component(mask)
+    side_mm = max(float(np.max(np.multiply(component.shape, spacing_mm))) + 2 * _MARGIN_MM, _SMALLEST_MM)
+    middle, half = np.add(component.start, component.stop) / 2, side_mm / np.array(spacing_mm) / 2
+    return Box.between(np.floor(middle - half), np.ceil(middle + half))
 
 
-def clipped(sides: Sequence[tuple[int, int]], shape: Shape3) -> Box:
-    """Return the part of a cube that lies in the image."""
-    z, y, x = (slice(max(start, 0), min(stop, n)) for (start, stop), n in zip(sides, shape, strict=True))
-    return z, y, x
-
-
-def _component(mask: MaskArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return where the component with the largest axial section starts and stops; the middle of an empty mask."""
+def _component(mask: MaskArray) -> Box:
+    """Return the box of the component with the largest axial section; the middle voxel of an empty mask."""
     from scipy.ndimage import find_objects
 
     centre, box = focus(mask), mask_box(mask)
     if box is None:
-        return centre, tuple(n + 1 for n in centre)
-    corner = tuple(side.start for side in box)
+        return Box.between(centre, np.add(centre, 1))
     components, _ = label_components(mask[box])
-    number = components[tuple(at - start for at, start in zip(centre, corner, strict=True))]
-    sides = find_objects(components, max_label=number)[number - 1]
-    low = tuple(side.start + start for side, start in zip(sides, corner, strict=True))
-    return low, tuple(side.stop + start for side, start in zip(sides, corner, strict=True))
+    number = components[tuple(np.subtract(centre, box.start))]
+    return Box(*find_objects(components, max_label=number)[number - 1]).shifted(box.start)
 
 
 class _Upright:

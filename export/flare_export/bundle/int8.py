@@ -117,7 +117,7 @@ def case_tiles(cases: Sequence[Sequence[Path]], manifest: Manifest) -> Iterator[
             continue
         _, z, y, x = prepared.image.shape
         for box in TileGrid.covering((z, y, x), manifest.patch, 1.0):
-            yield np.ascontiguousarray(prepared.image[(slice(None), *box)][None])
+            yield np.ascontiguousarray(box.cut(prepared.image)[None])
 
 
 def activation_ranges(onnx: bytes, tiles: Iterable[FloatArray]) -> dict[str, ActivationRange]:

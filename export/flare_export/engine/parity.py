@@ -84,7 +84,7 @@ def _different_tiles(image: FloatArray, manifest: Manifest, count: int) -> Itera
     boxes = list(TileGrid.covering(shape, manifest.patch, manifest.step))
     if len(boxes) > count:
         boxes = [boxes[index * len(boxes) // count] for index in range(count)]
-    tiles = [np.ascontiguousarray(image[(slice(None), *box)]) for box in boxes]
+    tiles = [np.ascontiguousarray(box.cut(image)) for box in boxes]
     axes = range(1, 4)
     for shift in range(count):
         for flipped in chain.from_iterable(combinations(axes, number) for number in range(4)):

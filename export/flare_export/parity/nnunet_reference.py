@@ -13,8 +13,9 @@ import torch
 
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.compute.arrays import MaskArray, Shape3
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import UsageError, install_hint
-from flare_runtime.pipeline.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, inner_box, padded_shape
+from flare_runtime.pipeline.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, padded_shape
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def largest_margin(
         both 0 where nothing differs.
     """
     differs = (mask != reference.mask).transpose(transpose)
-    box = tuple(slice(low, high) for low, high in reference.properties["bbox_used_for_cropping"])
+    box = Box.between(*np.transpose(reference.properties["bbox_used_for_cropping"]))
     logits = reference.logits[:, differs[box]].astype(np.float64)
     if not logits.size:
         return 0.0, 0.0
@@ -148,7 +149,7 @@ def float16_resolution(logits: npt.NDArray[np.float16], patch: Shape3, step: flo
     for total, size, starts in zip(totals, patch, grid.starts, strict=True):
         for start in starts:
             total[start : start + size] += gaussian_profile(size)
-    tz, ty, tx = (total[side] for total, side in zip(totals, inner_box((z, y, x), padded), strict=True))
+    tz, ty, tx = (total[side] for total, side in zip(totals, Box.centred((z, y, x), padded), strict=True))
     weight = PEAK_WEIGHT * tz[:, None, None] * ty[:, None] * tx
     # Weights below float16's smallest number are raised to it by nnU-Net.
     weight = np.maximum(weight, np.finfo(np.float16).smallest_subnormal)

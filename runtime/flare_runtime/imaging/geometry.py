@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flare_runtime.compute.arrays import Box, Shape3, Vector3
+from flare_runtime.compute.arrays import Shape3, Vector3
+from flare_runtime.compute.box import Box
 
 # Two grids are the same where no corner of the volume is farther apart than this share of a voxel.
 MAX_CORNER_SHIFT = 0.05
@@ -53,13 +54,12 @@ class Geometry:
         return Geometry(affine, (spacing[a], spacing[b], spacing[c]), (shape[a], shape[b], shape[c]))
 
     def cropped(self, box: Box) -> "Geometry":
-        """Return the grid of the voxels in a box (z, y, x) whose sides have both ends."""
-        z, y, x = (side.stop - side.start for side in box)
+        """Return the grid of the voxels in a box (z, y, x)."""
         affine = self.affine
         if affine is not None:
             affine = affine.copy()
-            affine[:, 3] = affine @ (*(side.start for side in box[::-1]), 1)
-        return Geometry(affine, self.spacing_mm, (z, y, x))
+            affine[:, 3] = affine @ (*box.start[::-1], 1)
+        return Geometry(affine, self.spacing_mm, box.shape)
 
 
 def _mm(sides: Vector3) -> str:

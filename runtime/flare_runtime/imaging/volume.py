@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from flare_runtime.compute.arrays import AnyArray, Box, FloatArray, Shape3, Vector3
+from flare_runtime.compute.arrays import AnyArray, FloatArray, Shape3, Vector3
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.geometry import Geometry
 
@@ -116,7 +117,7 @@ class Volume:
         return replace(self, voxels=self.voxels.transpose(axes), geometry=self.geometry.transposed(axes))
 
     def cropped(self, box: Box) -> "Volume":
-        """Return a view of the voxels in a box (z, y, x) whose sides have both ends."""
+        """Return a view of the voxels in a box (z, y, x)."""
         return replace(self, voxels=self.voxels[box], geometry=self.geometry.cropped(box))
 
 

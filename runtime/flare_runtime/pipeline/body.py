@@ -1,9 +1,12 @@
 """Where the patient lies in a CT: the table and the air around cost the network as much and hold nothing."""
 
+from math import ceil
+
 import numpy as np
 
-from flare_runtime.compute.arrays import Box
+from flare_runtime.compute.box import Box
 from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.crop import mask_box
 
 # Between lung or foam and fat, in Hounsfield units.
 _TISSUE_HU = -300
@@ -26,19 +29,14 @@ def body_box(volume: Volume) -> Box | None:
     z, y, x = strides
     coarse = volume.intensities(volume.voxels[::z, ::y, ::x])
     spacing = [stride * side for stride, side in zip(strides, volume.spacing_mm, strict=True)]
-    parts = _parts(coarse > _TISSUE_HU, spacing)
-    if parts is None:
+    box = mask_box(_parts(coarse > _TISSUE_HU, spacing))
+    if box is None:
         return None
-    box = []
-    for axis, (stride, side, length) in enumerate(zip(strides, volume.spacing_mm, volume.shape, strict=True)):
-        used = np.flatnonzero(parts.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN_MM / side)) + stride
-        start, stop = int(used[0]) * stride - margin, (int(used[-1]) + 1) * stride + margin
-        box.append(slice(max(start, 0), min(stop, length)))
-    return box[0], box[1], box[2]
+    margin = [ceil(MARGIN_MM / side) + stride for side, stride in zip(volume.spacing_mm, strides, strict=True)]
+    return Box.between(*np.multiply((box.start, box.stop), strides)).grown(margin).clipped(volume.shape)
 
 
-def _parts(tissue: np.ndarray, spacing_mm: list[float]) -> np.ndarray | None:
+def _parts(tissue: np.ndarray, spacing_mm: list[float]) -> np.ndarray:
     """Return the thick parts of the tissue that are large enough; slice by slice, as a body may be one slice."""
     from scipy import ndimage  # half the time of a cold start, for those who ask for it alone
 
@@ -51,4 +49,4 @@ def _parts(tissue: np.ndarray, spacing_mm: list[float]) -> np.ndarray | None:
     sizes_ml[0] = 0
     large = sizes_ml >= min(_PART_ML, _PART_SHARE * sizes_ml.max())
     large[0] = False
-    return large[labels] if count else None
+    return np.asarray(large[labels])

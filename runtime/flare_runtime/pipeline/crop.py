@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flare_runtime.compute.arrays import AnyArray, Box
+from flare_runtime.compute.arrays import AnyArray
+from flare_runtime.compute.box import Box
 from flare_runtime.imaging.volume import Volume
 
 
@@ -13,31 +14,31 @@ def nonzero_box(volumes: Sequence[Volume]) -> Box | None:
 
     Faces are peeled off from outside, so a CT in air at -1000 HU costs six slices, not a pass over the volume.
     """
-    box = [slice(0, n) for n in volumes[0].shape]
+    box = Box.whole(volumes[0].shape)
     for axis in range(3):
-        start, stop = box[axis].start, box[axis].stop
+        start, stop = box.start[axis], box.stop[axis]
         while start < stop and not _has_nonzero(volumes, box, axis, start):
             start += 1
         if start == stop:
             return None
         while not _has_nonzero(volumes, box, axis, stop - 1):
             stop -= 1
-        box[axis] = slice(start, stop)
-    return box[0], box[1], box[2]
+        box = box.with_side(axis, slice(start, stop))
+    return box
 
 
-def _has_nonzero(volumes: Sequence[Volume], box: list[slice], axis: int, index: int) -> bool:
-    face = tuple(slice(index, index + 1) if i == axis else side for i, side in enumerate(box))
+def _has_nonzero(volumes: Sequence[Volume], box: Box, axis: int, index: int) -> bool:
+    face = box.with_side(axis, slice(index, index + 1))
     return any(bool(volume.intensities(volume.voxels[face]).any()) for volume in volumes)
 
 
 def mask_box(*masks: AnyArray) -> Box | None:
     """Return the smallest box that holds every non-zero voxel of masks of one shape, or None where all are empty."""
-    box = []
+    sides = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         used = np.flatnonzero(np.any([mask.any(axis=others) for mask in masks], axis=0))
         if not len(used):
             return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return box[0], box[1], box[2]
+        sides.append(slice(int(used[0]), int(used[-1]) + 1))
+    return Box(*sides)

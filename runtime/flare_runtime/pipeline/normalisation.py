@@ -6,7 +6,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flare_runtime.compute.arrays import Box, FloatArray
+from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.volume import Volume, slabs

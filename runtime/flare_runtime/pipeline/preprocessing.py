@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flare_runtime.compute.arrays import Box, FloatArray, Shape3, Vector3
+from flare_runtime.compute.arrays import FloatArray, Shape3, Vector3
+from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.volume import Remark, Volume
@@ -15,8 +16,8 @@ from flare_runtime.pipeline.body import body_box
 from flare_runtime.pipeline.crop import nonzero_box
 from flare_runtime.pipeline.gpu_memory import CaseSize, MemoryPlan
 from flare_runtime.pipeline.hounsfield import check_hounsfield
-from flare_runtime.pipeline.resampling import Resizing, new_shape, plan_resizing, resize_image
-from flare_runtime.pipeline.tiling import grown_box, inner_box, padded_shape, whole
+from flare_runtime.pipeline.resampling import Resizing, new_shape, resize_image
+from flare_runtime.pipeline.tiling import padded_shape
 
 MAX_RESAMPLED_VOXELS = 2_000_000_000
 
@@ -42,18 +43,6 @@ class Prepared:
     remarks: tuple[Remark, ...]
     region: Box
     memory: MemoryPlan | None = None
-
-    @property
-    def crop_shape(self) -> Shape3:
-        """The number of voxels of the cropped input, (z, y, x)."""
-        z, y, x = (side.stop - side.start for side in self.crop)
-        return z, y, x
-
-    @property
-    def resampled_shape(self) -> Shape3:
-        """The number of voxels on the network's grid without padding, (z, y, x)."""
-        z, y, x = (side.stop - side.start for side in self.inner)
-        return z, y, x
 
 
 def prepare(
@@ -85,13 +74,10 @@ def prepare(
         return None
     inside = _inside(volumes, crop) if _needs_inside(manifest) else None
     spacing = volumes[0].spacing_mm
-    z, y, x = (side.stop - side.start for side in crop)
-    shape: Shape3 = (z, y, x)
-    resizing = _image_resizing(shape, spacing, manifest)
-    target = resizing.new_shape
-    padded = padded_shape(target, manifest.patch)
-    inner = inner_box(target, padded)
-    memory = plan(CaseSize.of([volume.grid for volume in volumes], shape, manifest))
+    resizing = _image_resizing(crop.shape, spacing, manifest)
+    padded = padded_shape(resizing.new_shape, manifest.patch)
+    inner = Box.centred(resizing.new_shape, padded)
+    memory = plan(CaseSize.of([volume.grid for volume in volumes], crop.shape, manifest))
     if memory is not None:
         device = device if memory.image_on_device else HOST
     remarks = [
@@ -107,7 +93,8 @@ def prepare(
         reader = _SlabReader(cropped, normalise, device, at_once=memory is not None and memory.raw_on_device)
         resize_image(reader, resizing, image[index][inner], device)
         del reader  # and with it the scan on the device, before the next one goes there
-    region = _body_region(volumes[0], crop, target, manifest.patch, padded) if body_only else whole(padded)
+    body = _body_region(volumes[0], crop, inner) if body_only else None
+    region = body.grown_to(manifest.patch, padded) if body else Box.whole(padded)
     return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
 
 
@@ -117,31 +104,18 @@ def _image_resizing(shape: Shape3, spacing: Vector3, manifest: Manifest) -> Resi
         raise CaseError(
             "too_large" if min(target) else "bad_dimensions", f"the case would be resampled to {target} voxels"
         )
-    rule = manifest.image_resampling
-    return plan_resizing(
-        shape,
-        target,
-        spacing,
-        manifest.spacing_mm,
-        order=rule.order,
-        order_z=rule.order_z,
-        force_separate_z=rule.force_separate_z,
-    )
+    return Resizing.between(shape, target, spacing, manifest.spacing_mm, manifest.image_resampling)
 
 
-def _body_region(volume: Volume, crop: Box, target: Shape3, patch: Shape3, padded: Shape3) -> Box:
-    """Return where the body lies in the padded image; all of it where no body is found."""
-    box = body_box(volume)
-    if box is None:
-        return whole(padded)
-    sides = []
-    for side, cropped, new, grown in zip(box, crop, target, padded, strict=True):
-        ratio = new / (cropped.stop - cropped.start)
-        offset = (grown - new) // 2
-        start = offset + int(np.floor(max(side.start - cropped.start, 0) * ratio))
-        stop = offset + int(np.ceil(min(side.stop - cropped.start, cropped.stop - cropped.start) * ratio))
-        sides.append(slice(start, min(stop, offset + new)))
-    return grown_box((sides[0], sides[1], sides[2]), patch, padded)
+def _body_region(volume: Volume, crop: Box, inner: Box) -> Box | None:
+    """Return where the body lies in the padded image, in which the cropped one fills `inner`; None without a body."""
+    body = body_box(volume)
+    if body is None:
+        return None
+    cropped = body.shifted(-start for start in crop.start).clipped(crop.shape)
+    ratio = np.divide(inner.shape, crop.shape)
+    resampled = Box.between(np.floor(np.multiply(cropped.start, ratio)), np.ceil(np.multiply(cropped.stop, ratio)))
+    return resampled.clipped(inner.shape).shifted(inner.start)
 
 
 class _SlabReader:
@@ -154,9 +128,7 @@ class _SlabReader:
         self._uploaded = device.upload(volume.voxels) if at_once else None
 
     def __call__(self, axis: int, part: slice) -> FloatArray:
-        sides = [slice(0, n) for n in self._volume.shape]
-        sides[axis] = part
-        where: Box = (sides[0], sides[1], sides[2])
+        where = Box.whole(self._volume.shape).with_side(axis, part)
         uploaded = self._uploaded
         raw = self._device.upload(self._volume.voxels[where]) if uploaded is None else uploaded[where]
         slab = self._volume.intensities(raw)

@@ -12,6 +12,7 @@ import numpy as np
 from flare_runtime.compute.arrays import FloatArray, Shape3, Vector3
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.imaging.volume import slabs
+from flare_runtime.model.manifest import Resampling
 from flare_runtime.pipeline.interpolation import Band, BandedMatrix, resize_matrix
 
 ANISOTROPY_THRESHOLD = 3.0
@@ -58,6 +59,18 @@ class Resizing:
     matrices: tuple[BandedMatrix, BandedMatrix, BandedMatrix]
     separate: int | None
 
+    @classmethod
+    def between(
+        cls, old_shape: Shape3, new_shape: Shape3, spacing: Vector3, new_spacing: Vector3, rule: Resampling
+    ) -> "Resizing":
+        """Choose joint or separate resampling by the spacings, all (z, y, x), and build the matrices."""
+        separate = separate_axis(spacing, new_spacing, rule.force_separate_z)
+        z, y, x = (
+            resize_matrix(old, new, rule.order_z if axis == separate else rule.order)
+            for axis, (old, new) in enumerate(zip(old_shape, new_shape, strict=True))
+        )
+        return cls(old_shape, new_shape, (z, y, x), separate)
+
     @property
     def is_identity(self) -> bool:
         """Whether nothing changes at all."""
@@ -69,25 +82,6 @@ class Resizing:
         return not self.is_identity and any(matrix.has_negative for matrix in self.matrices)
 
 
-def plan_resizing(
-    old_shape: Shape3,
-    target_shape: Shape3,
-    spacing: Vector3,
-    new_spacing: Vector3,
-    *,
-    order: int,
-    order_z: int = 0,
-    force_separate_z: bool | None = None,
-) -> Resizing:
-    """Choose joint or separate resampling by the spacings, all (z, y, x), and build the matrices."""
-    separate = separate_axis(spacing, new_spacing, force_separate_z)
-    z, y, x = (
-        resize_matrix(old, new, order_z if axis == separate else order)
-        for axis, (old, new) in enumerate(zip(old_shape, target_shape, strict=True))
-    )
-    return Resizing(old_shape, target_shape, (z, y, x), separate)
-
-
 def resize_image(
     read_slab: Callable[[int, slice], FloatArray], resizing: Resizing, out: FloatArray, device: Device = HOST
 ) -> None:
@@ -96,7 +90,7 @@ def resize_image(
     Args:
         read_slab: given an axis and a range along it, returns that slab as float32 (z, y, x); called once per slab,
             so no float32 copy of the whole input ever exists.
-        resizing: from `plan_resizing`.
+        resizing: how.
         out: float32 of the new shape; may be a view.
         device: where the slabs and `out` are.
     """
@@ -130,7 +124,7 @@ def resize_image(
 
 def _bands(matrix: BandedMatrix, device: Device) -> Sequence[Band]:
     """Return the matrix in bands as thick as `device` likes them, the weights being there."""
-    if device is HOST:
+    if not device.is_gpu:
         return matrix.bands
     parts = (matrix.part(rows) for rows in slabs(matrix.new, DEVICE_BAND))
     return [Band(part.rows, part.columns, device.upload(part.weights)) for part in parts]

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from flare_runtime.compute.arrays import Box, FloatArray, Shape3
+from flare_runtime.compute.arrays import FloatArray, Shape3
+from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 
 PEAK_WEIGHT = 10.0
@@ -38,28 +39,6 @@ def padded_shape(shape: Shape3, patch: Shape3) -> Shape3:
     return z, y, x
 
 
-def whole(shape: Shape3) -> Box:
-    """Return the box of everything."""
-    z, y, x = (slice(0, n) for n in shape)
-    return z, y, x
-
-
-def grown_box(box: Box, patch: Shape3, shape: Shape3) -> Box:
-    """Return `box` grown about its middle to at least `patch` within an image of `shape`, itself at least as large."""
-    sides = []
-    for side, p, n in zip(box, patch, shape, strict=True):
-        length = max(side.stop - side.start, p)
-        start = min(max((side.start + side.stop - length) // 2, 0), n - length)
-        sides.append(slice(start, start + length))
-    return sides[0], sides[1], sides[2]
-
-
-def inner_box(shape: Shape3, padded: Shape3) -> Box:
-    """Return where an image of `shape` lies in its padded array; of an odd surplus the upper side takes more."""
-    z, y, x = (slice((p - n) // 2, (p - n) // 2 + n) for n, p in zip(shape, padded, strict=True))
-    return z, y, x
-
-
 @dataclass(frozen=True)
 class TileGrid:
     """The tiles that cover an image: the product of the starts along each axis."""
@@ -72,7 +51,7 @@ class TileGrid:
         """Lay tiles of `patch` over an image of `shape`, or a region of it, at least as large along every axis."""
         z, y, x = (
             [side.start + start for start in tile_starts(side.stop - side.start, p, step)]
-            for side, p in zip(region or whole(shape), patch, strict=True)
+            for side, p in zip(region or Box.whole(shape), patch, strict=True)
         )
         return cls(patch, (z, y, x))
 
@@ -80,9 +59,8 @@ class TileGrid:
         return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
 
     def __iter__(self) -> Iterator[Box]:
-        pz, py, px = self.patch
-        for z, y, x in product(*self.starts):
-            yield slice(z, z + pz), slice(y, y + py), slice(x, x + px)
+        tile = Box.whole(self.patch)
+        return map(tile.shifted, product(*self.starts))
 
 
 class Blend:
@@ -107,7 +85,8 @@ class Blend:
     def add(self, box: Box, scores: FloatArray) -> None:
         """Add one tile's `scores` (channels, z, y, x), which are overwritten."""
         scores *= self._weight
-        self._sum[(slice(None), *box)] += scores
+        part = box.cut(self._sum)
+        part += scores
 
     def mean(self) -> FloatArray:
         """Return the weighted mean (channels, z, y, x); the sums are consumed."""

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flare_runtime.compute.arrays import Box
+from flare_runtime.compute.box import Box
 from flare_runtime.imaging.nifti import DEFAULT_MAX_VOXELS
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.pipeline.inference import Progress

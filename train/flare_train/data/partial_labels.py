@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from flare_eval.components import label_components
 from flare_eval.labels import label_values
-from flare_runtime.compute.arrays import AnyArray, Box, MaskArray, Vector3
+from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError, OutputError, UsageError
 from flare_runtime.files.output import check_folder
 from flare_runtime.imaging.nifti import read_nifti
@@ -84,19 +85,10 @@ def _surroundings(lesion: AnyArray, margin: Sequence[int]) -> list[Box]:
     if around is None:
         return []
 
-    def grown(box: Box) -> Box:
-        z, y, x = (
-            slice(max(side.start - more, 0), min(side.stop + more, length))
-            for side, more, length in zip(box, margin, lesion.shape, strict=True)
-        )
-        return z, y, x
-
-    def voxels(box: Box) -> int:
-        return prod(side.stop - side.start for side in box)
-
     components, _ = label_components(lesion)
-    boxes = [grown(box) for box in find_objects(components)]
-    return boxes if sum(map(voxels, boxes)) < voxels(grown(around)) else [grown(around)]
+    boxes = [Box(*box).grown(margin).clipped(lesion.shape) for box in find_objects(components)]
+    one = around.grown(margin).clipped(lesion.shape)
+    return boxes if sum(prod(box.shape) for box in boxes) < prod(one.shape) else [one]
 
 
 def write_partial_labels(labels: Sequence[PartialLabel], folder: Path, workers: int) -> dict[str, Path]:

@@ -102,4 +102,4 @@ def equal_sample(mask: AnyArray, most: int = _VOXELS) -> Voxels:
         for part in parts
     ]
     voxels = np.stack(np.unravel_index(np.concatenate(drawn), components.shape), axis=1)
-    return np.asarray(voxels + [side.start for side in box], np.uint16)
+    return np.asarray(voxels + box.start, np.uint16)
