@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from flare_runtime.compute.box import Box
 from flare_runtime.imaging.geometry import Geometry
 
 SHAPE, SPACING = (4, 5, 6), (3.0, 2.0, 1.5)
@@ -27,7 +28,7 @@ def test_a_turned_grid_has_every_voxel_where_it_was(axes):
 
 
 def test_a_cut_grid_has_every_voxel_where_it_was():
-    cut = ORIENTED.cropped((slice(1, 3), slice(2, 5), slice(3, 4)))
+    cut = ORIENTED.cropped(Box(slice(1, 3), slice(2, 5), slice(3, 4)))
     assert (cut.shape, cut.spacing_mm) == ((2, 3, 1), SPACING)
     # Voxel (z, y, x) = (1, 2, 3): 10 + 3 * 1, 20 - 1.5 * 3, 30 + 2 * 2.
     np.testing.assert_array_equal(place(cut, 0, 0, 0), (13, 15.5, 34, 1))
@@ -35,7 +36,7 @@ def test_a_cut_grid_has_every_voxel_where_it_was():
 
 
 def test_grids_without_a_place_are_turned_and_cut_too():
-    grid = Geometry(None, SPACING, SHAPE).transposed((2, 0, 1)).cropped((slice(0, 2), slice(1, 3), slice(0, 5)))
+    grid = Geometry(None, SPACING, SHAPE).transposed((2, 0, 1)).cropped(Box(slice(0, 2), slice(1, 3), slice(0, 5)))
     assert (grid.affine, grid.spacing_mm, grid.shape) == (None, (1.5, 3.0, 2.0), (2, 2, 5))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Remark, Volume, slabs
@@ -47,7 +48,7 @@ def test_transposing_moves_axes_and_spacing_and_copies_nothing():
 def test_a_cropped_volume_keeps_all_but_the_voxels_around():
     voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     volume = Volume(voxels, Geometry(None, (5.0, 1.0, 2.0), (2, 3, 4)), 2.0, -1024.0, "header", (Remark("a", "b"),))
-    cut = volume.cropped((slice(1, 2), slice(0, 2), slice(1, 4)))
+    cut = volume.cropped(Box(slice(1, 2), slice(0, 2), slice(1, 4)))
     np.testing.assert_array_equal(cut.voxels, voxels[1:2, 0:2, 1:4])
     assert (cut.shape, cut.spacing_mm) == ((1, 2, 3), (5.0, 1.0, 2.0))
     assert (cut.slope, cut.intercept, cut.source, cut.remarks) == (2.0, -1024.0, "header", volume.remarks)
