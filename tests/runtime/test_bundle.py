@@ -225,7 +225,7 @@ def test_names_that_no_file_can_have_are_refused(name):
 def test_the_default_bundle_is_the_packages_own_or_the_source_trees(tmp_path, monkeypatch):
     package = tmp_path / "tree" / "runtime" / "flare_runtime"
     package.mkdir(parents=True)
-    monkeypatch.setattr(bundle_module, "__file__", str(package / "bundle.py"))
+    monkeypatch.setattr(bundle_module, "__file__", str(package / "model" / "bundle.py"))
     with pytest.raises(BundleError, match="no default model; name a bundle with -m"):
         default_bundle()
     (tmp_path / "tree" / "models").mkdir()

@@ -124,7 +124,10 @@ def test_the_command_shows_that_it_begins_and_outlives_its_terminal(tmp_path, ti
     scan = write_nifti(tmp_path / "a.nii", blobs((40, 40, 40)), spacing_mm=SPACING)
     ours, theirs = pty.openpty()
     paths = ["-i", scan, "-o", tmp_path / "mask.nii", "-m", tiny_bundle]
-    at_once = "from flare_runtime import cli, terminal; terminal._PATIENCE_S = 0; raise SystemExit(cli.main())"
+    at_once = (
+        "from flare_runtime import cli; from flare_runtime.program import terminal; "
+        "terminal._PATIENCE_S = 0; raise SystemExit(cli.main())"
+    )
     command = [sys.executable, "-c", at_once, *map(str, paths), "--threads", "1", "--step", "0.2"]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
