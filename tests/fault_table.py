@@ -1,6 +1,6 @@
 """Every input and event that must do no harm: what happens, and what shows it. `python -m tests.fault_table` prints it.
 
-docs/faults.md is this table; tests/test_faults.py runs its files and holds the document to it.
+docs/reference/faults.md is this table; tests/test_faults.py runs its files and holds the document to it.
 """
 
 import re

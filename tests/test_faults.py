@@ -71,7 +71,7 @@ def test_two_runs_into_one_folder_leave_whole_results(tiny_bundle, tmp_path):
 
 
 def test_the_document_is_the_table():
-    assert (ROOT / "docs" / "faults.md").read_text(encoding="utf-8") == document(ROWS)
+    assert (ROOT / "docs" / "reference" / "faults.md").read_text(encoding="utf-8") == document(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)

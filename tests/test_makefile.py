@@ -16,7 +16,7 @@ def make(*words: str) -> "subprocess.CompletedProcess[str]":
 
 def test_an_environment_that_was_left_without_pip_is_made_anew(tmp_path):
     lacking = tmp_path / "python3-without-venv"  # as Debian's python3 without python3-venv: no pip, and a failure
-    lacking.write_text(f'#!/bin/sh\npython3 -m venv --without-pip {tmp_path}/env && exit 1\n')
+    lacking.write_text(f"#!/bin/sh\npython3 -m venv --without-pip {tmp_path}/env && exit 1\n")
     lacking.chmod(0o755)
     environment, pip = f"VENV={tmp_path}/env", f"{tmp_path}/env/bin/pip"
     assert make(environment, f"PYTHON={lacking}", pip).returncode == 2

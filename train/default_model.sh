@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the default network: the 36 sarcomas of docs/default_model.md and five thigh phantoms, seven held out.
+# Trains the default network: the 36 sarcomas of docs/reference/default-model.md and five thigh phantoms, seven held out.
 # Five trainings on growing patches, each from the weights of the one before. Run it again to resume.
 # usage: default_model.sh BIN_OF_THE_ENVIRONMENT FOLDER_OF_SARCOMAS
 set -euo pipefail
@@ -36,7 +36,7 @@ for plans in flare_small flare_medium flare_large flare_long flare_longer; do
   "$bin/flare-train" report "$model" -o $work/report/$plans
 done
 "$bin/flare-export" "$model" --fold 0 --checkpoint checkpoint_epoch_30.pth -o models/default \
-  --force --licence CC-BY-3.0 --name "soft-tissue sarcoma, 4 stages" --model-card docs/default_model.md \
+  --force --licence CC-BY-3.0 --name "soft-tissue sarcoma, 4 stages" --model-card docs/reference/default-model.md \
   --caution "research only; trained on crops of soft-tissue sarcomas, it marks healthy tissue elsewhere"
 # 8-bit integers, by five of the training cases.
 "$bin/flare-export" int8 models/default --calibrate "$sarcomas"/images/STS_00{1,2,3,4,6}_0000.nii.gz

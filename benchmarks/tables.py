@@ -1,0 +1,188 @@
+"""The documentation's tables of figures, made of the JSON beside them: `python -m benchmarks.tables` writes them anew.
+
+A page says where a table goes by two comments, `<!-- table: NAME -->` and `<!-- end of table -->`; what stands between
+them is made of docs/benchmarks/NAME.json. tests/test_docs.py holds the pages to it.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "docs" / "benchmarks"
+SUMMARY = "summary"
+_SIDES, _WHOLE = "python -m benchmarks.side_by_side", "python -m benchmarks.whole_case"
+_PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+Cell: TypeAlias = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading with the unit, the digits after the point, and whether each figure is compared.
+
+    Attributes:
+        ratio: says beside each figure how many times smaller it is than the first row's.
+    """
+
+    name: str
+    digits: int = 0
+    ratio: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures as they were measured: by which command, on which machine, on which day."""
+
+    command: str
+    machine: str
+    date: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "Table":
+        """Read a table of figures."""
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["columns"] = tuple(Column(**column) for column in content["columns"])
+        content["rows"] = tuple(tuple(row) for row in content["rows"])
+        return cls(**content)
+
+    def write(self, path: Path) -> None:
+        """Write the table, a row a line."""
+        columns = ",\n".join(f"  {json.dumps(asdict(column))}" for column in self.columns)
+        rows = ",\n".join(f"  {json.dumps(row)}" for row in self.rows)
+        head = "".join(f" {json.dumps(name)}: {json.dumps(getattr(self, name))},\n" for name in _HEAD)
+        text = f'{{\n{head} "columns": [\n{columns}\n ],\n "rows": [\n{rows}\n ]\n}}\n'
+        path.write_text(text, encoding="utf-8")
+
+    def column(self, name: str) -> list[Cell]:
+        """Return a column's figures."""
+        index = [column.name for column in self.columns].index(name)
+        return [row[index] for row in self.rows]
+
+    def figure(self, row: str, column: str) -> str:
+        """Return one figure as it is shown."""
+        index = [row[0] for row in self.rows].index(row)
+        kind = next(one for one in self.columns if one.name == column)
+        return _shown(self.column(column)[index], kind.digits)
+
+    def span(self, column: str) -> str:
+        """Return the least and the largest figure of a column as they are shown."""
+        kind = next(one for one in self.columns if one.name == column)
+        figures = [cell for cell in self.column(column) if isinstance(cell, int | float)]
+        return f"{_shown(min(figures), kind.digits)} to {_shown(max(figures), kind.digits)}"
+
+    @property
+    def markdown(self) -> str:
+        """The table, and below it how to measure it again."""
+        lines = [_line(column.name for column in self.columns), self._rule()]
+        lines += [_line(self._cells(row)) for row in self.rows]
+        return "\n".join(lines) + f"\n\n`{self.command}`; {self.machine}; {self.date}.\n"
+
+    def _rule(self) -> str:
+        numbers = [any(isinstance(cell, int | float) for cell in self.column(one.name)) for one in self.columns]
+        return f"|{'|'.join('---:' if number else '---' for number in numbers)}|"
+
+    def _cells(self, row: tuple[Cell, ...]) -> list[str]:
+        cells = []
+        for cell, first, column in zip(row, self.rows[0], self.columns, strict=True):
+            text = _shown(cell, column.digits)
+            if (
+                column.ratio
+                and row is not self.rows[0]
+                and isinstance(cell, int | float)
+                and isinstance(first, int | float)
+            ):
+                text += f" (1/{first / cell:.{1 if first / cell < 10 else 0}f})"
+            cells.append(text)
+        return cells
+
+
+_HEAD = ("command", "machine", "date")
+
+
+def _shown(cell: Cell, digits: int) -> str:
+    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:,.{digits}f}"
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def summary() -> str:
+    """Return the six figures of the front page, each with the command that measures it again."""
+    names = ("side-by-side", "agreement", "whole-case-xeon", "gpu")
+    sides, agreement, whole, gpu = (Table.read(FIGURES / f"{name}.json") for name in names)
+    differing = max(cell for cell in agreement.column("differing voxels") if isinstance(cell, int))
+    ours, theirs = "`--precision fp32`", "nnU-Net's predictor"
+    rows = (
+        (
+            "time, each of 7 real scans",
+            f"{sides.span('flare-infer, s')} s",
+            f"{sides.span('nnU-Net, s')} s",
+            _SIDES,
+            sides,
+        ),
+        (
+            "peak memory, the same",
+            f"{sides.span('flare-infer, peak MiB')} MiB",
+            f"{sides.span('nnU-Net, peak MiB')} MiB",
+            _SIDES,
+            sides,
+        ),
+        ("voxels that differ, in each of 10 scans", f"at most {differing}", "", "make parity", agreement),
+        (
+            "time, the paper's network, 512 x 512 x 208",
+            f"{whole.figure(ours, 'wall, s')} s",
+            f"{whole.figure(theirs, 'wall, s')} s",
+            _WHOLE,
+            whole,
+        ),
+        (
+            "peak memory, the same",
+            f"{whole.figure(ours, 'peak memory, MiB')} MiB",
+            f"{whole.figure(theirs, 'peak memory, MiB')} MiB",
+            _WHOLE,
+            whole,
+        ),
+        (
+            "time, the same on a GPU, 512 x 512 x 300",
+            f"{gpu.figure('`cudnn`, 4,096 MiB', 'cold, s')} s",
+            f"{gpu.figure('nnU-Net (autocast)', 'cold, s')} s",
+            "make bench-gpu",
+            gpu,
+        ),
+    )
+    lines = ["| what | `flare-infer` | nnU-Net | measured by | machine, day |", "|---|---:|---:|---|---|"]
+    for what, figure, reference, command, table in rows:
+        machine = table.machine.partition(",")[0].partition(" (")[0]
+        lines.append(_line((what, figure, reference, f"`{command}`", f"{machine}, {table.date}")))
+    return "\n".join(lines) + "\n"
+
+
+def filled(page: str) -> str:
+    """Return a page with every table of it made anew."""
+
+    def table(place: re.Match[str]) -> str:
+        name = place[2]
+        made = summary() if name == SUMMARY else Table.read(FIGURES / f"{name}.json").markdown
+        return f"{place[1]}\n{made}\n{place[3]}"
+
+    return _PLACE.sub(table, page)
+
+
+def pages() -> list[Path]:
+    """Return the pages that hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    """Write every table anew."""
+    for page in pages():
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
