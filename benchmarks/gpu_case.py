@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from benchmarks.whole_case import prepare, run_module
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import INTERVAL_S, Measurement
+from flare_export.parity.agreement import compare
 from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.model.bundle import Bundle
-from flare_runtime.pipeline.agreement import compare
 
 _COPIES = 3
 _ENGINES = (("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("cudnn", "fp16"), ("tensorrt", "fp16"))

@@ -16,11 +16,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from flare_eval.efficiency.gpu import GpuMeter
+from flare_export.parity.agreement import compare
 from flare_runtime import Segmenter
 from flare_runtime.backends.synthetic_patch import structured_patch
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.imaging.nifti import read_nifti
-from flare_runtime.pipeline.agreement import compare
 from flare_runtime.pipeline.gpu_memory import MIB
 
 _ENGINES = (("auto", "auto"), ("cudnn", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime", "fp32"))

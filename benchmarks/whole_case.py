@@ -18,11 +18,11 @@ from samples.model_folders import write_model_folder
 
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import Measurement, measure
+from flare_export.parity.agreement import compare
 from flare_phantom.phantom import make_phantom, write_dataset
 from flare_runtime.backends.openvino.int8 import cpu_has_int8
 from flare_runtime.backends.openvino.network import cpu_has_bf16
 from flare_runtime.imaging.nifti import read_nifti
-from flare_runtime.pipeline.agreement import compare
 
 STEPS: dict[str, tuple[str, ...]] = {"fp32": ("--precision", "fp32")}
 for _precision in ("bf16", "int8"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare_eval.accuracy.detection import detect
+from flare_eval.accuracy.scores import dice
 from flare_eval.labels import read_labels
 from flare_eval.report.overlay import draw_overlay
 from flare_runtime.compute.arrays import MaskArray
@@ -16,7 +17,6 @@ from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.imaging.volume import Volume
-from flare_runtime.pipeline.agreement import compare
 from flare_runtime.program.command_line import exit_code_of, path_of
 from flare_runtime.program.terminal import open_streams
 
@@ -44,13 +44,13 @@ def look_at(image: Volume, truth: MaskArray, mask: MaskArray, case: str, picture
     """
     if not image.shape == truth.shape == mask.shape:
         raise UsageError(f"{case}: image, reference and prediction measure {image.shape}, {truth.shape}, {mask.shape}")
-    dice = compare(truth, mask).dice
+    overlap = dice(truth, mask)
     lesions, _ = detect(truth, mask, voxel_ml=1.0)
     hounsfield = image.intensities(image.voxels)
-    png = draw_overlay(hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {dice:.3f}")
+    png = draw_overlay(hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {overlap:.3f}")
     with replacing(picture) as file:
         file.write(png)
-    return Look(case, dice, sum(lesion.found for lesion in lesions), len(lesions))
+    return Look(case, overlap, sum(lesion.found for lesion in lesions), len(lesions))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from flare_export.graph.batched_graph import with_batch  # noqa: E402
 from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork  # noqa: E402
 from flare_runtime.errors import CaseError, UsageError  # noqa: E402
 from flare_runtime.model.bundle import Bundle  # noqa: E402
-from flare_runtime.pipeline.agreement import Agreement  # noqa: E402
+from flare_runtime.model.manifest import Agreement  # noqa: E402
 from flare_runtime.pipeline.decoding import Decoder  # noqa: E402
 from tests.runtime.manifests import make_manifest  # noqa: E402
 from tests.runtime.nifti_files import blobs, write_nifti  # noqa: E402
@@ -52,7 +52,7 @@ def test_the_float16_network_is_accepted_at_every_batch(bundle, reference, batch
     parity = verdict(engine(bundle, batch), reference, [synthetic_batch(bundle.manifest, batch)])
     assert parity.tiles == batch
     assert 0.999 < parity.agreement.dice <= 1
-    assert parity.agreement.foreground > 1000
+    assert parity.agreement.foreground_voxels > 1000
     assert 0 < parity.max_logit_difference < 0.1
     assert 0 < parity.relative_error < 0.01
 
@@ -146,13 +146,14 @@ def test_a_wrong_place_in_the_batch_shows_without_any_foreground(bundle, referen
         return shifted
 
     tiles = [synthetic_batch(bundle.manifest, 2)]
-    assert verdict(background(engine(bundle, 2)), background(reference), tiles).agreement.foreground == 0
+    assert verdict(background(engine(bundle, 2)), background(reference), tiles).agreement.foreground_voxels == 0
     with pytest.raises(DisagreementError, match="scores of one tile are off"):
         verdict(background(wrong(bundle, 2, change)), background(reference), tiles)
 
 
 def parity(dice=1.0, foreground=1000, voxels=1.0, found=1000, error=0.0):
-    return EngineParity(2, Agreement(voxels, dice, 0, foreground), found, 0.1, error)
+    agreement = Agreement(voxel_agreement=voxels, dice=dice, foreground_voxels=foreground)
+    return EngineParity(2, agreement, found, 0.1, error)
 
 
 @pytest.mark.parametrize(

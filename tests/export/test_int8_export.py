@@ -11,6 +11,7 @@ from flare_export import cli
 from flare_export.bundle.conversion import Naming, export_bundle
 from flare_export.bundle.int8 import activation_ranges, case_tiles
 from flare_export.bundle.place import bundle_at
+from flare_export.parity.agreement import compare
 from flare_export.source.model_folder import ModelFolder
 from flare_phantom.phantom import make_phantom, write_case
 from flare_runtime import Segmenter
@@ -19,7 +20,6 @@ from flare_runtime.backends.openvino.network import OpenVINONetwork
 from flare_runtime.errors import BundleError
 from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.model.bundle import Bundle
-from flare_runtime.pipeline.agreement import compare
 from tests.model_folders import write_model_folder
 
 pytestmark = pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no dot products of 8-bit integers")

@@ -79,7 +79,9 @@ def test_masks_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
     ]
 
     for result in measure_case_parity(folder, segmenters, [images], **prediction):
-        assert 0 < result.agreement.foreground < np.prod(shape), "the model must find something and not everything"
+        assert 0 < result.agreement.foreground_voxels < np.prod(shape), (
+            "the model must find something and not everything"
+        )
         assert result.agreement.voxel_agreement >= 0.999, result.row
         assert result.margin_units <= MAX_MARGIN_UNITS, result.row
 

@@ -39,6 +39,6 @@ def test_masks_are_those_of_nnunet(volume: str, shared_data: Path, tmp_path: Pat
     bundle, _ = export_bundle(folder, tmp_path / "bundle", Naming())
     image = as_nifti(shared_data / volume, tmp_path / "series.nii.gz")
     (result,) = measure_case_parity(folder, [Segmenter.load(bundle.path, precision="fp32")], [[image]])
-    assert result.agreement.foreground
+    assert result.agreement.foreground_voxels
     assert result.agreement.voxel_agreement >= 0.999, result.row
     assert result.margin_units <= MAX_MARGIN_UNITS, result.row

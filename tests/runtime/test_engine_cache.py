@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey, EngineRecord
@@ -260,7 +261,9 @@ def test_engines_of_another_gpu_or_patch_are_never_taken(cache, other):
 
 def test_the_largest_batch_that_fits_the_memory_is_taken(cache, told):
     for batch in (1, 2, 10):
-        store(cache, replace(KEY, batch=batch), b"%d" % batch, replace(RECORD, memory_bytes=100 * batch))
+        store(
+            cache, replace(KEY, batch=batch), b"%d" % batch, msgspec.structs.replace(RECORD, memory_bytes=100 * batch)
+        )
     assert runnable(cache) == [b"10"]
     assert runnable(cache, memory_bytes=1000) == [b"10"]
     assert not told

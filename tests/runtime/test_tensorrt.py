@@ -171,7 +171,17 @@ def test_the_lean_runtime_is_taken_where_there_is_no_other(monkeypatch):
 
 # --- engines of a bundle
 
-RECORD = EngineRecord("reference", "case", 4, 1.0, 1.0, 10, 0.0, 0.0, memory_bytes=1000)
+RECORD = EngineRecord(
+    reference="reference",
+    subject="case",
+    tiles=4,
+    voxel_agreement=1.0,
+    dice=1.0,
+    foreground_voxels=10,
+    max_logit_difference=0.0,
+    relative_error=0.0,
+    memory_bytes=1000,
+)
 
 
 @pytest.fixture

@@ -142,6 +142,16 @@ def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> 
     return result
 
 
+def dice(reference: MaskArray, prediction: MaskArray) -> float:
+    """Return the Dice of the foreground of two label images (z, y, x); voxels of equal labels are what overlaps.
+
+    Where both are empty it is 1.
+    """
+    total = int(np.count_nonzero(reference)) + int(np.count_nonzero(prediction))
+    shared = int(np.count_nonzero((reference == prediction) & (reference > 0)))
+    return 2 * shared / total if total else 1.0
+
+
 def score_masks(
     reference: MaskArray, prediction: MaskArray, spacing_mm: tuple[float, float, float], tolerances_mm: Sequence[float]
 ) -> tuple[float, dict[str, float]]:
@@ -150,13 +160,10 @@ def score_masks(
     In their order: both empty give 1, 1; one empty gives 0, 0; a DSC below 0.2 gives an NSD of 0. Each is rounded to
     4 decimals.
     """
-    sizes = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
     names = [f"{tolerance:g}" for tolerance in tolerances_mm]
-    if not any(sizes):
-        return 1.0, dict.fromkeys(names, 1.0)
-    if not all(sizes):
-        return 0.0, dict.fromkeys(names, 0.0)
-    dsc = 2 * int(np.count_nonzero(reference & prediction)) / sum(sizes)
+    dsc = dice(reference, prediction)
+    if not (reference.any() or prediction.any()):
+        return dsc, dict.fromkeys(names, 1.0)
     if dsc < MIN_DSC_FOR_NSD:
         return round(dsc, 4), dict.fromkeys(names, 0.0)
     # The challenge reads (x, y, z), and ambiguous corners make the order of the axes count.

@@ -16,12 +16,11 @@ from flare_export.errors import DisagreementError, ModelError
 from flare_export.graph.fp16_graph import to_fp16
 from flare_export.graph.onnx_graph import OPSET, fold_biases, to_onnx
 from flare_export.parity.case_parity import CaseParity, measure_case_parity
-from flare_export.parity.network_parity import measure_network_parity
+from flare_export.parity.network_parity import cpu_engines, measure_network_parity
 from flare_export.source import plans as plan_rules
 from flare_export.source.architecture import describe
 from flare_export.source.model_folder import ModelFolder
 from flare_export.source.schema import checked
-from flare_runtime.backends.openvino.network import cpu_has_bf16
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.compute.available_memory import available_bytes
 from flare_runtime.errors import BundleError, OutputError
@@ -200,12 +199,10 @@ def _verify(
 ) -> list[CaseParity]:
     if not cases:
         return []
-    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
-    engines += [("openvino", "bf16")] if cpu_has_bf16() else []
     # nnU-Net takes any intensity, and is what the masks are compared with.
     segmenters = [
         Segmenter.load(bundle, device="cpu", backend=backend, precision=precision, any_intensity=True)
-        for backend, precision in engines
+        for backend, precision in cpu_engines()
     ]
     results = []
     for result in measure_case_parity(folder, segmenters, cases):

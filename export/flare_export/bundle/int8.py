@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from flare_export.bundle.place import RANGES_SUFFIX, check_own
+from flare_export.parity.agreement import compare
 from flare_export.parity.case_files import case_name
 from flare_runtime.backends.openvino.graph import sum_norms_by_plane
 from flare_runtime.backends.openvino.int8 import ActivationRange, encode_ranges, quantisable
@@ -21,7 +22,6 @@ from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.model.manifest import BundleFile, Manifest, Parity, encode_manifest
-from flare_runtime.pipeline.agreement import compare
 from flare_runtime.pipeline.preprocessing import prepare
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.segmenter import Segmenter
@@ -165,14 +165,12 @@ def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callab
         volumes = [read_nifti(path) for path in channels]
         found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
         name = case_name(channels)
-        say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground:>11}")
+        say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground_voxels:>11}")
         yield Parity(
             backend="openvino",
             precision=PRECISION,
             reference="openvino fp32",
             scope="case",
             subject=name,
-            voxel_agreement=found.voxel_agreement,
-            dice=found.dice,
-            foreground_voxels=found.foreground,
+            **msgspec.structs.asdict(found),
         )

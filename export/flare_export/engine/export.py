@@ -6,6 +6,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
+import msgspec
+
 from flare_export.engine.parity import (
     EngineParity,
     Run,
@@ -146,12 +148,10 @@ def _record(parity: EngineParity, reference: str, subject: str, memory_bytes: in
         reference=reference,
         subject=subject,
         tiles=parity.tiles,
-        dice=parity.agreement.dice,
-        voxel_agreement=parity.agreement.voxel_agreement,
-        foreground_voxels=parity.agreement.foreground,
         max_logit_difference=parity.max_logit_difference,
         relative_error=parity.relative_error,
         memory_bytes=memory_bytes,
+        **msgspec.structs.asdict(parity.agreement),
     )
 
 

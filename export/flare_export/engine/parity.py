@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flare_export.errors import DisagreementError
+from flare_export.parity.agreement import compare
 from flare_runtime.backends.synthetic_patch import structured_patch
 from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.nifti import read_nifti
-from flare_runtime.model.manifest import Manifest
-from flare_runtime.pipeline.agreement import Agreement, compare
+from flare_runtime.model.manifest import Agreement, Manifest
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.preprocessing import prepare
 from flare_runtime.pipeline.tiling import TileGrid
@@ -155,10 +155,11 @@ def check_parity(parity: EngineParity) -> None:
         DisagreementError: with the reason.
     """
     agreement = parity.agreement
-    if agreement.foreground and not parity.found:
-        raise DisagreementError(f"the engine finds nothing where the reference has {agreement.foreground:,} voxels")
+    foreground = agreement.foreground_voxels
+    if foreground and not parity.found:
+        raise DisagreementError(f"the engine finds nothing where the reference has {foreground:,} voxels")
     # Of nothing there is no Dice worth the name: a single voxel would make it 0.
-    what, share = ("Dice", agreement.dice) if agreement.foreground else ("share of voxels", agreement.voxel_agreement)
+    what, share = ("Dice", agreement.dice) if foreground else ("share of voxels", agreement.voxel_agreement)
     if not share >= MIN_DICE:
         raise DisagreementError(
             f"the engine agrees with the reference to a {what} of {share:.6f}, at least {MIN_DICE} is demanded"

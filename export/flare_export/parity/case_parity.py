@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import numpy as np
+
+from flare_export.parity.agreement import compare
 from flare_export.parity.case_files import case_name
 from flare_export.parity.nnunet_reference import NnunetReference, largest_margin
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.imaging.nifti import read_nifti
-from flare_runtime.model.manifest import Parity
-from flare_runtime.pipeline.agreement import Agreement, compare
+from flare_runtime.model.manifest import Agreement, Parity
 from flare_runtime.segmenter import Segmenter
 
 
@@ -21,6 +24,7 @@ class CaseParity:
         case: its name.
         backend, precision: what ran.
         agreement: with nnU-Net's mask.
+        differing: voxels with another label.
         margin: the largest logit margin of nnU-Net where the masks differ.
         margin_units: the largest in units of what its float16 accumulators resolve at that voxel.
     """
@@ -29,6 +33,7 @@ class CaseParity:
     backend: str
     precision: str
     agreement: Agreement
+    differing: int
     margin: float
     margin_units: float
 
@@ -41,9 +46,7 @@ class CaseParity:
             reference="nnU-Net",
             scope="case",
             subject=self.case,
-            voxel_agreement=self.agreement.voxel_agreement,
-            dice=self.agreement.dice,
-            foreground_voxels=self.agreement.foreground,
+            **msgspec.structs.asdict(self.agreement),
         )
 
     @property
@@ -52,7 +55,7 @@ class CaseParity:
         a = self.agreement
         return (
             f"{self.case:<28} {self.backend:<12} {self.precision:<5} {a.voxel_agreement:>11.5%} {a.dice:>9.6f} "
-            f"{a.differing:>9} {a.foreground:>11} {self.margin:>9.2g} {self.margin_units:>9.1f}"
+            f"{self.differing:>9} {a.foreground_voxels:>11} {self.margin:>9.2g} {self.margin_units:>9.1f}"
         )
 
 
@@ -88,6 +91,7 @@ def measure_case_parity(
                 segmenter.network.backend,
                 segmenter.network.precision,
                 compare(expected.mask, mask),
+                int(np.count_nonzero(mask != expected.mask)),
                 margin,
                 units,
             )

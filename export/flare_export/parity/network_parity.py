@@ -1,12 +1,14 @@
 """Whether each backend computes what PyTorch computes, measured on one patch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
 from flare_export.errors import DisagreementError
+from flare_export.parity.agreement import compare
 from flare_runtime.backends.openvino.network import cpu_has_bf16
 from flare_runtime.backends.selection import open_network
 from flare_runtime.backends.synthetic_patch import structured_patch
@@ -14,7 +16,6 @@ from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.network import Network
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import Parity
-from flare_runtime.pipeline.agreement import compare
 from flare_runtime.pipeline.decoding import Decoder
 
 # What float32 engines may differ from PyTorch: they sum an InstanceNorm's millions of voxels in float32, which alone
@@ -39,15 +40,16 @@ def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> lis
         logits = [network(torch.from_numpy(tiles)).numpy() for network in networks]
     expected = np.asarray(np.mean(logits, axis=0), np.float32)
     decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
-    return [_compare(engine, tiles, expected, decoder) for engine in _engines(bundle)]
+    engines = (
+        open_network(bundle, device="cpu", backend=backend, precision=precision) for backend, precision in cpu_engines()
+    )
+    return [_compare(engine, tiles, expected, decoder) for engine in engines]
 
 
-def _engines(bundle: Bundle) -> Iterator[Network]:
-    yield open_network(bundle, device="cpu", backend="openvino", precision="fp32")
-    yield open_network(bundle, device="cpu", backend="onnxruntime", precision="fp32")
-    yield open_network(bundle, device="cpu", backend="onnxruntime", precision="fp16")
-    if cpu_has_bf16():
-        yield open_network(bundle, device="cpu", backend="openvino", precision="bf16")
+def cpu_engines() -> list[tuple[str, str]]:
+    """Return the backends and precisions of this machine's processor that an exported network is verified on."""
+    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
+    return engines + ([("openvino", "bf16")] if cpu_has_bf16() else [])
 
 
 def _compare(engine: Network, tiles: FloatArray, expected: FloatArray, decoder: Decoder) -> Parity:
@@ -67,8 +69,6 @@ def _compare(engine: Network, tiles: FloatArray, expected: FloatArray, decoder: 
         reference=f"torch {torch.__version__} fp32",
         scope="patch",
         subject="a synthetic patch",
-        voxel_agreement=agreement.voxel_agreement,
-        dice=agreement.dice,
-        foreground_voxels=agreement.foreground,
         max_logit_difference=difference,
+        **msgspec.structs.asdict(agreement),
     )

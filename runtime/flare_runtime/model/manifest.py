@@ -127,7 +127,21 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     exporter: dict[Text, Text]
 
 
-class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far masks agree with those of a reference.
+
+    Attributes:
+        voxel_agreement: share of all voxels with the same label.
+        dice: of the foreground (label > 0); 1 where both are empty.
+        foreground_voxels: how many the reference has; a Dice over none says nothing.
+    """
+
+    voxel_agreement: float
+    dice: float
+    foreground_voxels: Annotated[int, Meta(ge=0)]
+
+
+class Parity(Agreement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How far one backend agrees with its reference, as measured at export.
 
     Attributes:
@@ -135,9 +149,6 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         reference: what it was compared with, such as `torch fp32` or `nnU-Net 2.8.1`.
         scope: a single patch of synthetic input, or a whole case through the whole pipeline.
         subject: what it was run on.
-        voxel_agreement: share of voxels with the same label.
-        dice: Dice of the foreground; 1 where both are empty.
-        foreground_voxels: how many the reference has; a Dice over none says nothing.
         max_logit_difference: largest absolute difference of the logits, where logits were compared.
     """
 
@@ -146,9 +157,6 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reference: Text
     scope: Literal["patch", "case"]
     subject: Text
-    voxel_agreement: float
-    dice: float
-    foreground_voxels: Annotated[int, Meta(ge=0)]
     max_logit_difference: float | None = None
 
 

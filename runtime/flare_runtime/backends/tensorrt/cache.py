@@ -19,6 +19,7 @@ from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import OutputError
 from flare_runtime.files.cache_folder import read_private, write_private
 from flare_runtime.files.output import check_folder
+from flare_runtime.model.manifest import Agreement
 
 _MAGIC = b"flare-lite engine 1 "
 _SUFFIX = ".engine"
@@ -53,17 +54,13 @@ class EngineKey:
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
-class EngineRecord:
+class EngineRecord(Agreement, frozen=True, kw_only=True):
     """How far an engine agrees with its reference, as measured before it was kept.
 
     Attributes:
         reference: what it was compared with.
         subject: what it was run on.
         tiles: how many, in batches of different tiles.
-        dice: of the foreground of all tiles; 1 where both are empty.
-        voxel_agreement: share of voxels with the same label.
-        foreground_voxels: how many the reference has; a Dice over none says nothing.
         max_logit_difference: largest absolute difference of the logits.
         relative_error: the worst tile's root mean square difference of a class's scores, over their standard deviation.
         memory_bytes: what a run takes on the GPU beside the weights, the tiles and the logits.
@@ -72,9 +69,6 @@ class EngineRecord:
     reference: str
     subject: str
     tiles: int
-    dice: float
-    voxel_agreement: float
-    foreground_voxels: int
     max_logit_difference: float
     relative_error: float
     memory_bytes: int
