@@ -17,7 +17,10 @@ def cases(count):
 
 
 def record_of(case):
-    lesions = [Lesion(label=1, voxels=9, volume_ml=0.01 * i, centre=(1.0, 2.0, i + 0.5)) for i in range(3)]
+    lesions = [
+        Lesion(label=1, voxels=9, volume_ml=0.01 * i, centre=(1.0, 2.0, i + 0.5), extent_mm=(5.0, 4.0, i + 3.5))
+        for i in range(3)
+    ]
     timings = dict.fromkeys(("read", "preprocess", "network", "blend", "restore", "write", "total"), 0.1234)
     return CaseRecord(
         case=case.name,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.pipeline.lesions import Lesion, find_lesions
 
 
@@ -20,8 +21,8 @@ def test_size_place_and_order_by_hand():
     mask[6:9, 10:15, 12:18] = 1  # 90 voxels about (7, 12, 14.5)
     # A voxel of 5.0 x 0.5 x 2.0 mm holds 0.005 ml.
     assert find_lesions(mask, (5.0, 0.5, 2.0)) == [
-        Lesion(1, 90, 0.45, (7.0, 12.0, 14.5)),
-        Lesion(1, 16, 0.08, (1.5, 2.5, 6.5)),
+        Lesion(1, 90, 0.45, (7.0, 12.0, 14.5), (15.0, 2.5, 12.0)),
+        Lesion(1, 16, 0.08, (1.5, 2.5, 6.5), (10.0, 1.0, 8.0)),
     ]
 
 
@@ -44,15 +45,15 @@ def test_labels_are_apart_even_where_they_touch():
     mask[0, 0, :2] = 1
     mask[0, 0, 2:5] = 3
     assert find_lesions(mask, (10.0, 10.0, 10.0)) == [
-        Lesion(3, 3, 3.0, (0.0, 0.0, 3.0)),
-        Lesion(1, 2, 2.0, (0.0, 0.0, 0.5)),
+        Lesion(3, 3, 3.0, (0.0, 0.0, 3.0), (10.0, 10.0, 30.0)),
+        Lesion(1, 2, 2.0, (0.0, 0.0, 0.5), (10.0, 10.0, 20.0)),
     ]
 
 
 def test_the_largest_label_an_8_bit_mask_can_hold_is_found():
     mask = np.zeros((2, 2, 2), np.uint8)
     mask[1, 1, 1] = 255
-    assert find_lesions(mask, (10.0, 10.0, 10.0)) == [Lesion(255, 1, 1.0, (1.0, 1.0, 1.0))]
+    assert find_lesions(mask, (10.0, 10.0, 10.0)) == [Lesion(255, 1, 1.0, (1.0, 1.0, 1.0), (10.0, 10.0, 10.0))]
 
 
 def test_the_largest_are_listed_of_more_than_are_wanted():
@@ -94,3 +95,16 @@ def test_lesions_add_up_to_the_mask(seed, share, labels):
         assert sorted(lesion.voxels for lesion in mine) == sorted(int(region.area) for region in regions)
         expected = sorted(tuple(np.round(region.centroid, 1)) for region in regions)
         np.testing.assert_allclose(sorted(lesion.centre for lesion in mine), expected, atol=0.11)
+        boxes = [np.subtract(region.bbox[3:], region.bbox[:3]) * (2.0, 1.0, 1.0) for region in regions]
+        assert sorted(lesion.extent_mm for lesion in mine) == sorted(map(tuple, boxes))
+
+
+def test_a_lesion_is_named_and_has_its_place_in_the_patient():
+    # Voxel (x, y, z) lies at (20 - 2 x, 3 y, 100 + 5 z) mm.
+    affine = np.array([[-2.0, 0, 0, 20], [0, 3, 0, 0], [0, 0, 5, 100], [0, 0, 0, 1]])
+    lesion = Lesion(2, 10, 0.3, (4.0, 2.0, 1.5), (5.0, 3.0, 2.0))
+    told = lesion.described({2: "tumour"}, Geometry(affine, (5.0, 3.0, 2.0), (9, 9, 9)))
+    assert (told.name, told.centre_mm) == ("tumour", (17.0, 6.0, 120.0))
+    assert (told.voxels, told.centre, told.extent_mm) == (lesion.voxels, lesion.centre, lesion.extent_mm)
+    nowhere = lesion.described({1: "liver"}, Geometry(None, (5.0, 3.0, 2.0), (9, 9, 9)))
+    assert (nowhere.name, nowhere.centre_mm) == (None, None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flare_runtime.errors import BundleError
 from flare_runtime.model.manifest import CTScheme, ZScoreScheme, decode_manifest, encode_manifest
-from tests.runtime.manifests import manifest_fields
+from tests.runtime.manifests import make_manifest, manifest_fields
 
 FILE = manifest_fields()["files"][0]
 NETWORK = manifest_fields()["network"]
@@ -220,3 +220,9 @@ def test_no_changed_byte_raises_anything_but_a_refusal(place, value):
     except BundleError:
         outcome = "refused"
     assert outcome in {1, "refused"}
+
+
+def test_a_value_is_called_by_the_smallest_label_that_has_it():
+    labels = [{"name": "kidney", "values": [1, 2, 3]}, {"name": "mass", "values": [2, 3]}]
+    manifest = make_manifest(labels=[*labels, {"name": "tumour", "values": [3]}])
+    assert manifest.label_names == {1: "kidney", 2: "mass", 3: "tumour"}

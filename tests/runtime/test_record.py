@@ -22,7 +22,10 @@ DONE = CaseRecord(
     case="a",
     status="done",
     timings_s={"network": 1.234, "total": 2.345},
-    lesions=[Lesion(1, 10, 1.5, (1.0, 2.0, 3.0)), Lesion(1, 5, 0.25, (4.0, 5.0, 6.0))],
+    lesions=[
+        Lesion(1, 10, 1.5, (1.0, 2.0, 3.0), (3.0, 3.0, 3.0)),
+        Lesion(1, 5, 0.25, (4.0, 5.0, 6.0), (2.0, 2.0, 2.0)),
+    ],
     remarks=[Remark("misnamed", "the file is not compressed")],
 )
 

@@ -185,6 +185,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
 
+    @property
+    def label_names(self) -> dict[int, str]:
+        """The name of every value of a mask but 0; where labels overlap, that of the label with the fewest values."""
+        ordered = sorted(self.labels, key=lambda label: len(label.values), reverse=True)
+        return {value: label.name for label in ordered for value in label.values}
+
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
     """Parse and validate a manifest; `name` is what messages call it.

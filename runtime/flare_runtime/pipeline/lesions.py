@@ -1,13 +1,14 @@
 """The connected components of a mask: how many lesions, how large, where."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from flare_runtime.compute.arrays import MaskArray, Vector3
+from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.pipeline.crop import mask_box
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -22,12 +23,27 @@ class Lesion:
         voxels: how many it has.
         volume_ml: in millilitres.
         centre: its mean voxel index, (z, y, x).
+        extent_mm: the sides of the smallest box along the voxel axes that holds it, (z, y, x).
+        name: what its label is called; of labels that overlap, the smallest.
+        centre_mm: the place of `centre`, (x, y, z), towards the patient's right, front and head (RAS+, as in NIfTI);
+            None where the image's place is unknown.
     """
 
     label: int
     voxels: int
     volume_ml: float
     centre: Vector3
+    extent_mm: Vector3
+    name: str | None = None
+    centre_mm: Vector3 | None = None
+
+    def described(self, names: Mapping[int, str], geometry: Geometry) -> "Lesion":
+        """Return the lesion with its label's name, and with its place in an image of this geometry."""
+        name = names.get(self.label)
+        if geometry.affine is None:
+            return replace(self, name=name)
+        x, y, z = (round(float(side), 1) for side in (geometry.affine @ (*self.centre[::-1], 1))[:3])
+        return replace(self, name=name, centre_mm=(x, y, z))
 
 
 @dataclass(frozen=True)
@@ -53,12 +69,10 @@ def find_lesions(mask: MaskArray, spacing_mm: Vector3, most: int | None = None) 
     lesions = []
     for value in range(1, int(mask[box].max()) + 1):
         runs = _find_runs(mask[box] == value)
-        voxels, centres = _components(runs)
-        largest = np.argsort(-voxels, kind="stable")[:most]
-        voxels, centres = voxels[largest], centres[largest]
-        for count, centre in zip(voxels.tolist(), (centres + origin).tolist(), strict=True):
-            z, y, x = (round(coordinate, 1) for coordinate in centre)
-            lesions.append(Lesion(value, count, round(count * voxel_ml, 3), (z, y, x)))
+        voxels, centres, sides = _components(runs, most)
+        for count, *vectors in zip(voxels.tolist(), centres + origin, sides * spacing_mm, strict=True):
+            centre, extent = ((round(z, 1), round(y, 1), round(x, 1)) for z, y, x in (v.tolist() for v in vectors))
+            lesions.append(Lesion(value, count, round(count * voxel_ml, 3), centre, extent))
     return sorted(lesions, key=lambda lesion: -lesion.voxels)[:most]
 
 
@@ -79,15 +93,31 @@ def _find_runs(foreground: npt.NDArray[np.bool_]) -> _Runs:
     return _Runs(*columns)
 
 
-def _components(runs: _Runs) -> tuple[IntArray, npt.NDArray[np.float64]]:
-    """Return each component's number of voxels and mean index (count, 3)."""
+def _components(runs: _Runs, most: int | None) -> tuple[IntArray, npt.NDArray[np.float64], IntArray]:
+    """Return number of voxels, mean index (n, 3) and sides in voxels (n, 3) of the `most` largest, the largest first."""
     roots = _connect(len(runs.z), np.concatenate(list(_touching(runs)), axis=1))
     _, ids = np.unique(roots, return_inverse=True)
-    lengths = runs.stop - runs.start
-    middles = (runs.start + runs.stop - 1) / 2
-    voxels = np.bincount(ids, lengths)
-    centres = [np.bincount(ids, lengths * place) / voxels for place in (runs.z, runs.y, middles)]
-    return voxels.astype(np.int64), np.stack(centres, axis=1)
+    voxels = np.bincount(ids, runs.stop - runs.start).astype(np.int64)
+    largest = np.argsort(-voxels, kind="stable")[:most]
+    places = np.full(len(voxels), -1)
+    places[largest] = np.arange(len(largest))
+    places = places[ids]
+    kept, voxels = places >= 0, voxels[largest]
+    places, z, y, start, stop = (column[kept] for column in (places, runs.z, runs.y, runs.start, runs.stop))
+    lengths = stop - start
+    centres = [np.bincount(places, lengths * middle) / voxels for middle in (z, y, (start + stop - 1) / 2)]
+    sides = [
+        _largest_by(places, last) + _largest_by(places, -first) + 1
+        for first, last in ((z, z), (y, y), (start, stop - 1))
+    ]
+    return voxels, np.stack(centres, axis=1), np.stack(sides, axis=1)
+
+
+def _largest_by(places: IntArray, values: IntArray) -> IntArray:
+    """Return the largest of the values at every place; there is one at each from 0 to the highest."""
+    largest = np.full(int(places.max(initial=-1)) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(largest, places, values)
+    return largest
 
 
 def _connect(size: int, pairs: npt.NDArray[np.intp]) -> IntArray:
