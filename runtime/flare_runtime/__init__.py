@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from flare_runtime.imaging.nifti import read_nifti
     from flare_runtime.imaging.volume import Volume
     from flare_runtime.model.bundle import Bundle
-    from flare_runtime.segmenter import Segmentation, Segmenter
+    from flare_runtime.segmentation import Segmentation
+    from flare_runtime.segmenter import Segmenter
 
 __all__ = ["Bundle", "Segmentation", "Segmenter", "Volume", "read_nifti"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "model.bundle",
-    "Segmentation": "segmenter",
+    "Segmentation": "segmentation",
     "Segmenter": "segmenter",
     "Volume": "imaging.volume",
     "read_nifti": "imaging.nifti",

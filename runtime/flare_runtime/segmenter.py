@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -12,21 +12,22 @@ import numpy as np
 
 from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.backends.selection import Choice, choose, expected_precision, open_network, read_network
-from flare_runtime.compute.arrays import AnyArray, MaskArray, Shape3, Vector3
+from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError, UsageError
-from flare_runtime.imaging.volume import Remark, Volume
+from flare_runtime.imaging.volume import Remark, Template, Volume
 from flare_runtime.model.bundle import Bundle, default_bundle
 from flare_runtime.model.manifest import MIN_STEP, CTScheme
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB, CaseSize, MemoryPlan, smallest_plan
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
-from flare_runtime.pipeline.lesions import Lesion, find_lesions
+from flare_runtime.pipeline.lesions import find_lesions
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore
+from flare_runtime.segmentation import Segmentation
 
 CROPS = ("nonzero", "body")
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them.
@@ -36,38 +37,18 @@ Plan: TypeAlias = Callable[[CaseSize], MemoryPlan | None]
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """What was found in one case.
-
-    Attributes:
-        mask: uint8 labels (z, y, x) on the input's grid.
-        lesions: the mask's connected components, the largest first and not more than MAX_LESIONS.
-        timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
-        remarks: what was odd about the input.
-        gpu_memory_mib: of a GPU: `planned` at most for this case, `measured` at most in this process so far.
-    """
-
-    mask: MaskArray
-    lesions: list[Lesion]
-    timings_s: dict[str, float]
-    remarks: tuple[Remark, ...] = field(default=())
-    gpu_memory_mib: dict[str, int] | None = None
-
-
-@dataclass(frozen=True)
 class PreparedCase:
     """A case on the network's grid.
 
     Attributes:
         prepared: what the network is to see; None where every voxel was zero.
-        shape, spacing_mm: of the input, (z, y, x).
+        template: of the input.
         remarks: what was odd about it.
         seconds: how long preparing took.
     """
 
     prepared: Prepared | None
-    shape: Shape3
-    spacing_mm: Vector3
+    template: Template
     remarks: tuple[Remark, ...]
     seconds: float
 
@@ -246,7 +227,7 @@ class Segmenter:
                 any_intensity=self.any_intensity,
             )
         remarks = tuple(remark for volume in channels for remark in volume.remarks)
-        return PreparedCase(prepared, channels[0].shape, channels[0].spacing_mm, remarks, perf_counter() - started)
+        return PreparedCase(prepared, channels[0].template, remarks, perf_counter() - started)
 
     def _planner(self, smallest: bool) -> Plan:
         if not self.device.is_gpu:
@@ -257,12 +238,13 @@ class Segmenter:
 
     def finish(self, case: "PreparedCase", *, progress: Progress = iter) -> Segmentation:
         """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
-        mask = np.zeros(case.shape, np.uint8)
+        geometry = case.template.geometry
+        mask = np.zeros(geometry.shape, np.uint8)
         prepared = case.prepared
         if prepared is None:
             timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
             empty = Remark("all_zero", "every voxel is 0; the mask is empty")
-            return Segmentation(mask, [], timings, (*case.remarks, empty))
+            return Segmentation(mask, [], timings, case.template, (*case.remarks, empty))
         network, device, memory = self.network, self.device, prepared.memory
         sums = device if memory is None or memory.sums_on_device else HOST
         give_back()
@@ -273,7 +255,7 @@ class Segmenter:
             inferred_at = perf_counter()
             self._restore(blended.scores, prepared, mask, sums)
             gpu_memory_mib = network.memory_mib(memory) if isinstance(network, GpuNetwork) and memory else None
-        lesions = find_lesions(mask, case.spacing_mm, MAX_LESIONS + 1)
+        lesions = find_lesions(mask, geometry.spacing_mm, MAX_LESIONS + 1)
         timings = {
             "preprocess": case.seconds,
             "network": blended.network_s,
@@ -287,7 +269,9 @@ class Segmenter:
         if blended.rescued:
             text = f"{blended.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
             remarks += (Remark("overflow", text),)
-        return Segmentation(mask, lesions, timings, remarks, gpu_memory_mib)
+        names = self.bundle.manifest.label_names
+        lesions = [lesion.described(names, geometry) for lesion in lesions]
+        return Segmentation(mask, lesions, timings, case.template, remarks, gpu_memory_mib)
 
     def _infer(self, prepared: Prepared, sums: Device, progress: Progress) -> BlendedScores:
         network = self.network

@@ -62,7 +62,10 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
     assert written["mask"] == str(tmp_path / "out" / "a.nii.gz")
     assert written["inputs"] == [str(source)]
     assert (written["shape"], written["spacing_mm"]) == ([9, 10, 11], [1, 1, 1])
-    assert written["lesions"] == [{"label": 1, "voxels": 60, "volume_ml": 0.06, "centre": [3.0, 4.5, 6.0]}]
+    (lesion,) = written["lesions"]
+    assert (lesion["label"], lesion["name"]) == (1, "lesion")
+    assert (lesion["voxels"], lesion["volume_ml"], lesion["centre"]) == (60, 0.06, [3.0, 4.5, 6.0])
+    assert (lesion["extent_mm"], lesion["centre_mm"]) == ([3.0, 4.0, 5.0], [1.0, -1.5, -4.0])  # from (-5, -6, -7) on
     assert written["model"]["name"] == "hand-made"
     assert written["model"]["backend"] == "arithmetic"
     assert set(written["timings_s"]) == {"read", "preprocess", "network", "blend", "restore", "write", "total"}

@@ -94,7 +94,7 @@ def _find_runs(foreground: npt.NDArray[np.bool_]) -> _Runs:
 
 
 def _components(runs: _Runs, most: int | None) -> tuple[IntArray, npt.NDArray[np.float64], IntArray]:
-    """Return number of voxels, mean index (n, 3) and sides in voxels (n, 3) of the `most` largest, the largest first."""
+    """Return voxels (n), mean index (n, 3) and sides in voxels (n, 3) of the `most` largest, the largest first."""
     roots = _connect(len(runs.z), np.concatenate(list(_touching(runs)), axis=1))
     _, ids = np.unique(roots, return_inverse=True)
     voxels = np.bincount(ids, runs.stop - runs.start).astype(np.int64)

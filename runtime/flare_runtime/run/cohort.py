@@ -135,7 +135,6 @@ def _segment(
     started = perf_counter()
     volumes = take_images(case)
     read_at = perf_counter()
-    template = volumes[0].template
     prepared = segmenter.prepare(volumes, smallest=smallest)
     del volumes  # the scan as read takes no memory while the network runs
     result = segmenter.finish(prepared, progress=progress)
@@ -149,9 +148,9 @@ def _segment(
             "write": written_at - segmented_at,
             "total": written_at - started,
         }
-        record = done_record(case.name, result, template.geometry.spacing_mm, timings, segmenter)
+        record = done_record(case.name, result, timings, segmenter)
         record.inputs = [visible(path) for path in case.channel_files()]
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record
 
-    return commit_result(case, result.mask, template, record_of, keep_text=keep_text)
+    return commit_result(case, result.mask, result.template, record_of, keep_text=keep_text)

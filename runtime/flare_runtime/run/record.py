@@ -19,7 +19,8 @@ from flare_runtime.files.naming import visible, visible_lines
 from flare_runtime.files.output import replacing
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import Lesion
-from flare_runtime.segmenter import Segmentation, Segmenter
+from flare_runtime.segmentation import Segmentation
+from flare_runtime.segmenter import Segmenter
 
 _RECORD_FORMAT = "flare-lite record"
 _REPORT_FORMAT = "flare-lite report"
@@ -84,9 +85,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         )
 
 
-def done_record(
-    case: str, result: Segmentation, spacing_mm: tuple[float, ...], timings_s: dict[str, float], segmenter: Segmenter
-) -> CaseRecord:
+def done_record(case: str, result: Segmentation, timings_s: dict[str, float], segmenter: Segmenter) -> CaseRecord:
     """Return the record of a case that was segmented; paths and hashes are the caller's to add."""
     return CaseRecord(
         case=case,
@@ -95,7 +94,7 @@ def done_record(
         peak_memory_mib=peak_memory_mib(),
         gpu_memory_mib=result.gpu_memory_mib,
         shape=result.mask.shape,
-        spacing_mm=spacing_mm,
+        spacing_mm=result.template.geometry.spacing_mm,
         lesions=result.lesions,
         remarks=list(result.remarks),
         model=model_identity(segmenter),

@@ -1,0 +1,61 @@
+"""What was found in one case, and the mask of it as a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_runtime.compute.arrays import MaskArray
+from flare_runtime.errors import UsageError
+from flare_runtime.files.output import check_folder, replacing
+from flare_runtime.files.target import check_targets
+from flare_runtime.imaging.volume import Remark, Template
+from flare_runtime.imaging.write import HEAD_BYTES, MASK_SUFFIXES, encode_mask, is_mask
+from flare_runtime.pipeline.lesions import Lesion
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one case.
+
+    Attributes:
+        mask: uint8 labels (z, y, x) on the input's grid.
+        lesions: the mask's connected components, the largest first and not more than MAX_LESIONS.
+        timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
+        template: the input's grid, and what else a file of the mask takes from the input.
+        remarks: what was odd about the input.
+        gpu_memory_mib: of a GPU: `planned` at most for this case, `measured` at most in this process so far.
+        inputs: the files that were segmented, over which the mask is not saved; none for an array.
+        keep_header_text: a file of the mask takes the free text of the input's header, which may name the patient.
+    """
+
+    mask: MaskArray
+    lesions: list[Lesion]
+    timings_s: dict[str, float]
+    template: Template
+    remarks: tuple[Remark, ...] = ()
+    gpu_memory_mib: dict[str, int] | None = None
+    inputs: tuple[Path, ...] = ()
+    keep_header_text: bool = False
+
+    def save(self, path: str | Path) -> Path:
+        """Write the mask with the input's geometry, and return its path; folders are made, an old mask is replaced.
+
+        Args:
+            path: a .nii.gz or .nii file.
+
+        Raises:
+            UsageError: for a name that ends in anything else.
+            OutputError: where it cannot be written, would replace an input or a file that is no mask, or lies in a
+                bundle.
+
+        Example:
+            >>> result = segmenter.segment("scan_0000.nii.gz")
+            >>> result.save("scan.nii.gz")
+        """
+        target = Path(path)
+        if not target.name.endswith(MASK_SUFFIXES):
+            raise UsageError(f"{target}: the name of a mask ends in {' or '.join(MASK_SUFFIXES)}")
+        check_targets([target], self.inputs, over=is_mask, head_bytes=HEAD_BYTES)
+        check_folder(target.parent)
+        with replacing(target) as file:
+            encode_mask(file, target.name, self.mask, self.template, keep_text=self.keep_header_text)
+        return target
