@@ -66,3 +66,22 @@ def test_labels_agree_with_nnunets_label_manager(seed):
     np.testing.assert_array_equal(
         decoder.labels(decoder.scores(logits.copy())), np.asarray(manager.convert_logits_to_segmentation(logits))
     )
+
+
+def test_probabilities_by_hand():
+    # Scores of two classes: log 2 and log 5 above the background, of 1 + 2 + 5 = 8 shares.
+    scores = np.log(np.float32([2, 5])).reshape(2, 1, 1, 1)
+    assert Decoder(3).probabilities(scores).ravel() == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+    assert Decoder(2, (1, 2)).probabilities(scores).ravel() == pytest.approx([2 / 3, 5 / 6])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("decoder", [Decoder(2), Decoder(1, (1,))])
+def test_scores_far_from_0_are_certain(decoder):
+    scores = np.array([-1e30, -200, 200, 1e30], np.float32).reshape(1, 1, 1, 4)
+    assert decoder.probabilities(scores)[-1].ravel() == pytest.approx([0, 0, 1, 1])
+
+
+def test_where_the_network_did_not_look_there_is_background_alone():
+    assert Decoder(3).background((1, 1, 2)).tolist() == [[[[1, 1]]], [[[0, 0]]], [[[0, 0]]]]
+    assert Decoder(2, (1, 2)).background((1, 1, 2)).tolist() == [[[[0, 0]]], [[[0, 0]]]]

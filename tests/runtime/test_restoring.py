@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flare_runtime.compute.box import Box
 from flare_runtime.model.manifest import Resampling
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.resampling import Resizing
-from flare_runtime.pipeline.restoring import restore
+from flare_runtime.pipeline.restoring import restore, restore_probabilities
 from tests.runtime.dense_matrices import dense
+from tests.runtime.strict_device import StrictDevice
 
 JOINT, THICK = ((1.0, 1.0, 1.0), (0.7, 0.6, 0.8)), ((1.0, 1.0, 1.0), (5.0, 0.6, 0.8))
 
@@ -146,3 +148,48 @@ def test_labels_go_into_a_transposed_and_cropped_view():
 def test_overshooting_orders_are_refused():
     with pytest.raises(ValueError, match="order 0 or 1 only"):
         restored(np.ones((1, 8, 8, 8), np.float32), grids((8, 8, 8), (20, 20, 20), JOINT, order=3), Decoder(2))
+
+
+REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": [3]}
+CLASSES = {"background": 0, "organ": 1, "lesion": 2}
+
+
+@pytest.mark.parametrize("spacings", [JOINT, THICK], ids=["joint", "separate-z"])
+@pytest.mark.parametrize(
+    ("labels", "decoder"),
+    [(CLASSES, Decoder(3)), ({"background": 0, "lesion": 1}, Decoder(2)), (REGIONS, Decoder(3, (1, 2, 3)))],
+)
+def test_probabilities_are_those_that_nnunet_saves(labels, decoder, spacings):
+    nnunet = pytest.importorskip("nnunetv2.preprocessing.resampling.default_resampling")
+    handling = pytest.importorskip("nnunetv2.utilities.label_handling.label_handling")
+    manager = handling.LabelManager(labels, decoder.regions_class_order)
+    old, new, shape = (6, 8, 9), (20, 70, 15), (30, 75, 16)
+    bbox = [[4, 24], [5, 75], [0, 15]]
+    logits = 6 * np.random.default_rng(3).standard_normal((decoder.outputs, *old)).astype(np.float32)
+    fine = nnunet.resample_data_or_seg_to_shape(logits, new, *spacings, order=1, order_z=0, force_separate_z=None)
+    expected = manager.revert_cropping_on_probabilities(manager.apply_inference_nonlin(fine), bbox, shape)
+    expected = expected.numpy().transpose(0, 3, 1, 2)
+    got = decoder.background((16, 30, 75))
+    target = Box.between(*np.transpose(bbox)).cut(got.transpose(0, 2, 3, 1))
+    restore_probabilities(decoder.scores(logits), grids(old, new, spacings), decoder, target)
+    assert (got.dtype, got.shape) == (np.float32, expected.shape)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_probabilities_agree_with_the_labels_and_leave_the_scores_alone():
+    scores = np.random.default_rng(5).standard_normal((2, 6, 8, 9)).astype(np.float32)
+    before, resizing = scores.copy(), grids((6, 8, 9), (20, 12, 15), JOINT)
+    out = Decoder(3).background((20, 12, 15))
+    restore_probabilities(scores, resizing, Decoder(3), out)
+    np.testing.assert_array_equal(scores, before)
+    np.testing.assert_allclose(out.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_array_equal(out.argmax(axis=0), restored(scores, resizing, Decoder(3)))
+
+
+def test_probabilities_of_a_device_are_the_hosts():
+    scores = np.random.default_rng(5).standard_normal((2, 6, 8, 9)).astype(np.float32)
+    resizing, device = grids((6, 8, 9), (20, 12, 15), JOINT), StrictDevice()
+    there, here = (np.zeros((3, 20, 12, 15), np.float32) for _ in range(2))
+    restore_probabilities(device.upload(scores), resizing, Decoder(3), there, device)
+    restore_probabilities(scores, resizing, Decoder(3), here)
+    np.testing.assert_array_equal(there, here)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flare_runtime.compute.arrays import FloatArray, MaskArray
+from flare_runtime.compute.arrays import FloatArray, MaskArray, Shape3
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,25 @@ class Decoder:
             return found
         best = scores.argmax(axis=0)
         return np.where(scores.max(axis=0) > 0, best + 1, 0).astype(np.uint8)
+
+    def probabilities(self, scores: FloatArray) -> FloatArray:
+        """Return what nnU-Net makes of the logits behind `scores` (channels, z, y, x), on the host.
+
+        That is the softmax over (outputs, z, y, x) classes, the background being the first, or each region's sigmoid.
+        """
+        if self.regions_class_order:
+            with np.errstate(over="ignore"):  # of which comes a probability of 0
+                sigmoid: FloatArray = 1 / (1 + np.exp(-scores))
+            return sigmoid
+        logits = np.concatenate([np.zeros_like(scores[:1]), scores])
+        logits -= logits.max(axis=0)
+        probabilities: FloatArray = np.exp(logits, out=logits)
+        probabilities /= probabilities.sum(axis=0)
+        return probabilities
+
+    def background(self, shape: Shape3) -> FloatArray:
+        """Return the probabilities (outputs, z, y, x) where the network did not look: certainly no foreground."""
+        probabilities = np.zeros((self.outputs, *shape), np.float32)
+        if not self.regions_class_order:
+            probabilities[0] = 1
+        return probabilities

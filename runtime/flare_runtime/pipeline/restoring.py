@@ -4,9 +4,12 @@ Linear interpolation is a convex combination: a fine voxel can be foreground onl
 each block of the output only the bounding box of what its positive coarse voxels reach is computed; the rest stays 0.
 """
 
+from itertools import product
+
 import numpy as np
 
 from flare_runtime.compute.arrays import FloatArray, MaskArray
+from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.imaging.volume import slabs
 from flare_runtime.pipeline.decoding import Decoder
@@ -45,6 +48,22 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
                 block = scores[:, z.columns, y.columns, x.columns]
                 fine = _interpolate(block, *(device.upload(axis.weights) for axis in (z, y, x)))
                 out[planes, y.rows, x.rows] = device.download(decoder.labels(fine))
+
+
+def restore_probabilities(
+    scores: FloatArray, resizing: Resizing, decoder: Decoder, out: FloatArray, device: Device = HOST
+) -> None:
+    """Write the probabilities of `scores` (channels, *resizing.old_shape) into `out` (outputs, *resizing.new_shape).
+
+    `scores` are on `device`, where they are interpolated; `out` is on the host, where probabilities are computed, so
+    that a GPU needs no more memory than for labels.
+    """
+    sides = (slabs(side, most) for side, most in zip(resizing.new_shape, BLOCK, strict=True))
+    for block in map(Box._make, product(*sides)):
+        z, y, x = (matrix.part(side) for matrix, side in zip(resizing.matrices, block, strict=True))
+        coarse = scores[:, z.columns, y.columns, x.columns]
+        fine = _interpolate(coarse, *(device.upload(axis.weights) for axis in (z, y, x)))
+        block.cut(out)[...] = decoder.probabilities(device.download(fine))
 
 
 def _interpolate(block: FloatArray, z: FloatArray, y: FloatArray, x: FloatArray) -> FloatArray:
