@@ -59,8 +59,9 @@ class Decoder:
         """
         if self.regions_class_order:
             with np.errstate(over="ignore"):  # of which comes a probability of 0
-                sigmoid: FloatArray = 1 / (1 + np.exp(-scores))
-            return sigmoid
+                sigmoid: FloatArray = np.exp(-scores)
+            sigmoid += 1
+            return np.reciprocal(sigmoid, out=sigmoid)
         logits = np.concatenate([np.zeros_like(scores[:1]), scores])
         logits -= logits.max(axis=0)
         probabilities: FloatArray = np.exp(logits, out=logits)
