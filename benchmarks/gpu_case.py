@@ -19,7 +19,7 @@ from benchmarks.whole_case import prepare, run_module
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import INTERVAL_S, Measurement
 from flare_export.parity.agreement import compare
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import Bundle
 
 _COPIES = 3
@@ -135,7 +135,7 @@ def _ours(
 
 def _print_table(results: Sequence[_Result], tiles: int, gmac: float, stem: str) -> None:
     """Print Markdown; agreement is with float32 on ONNX Runtime."""
-    masks = {result.name: read_nifti(result.mask / f"{stem}.nii.gz").voxels for result in results}
+    masks = {result.name: read_volume(result.mask / f"{stem}.nii.gz").voxels for result in results}
     reference = masks.get(_REFERENCE)
     columns = ("first, s", "cold, s", "warm, s", "network, ms a tile", "TFLOP/s", "GPU peak, MiB", "GPU area, MiB s")
     print(f"| | {' | '.join((*columns, 'Dice with fp32'))} |")

@@ -20,7 +20,7 @@ from flare_export.parity.agreement import compare
 from flare_runtime import Segmenter
 from flare_runtime.backends.synthetic_patch import structured_patch
 from flare_runtime.compute.device import CudaDevice
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.pipeline.gpu_memory import MIB
 
 _ENGINES = (("auto", "auto"), ("cudnn", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime", "fp32"))
@@ -68,7 +68,7 @@ def tile(bundle: str, backend: str, precision: str, mib: str) -> None:
 
 def agreement(bundle: str, *scans: str) -> None:
     """Print how far the masks of scans agree with those of the CPU in float32."""
-    images = {Path(scan).name: read_nifti(Path(scan)) for scan in scans}
+    images = {Path(scan).name: read_volume(Path(scan)) for scan in scans}
     on_cpu = Segmenter.load(bundle, device="cpu", precision="fp32")
     expected = {name: on_cpu.segment(image).mask for name, image in images.items()}
     for backend, precision in _ENGINES:

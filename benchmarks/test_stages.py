@@ -11,7 +11,7 @@ from skimage.transform import resize
 
 from flare_phantom.phantom import Phantom, make_phantom, write_case
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.model.manifest import Resampling
 from flare_runtime.pipeline.decoding import Decoder
@@ -109,7 +109,7 @@ class TestBlend:
 @pytest.mark.benchmark(group="read the image")
 class TestRead:
     def test_flare(self, benchmark, files: Path) -> None:
-        benchmark(read_nifti, files / "image.nii.gz")
+        benchmark(read_volume, files / "image.nii.gz")
 
     def test_simpleitk_reference(self, benchmark, files: Path) -> None:
         sitk = pytest.importorskip("SimpleITK")
@@ -122,7 +122,7 @@ class TestRead:
 @pytest.mark.benchmark(group="write the mask")
 class TestWrite:
     def test_flare(self, benchmark, files: Path, phantom: Phantom) -> None:
-        template = read_nifti(files / "label.nii.gz").template
+        template = read_volume(files / "label.nii.gz").template
         benchmark(write_mask, files / "out.nii.gz", phantom.mask, template)
 
     def test_nibabel_reference(self, benchmark, files: Path, phantom: Phantom) -> None:

@@ -22,7 +22,7 @@ from flare_export.parity.agreement import compare
 from flare_phantom.phantom import make_phantom, write_dataset
 from flare_runtime.backends.openvino.int8 import cpu_has_int8
 from flare_runtime.backends.openvino.network import cpu_has_bf16
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 
 STEPS: dict[str, tuple[str, ...]] = {"fp32": ("--precision", "fp32")}
 for _precision in ("bf16", "int8"):
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> None:
         print(f"{'':<26}{'wall s':>9}{'network s':>11}{'outside s':>11}{'peak MiB':>10}{'voxels equal':>14}{'Dice':>9}")
         inside = float(found[1])
         _print("nnU-Net", theirs, inside)
-        reference = read_nifti(work / "nnunet" / f"{stem}.nii.gz").voxels
+        reference = read_volume(work / "nnunet" / f"{stem}.nii.gz").voxels
         for step in args.steps:
             report = work / f"{step}.json"
             target = str(work / step)
             options = ("-m", bundle, "--device", "cpu", "--report", str(report), *STEPS[step])
             ours = run_module("flare_runtime.cli", "-i", str(images), "-o", target, *options)
             timings = json.loads(report.read_text(encoding="utf-8"))["cases"][0]["timings_s"]
-            agreement = compare(reference, read_nifti(work / step / f"{stem}.nii.gz").voxels)
+            agreement = compare(reference, read_volume(work / step / f"{stem}.nii.gz").voxels)
             ours_inside = timings["network"]
             agreed = f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"
             _print(step, ours, ours_inside, agreed)

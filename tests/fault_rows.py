@@ -30,7 +30,7 @@ IMAGES = (
     Row("a spacing below 0.1 or above 20 mm, an extent over 3 m", "refused as `bad_spacing`", files.SIZES),
     Row(
         "voxels that are NaN or infinite",
-        "up to 1 % become air, remark `nonfinite`; more are refused as `nonfinite`",
+        "up to 1 % count as background, which is air in a CT and 0 elsewhere, remark `nonfinite`; more are refused",
         files.NONFINITE,
     ),
     Row("neither qform nor sform", "works, remark `no_orientation`", files.NO_ORIENTATION),
@@ -51,6 +51,15 @@ IMAGES = (
     ),
     Row("NaN or infinity in the offsets of sform or qform", "refused as `bad_orientation`", files.OFFSETS),
     Row("integers whose slope or shift makes them infinite", "refused as `nonfinite`", files.INFINITE),
+    Row(
+        "channels of one case on different grids or in different places",
+        "refused as `channel_mismatch`; arrays, whose place nobody knows, are compared by voxels and spacing",
+        tests=(
+            f"{_RT}preprocessing.py::test_channels_on_different_grids_are_refused",
+            f"{_RT}preprocessing.py::test_channels_in_different_places_are_refused",
+            f"{_RT}cohort.py::test_channels_in_different_places_are_refused_and_the_others_are_done",
+        ),
+    ),
     Row(
         "a slope or shift that leaves hardly a difference between voxels",
         "refused as `bad_scaling`",

@@ -6,7 +6,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 
 
@@ -21,11 +21,12 @@ def read_labels(path: Path) -> tuple[Volume, MaskArray]:
     """Read a label image, whose values must be whole numbers from 0 to 255; return it and them, uint8 (z, y, x).
 
     Raises:
-        CaseError: as `read_nifti`, or `not_labels`.
+        CaseError: as `read_volume`, or `not_labels`.
     """
-    volume = read_nifti(path)
+    volume = read_volume(path)
     values = label_values(volume)
-    labels = values.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # what is NaN is no label, which is found next
+        labels = values.astype(np.uint8)
     if not np.array_equal(labels, values):
         raise CaseError("not_labels", f"{path.name}: holds values that are not whole numbers from 0 to 255")
     return volume, labels

@@ -15,8 +15,9 @@ from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
+from flare_runtime.pipeline.normalisation import AIR_HU
 from flare_runtime.program.command_line import exit_code_of, path_of
 from flare_runtime.program.terminal import open_streams
 
@@ -46,7 +47,7 @@ def look_at(image: Volume, truth: MaskArray, mask: MaskArray, case: str, picture
         raise UsageError(f"{case}: image, reference and prediction measure {image.shape}, {truth.shape}, {mask.shape}")
     overlap = dice(truth, mask)
     lesions, _ = detect(truth, mask, voxel_ml=1.0)
-    hounsfield = image.intensities(image.voxels)
+    hounsfield = image.with_background(AIR_HU).intensities(image.voxels)
     png = draw_overlay(hounsfield, image.spacing_mm, mask, truth, title=f"{case}   Dice {overlap:.3f}")
     with replacing(picture) as file:
         file.write(png)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> list[Look]:
     check_folder(args.output)
     looks = []
     for case, (image, label, mask) in found.items():
-        looks.append(look_at(read_nifti(image), read_labels(label)[1], read_labels(mask)[1], case, pictures[case]))
+        looks.append(look_at(read_volume(image), read_labels(label)[1], read_labels(mask)[1], case, pictures[case]))
     return looks
 
 

@@ -8,13 +8,13 @@ TYPE_CHECKING = False  # of `typing`, which takes longer to import than the comm
 if TYPE_CHECKING:
     from typing import Any
 
-    from flare_runtime.imaging.nifti import read_nifti
+    from flare_runtime.imaging.read import read_nifti, read_volume
     from flare_runtime.imaging.volume import Volume
     from flare_runtime.model.bundle import Bundle
     from flare_runtime.segmentation import Segmentation
     from flare_runtime.segmenter import Segmenter
 
-__all__ = ["Bundle", "Segmentation", "Segmenter", "Volume", "read_nifti"]
+__all__ = ["Bundle", "Segmentation", "Segmenter", "Volume", "read_nifti", "read_volume"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -22,7 +22,8 @@ _HOMES = {
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",
     "Volume": "imaging.volume",
-    "read_nifti": "imaging.nifti",
+    "read_nifti": "imaging.read",
+    "read_volume": "imaging.read",
 }
 
 silence_engines()

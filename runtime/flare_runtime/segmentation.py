@@ -8,7 +8,7 @@ from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.volume import Remark, Template
-from flare_runtime.imaging.write import HEAD_BYTES, MASK_SUFFIXES, encode_mask, is_mask
+from flare_runtime.imaging.write import HEAD_BYTES, encode_mask, is_mask, mask_suffixes
 from flare_runtime.pipeline.lesions import Lesion
 
 
@@ -52,8 +52,8 @@ class Segmentation:
             >>> result.save("scan.nii.gz")
         """
         target = Path(path)
-        if not target.name.endswith(MASK_SUFFIXES):
-            raise UsageError(f"{target}: the name of a mask ends in {' or '.join(MASK_SUFFIXES)}")
+        if not target.name.endswith(mask_suffixes()):
+            raise UsageError(f"{target}: the name of a mask ends in {' or '.join(mask_suffixes())}")
         check_targets([target], self.inputs, over=is_mask, head_bytes=HEAD_BYTES)
         check_folder(target.parent)
         with replacing(target) as file:

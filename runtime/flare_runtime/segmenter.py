@@ -61,7 +61,7 @@ class Segmenter:
 
     Example:
         >>> segmenter = Segmenter.load("models/default")
-        >>> result = segmenter.segment(read_nifti("case_0000.nii.gz"))
+        >>> result = segmenter.segment(read_volume("case_0000.nii.gz"))
         >>> result.mask.sum(), result.lesions
     """
 

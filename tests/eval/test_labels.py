@@ -7,7 +7,7 @@ from flare_eval.components import label_components
 from flare_eval.labels import label_values, read_labels
 from flare_eval.show import main
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from tests.eval.nifti_masks import cube, write
 from tests.runtime.nifti_files import write_nifti
 
@@ -15,7 +15,7 @@ STORED = np.array([[[0, 2, 4]]], np.int16)
 
 
 def test_values_are_as_stored_where_there_is_no_scaling(tmp_path):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", STORED))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", STORED))
     assert label_values(volume) is volume.voxels
 
 

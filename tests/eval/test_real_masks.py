@@ -7,7 +7,7 @@ from scipy.ndimage import binary_dilation
 
 from flare_eval.accuracy.scores import score_masks
 from flare_eval.accuracy.surface import surface_distances
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 
 pytestmark = pytest.mark.shared_data
 
@@ -24,7 +24,7 @@ CHANGES = {
 
 
 def check(path):
-    volume = read_nifti(path)
+    volume = read_volume(path)
     x_first = np.asarray(volume.voxels == 1).transpose(2, 1, 0)
     spacing = volume.spacing_mm[::-1]
     for name, change in CHANGES.items():

@@ -235,11 +235,11 @@ def test_a_case_of_one_tile_gives_different_ones_all_the_same(bundle, case, batc
 
 
 def test_tiles_are_those_of_the_runtime(bundle, case):
-    from flare_runtime.imaging.nifti import read_nifti
+    from flare_runtime.imaging.read import read_volume
     from flare_runtime.pipeline.preprocessing import prepare
 
     files = case((40, 40, 40))
-    image = prepare([read_nifti(files[0])], bundle.manifest).image
+    image = prepare([read_volume(files[0])], bundle.manifest).image
     (tiles,) = case_batches([files], bundle.manifest, 4)
     np.testing.assert_array_equal(tiles[0], image[:, :16, :16, :16])
     assert image.shape == (1, 40, 40, 40)

@@ -18,7 +18,7 @@ from flare_runtime import Segmenter
 from flare_runtime.backends.openvino.int8 import cpu_has_int8, decode_ranges, quantisable
 from flare_runtime.backends.openvino.network import OpenVINONetwork
 from flare_runtime.errors import BundleError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import Bundle
 from tests.model_folders import write_model_folder
 
@@ -78,7 +78,7 @@ def test_a_bundle_learns_int8_and_tells_how_it_agrees(bundle, cases, capsys):
     assert set(before.manifest.parity) < set(after.manifest.parity)
     # The record is of what `flare-infer` computes.
     exact, rounded = (
-        Segmenter.load(after, precision=precision).segment(read_nifti(cases[1])).mask for precision in ("fp32", "int8")
+        Segmenter.load(after, precision=precision).segment(read_volume(cases[1])).mask for precision in ("fp32", "int8")
     )
     assert compare(exact, rounded).dice == record.dice
     # Anew: what was there is replaced, but no record is dropped unless that was meant.

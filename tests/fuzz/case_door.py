@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from flare_runtime.segmenter import Segmenter
@@ -35,7 +35,7 @@ class CaseDoor(NiftiDoor):
                 raise CaseError(record.reason or "", record.message or "")
             assert record.status == "done", record
             assert written == ["scan.json", "scan.nii.gz"], written
-            assert read_nifti(target / "scan.nii.gz").shape == record.shape
+            assert read_volume(target / "scan.nii.gz").shape == record.shape
 
 
 def open_door(workspace: Path) -> CaseDoor:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import cli
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from tests.runtime.nifti_files import blobs, nifti_bytes, write_nifti
 
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
@@ -70,7 +70,7 @@ def test_one_file_becomes_a_mask_and_a_record(infer, scan, tmp_path):
     code, err = infer("-i", scan, "-o", tmp_path / "out" / "mask.nii.gz")
     assert code == 0
     assert names(tmp_path / "out") == ["mask.json", "mask.nii.gz"]
-    mask = read_nifti(tmp_path / "out" / "mask.nii.gz")
+    mask = read_volume(tmp_path / "out" / "mask.nii.gz")
     assert mask.shape == (20, 30, 28)
     assert mask.spacing_mm == SPACING
     assert set(np.unique(mask.voxels)) == {0, 1}
@@ -89,14 +89,14 @@ def test_the_command_computes_what_the_library_does(infer, scan, tmp_path, tiny_
     infer("-i", scan, "-o", tmp_path / "mask.nii", "--tta", "--step", "0.25")
     segmenter = Segmenter.load(tiny_bundle, precision="fp32", threads=1, tta=True, step=0.25)
     expected = segmenter.segment(blobs((20, 30, 28)), SPACING).mask
-    np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").voxels, expected)
+    np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii").voxels, expected)
 
 
 def test_options_change_what_is_computed(infer, scan, tmp_path):
     masks = []
     for options in ([], ["--tta"], ["--step", "1"], ["--backend", "onnxruntime"]):
         assert infer("-i", scan, "-o", tmp_path / "mask.nii", *options)[0] == 0
-        masks.append(read_nifti(tmp_path / "mask.nii").voxels)
+        masks.append(read_volume(tmp_path / "mask.nii").voxels)
     plain, mirrored, wide, other_engine = masks
     assert (plain != mirrored).any()
     assert (plain != wide).any()
@@ -108,7 +108,7 @@ def test_an_all_zero_scan_is_done_with_no_lesions(infer, tmp_path):
     code, err = infer("-i", scan, "-o", tmp_path / "mask.nii.gz")
     assert code == 0
     assert "zero: 0 lesion(s), 0.00 ml" in err
-    assert not read_nifti(tmp_path / "mask.nii.gz").voxels.any()
+    assert not read_volume(tmp_path / "mask.nii.gz").voxels.any()
     assert json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))["lesions"] == []
 
 
@@ -145,7 +145,7 @@ def test_an_old_result_is_replaced(infer, scan, tmp_path):
     write_nifti(tmp_path / "mask.nii.gz", np.zeros((2, 3, 4), np.uint8))
     assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz")[0] == 0
     assert infer("-i", scan, "-o", tmp_path / "mask.nii.gz")[0] == 0
-    assert read_nifti(tmp_path / "mask.nii.gz").shape == (20, 30, 28)
+    assert read_volume(tmp_path / "mask.nii.gz").shape == (20, 30, 28)
 
 
 def test_the_text_of_a_header_is_left_out_unless_it_is_asked_for(infer, tmp_path):
@@ -156,7 +156,7 @@ def test_the_text_of_a_header_is_left_out_unless_it_is_asked_for(infer, tmp_path
     assert b"Jane" not in mask.read_bytes()
     assert b"Doe" not in mask.read_bytes()
     infer("-i", scan, "-o", mask, "--keep-header-text")
-    header = read_nifti(mask).source
+    header = read_volume(mask).source
     assert {name: bytes(header[name]).rstrip(b"\0") for name in text} == text
 
 
@@ -442,7 +442,7 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
         f"flare-infer: {'terminated' if code == 143 else 'interrupted'}; finished cases are kept"
     ]
     assert names(out) == ["a.json", "a.nii.gz"]
-    assert read_nifti(out / "a.nii.gz").shape == (16, 16, 16)
+    assert read_volume(out / "a.nii.gz").shape == (16, 16, 16)
     report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert [case["case"] for case in report["cases"]] == ["a"]
     assert (report["complete"], report["not_begun"]) == (False, ["b"])

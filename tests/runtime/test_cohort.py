@@ -11,7 +11,7 @@ import pytest
 
 from flare_runtime import Segmenter
 from flare_runtime.errors import DeviceError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
@@ -55,7 +55,7 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
     record = run(segmenter_of())["a"]
     assert record.status == "done"
     assert results(tmp_path) == ["a.json", "a.nii.gz"]
-    mask = read_nifti(tmp_path / "out" / "a.nii.gz")
+    mask = read_volume(tmp_path / "out" / "a.nii.gz")
     np.testing.assert_array_equal(mask.voxels, image() > 0)
     written = json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))
     assert written["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "a.nii.gz").read_bytes()).hexdigest()
@@ -79,7 +79,18 @@ def test_nothing_found_is_a_finished_case_with_no_lesions(tmp_path, run, voxels)
     write_nifti(tmp_path / "in" / "a.nii.gz", voxels, spacing_mm=ONE_MM)
     assert run(segmenter_of())["a"].status == "done"
     assert json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))["lesions"] == []
-    assert not read_nifti(tmp_path / "out" / "a.nii.gz").voxels.any()
+    assert not read_volume(tmp_path / "out" / "a.nii.gz").voxels.any()
+
+
+def test_channels_in_different_places_are_refused_and_the_others_are_done(tmp_path, run):
+    moved = {"srow_z": [0, 0, 1, 1063], "qoffset_z": 1063}  # 1.07 m above the others
+    for name, fields in (("apart_0000", {}), ("apart_0001", moved), ("near_0000", {}), ("near_0001", {})):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM, **fields)
+    network = ArithmeticNetwork(lambda tiles: np.concatenate([-tiles[:, :1], tiles[:, :1]], axis=1))
+    records = run(segmenter_of(network, channels=[RAW, {**RAW, "name": "PET"}]))
+    assert (records["apart"].status, records["apart"].reason) == ("refused", "channel_mismatch")
+    assert "the image of PET lies up to 1.07e+03 mm off, against that of raw" in records["apart"].message
+    assert results(tmp_path) == ["apart.json", "near.json", "near.nii.gz"]
 
 
 def test_a_bad_case_is_refused_and_the_others_are_done(tmp_path, run):
@@ -198,7 +209,7 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
 
     def reading(path, max_voxels):
         read.append(path.name[0])
-        return read_nifti(path, max_voxels)
+        return read_volume(path, max_voxels)
 
     class Waiting(ArithmeticNetwork):
         """Takes until the next case has been read, and a little longer for one more than that."""
@@ -213,7 +224,7 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
             seen.append("".join(read))
             return super().run(tiles)
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
     records = run(segmenter_of(Waiting(), patch=[16, 16, 16]))
     assert seen == ["ab", "abc", "abcd", "abcd"]
     assert [record.status for record in records.values()] == ["done"] * 4
@@ -226,7 +237,7 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
     scans = []
 
     def reading(path, max_voxels):
-        volume = read_nifti(path, max_voxels)
+        volume = read_volume(path, max_voxels)
         scans.append(weakref.ref(volume.voxels))
         return volume
 
@@ -236,7 +247,7 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
         counts.append(sum(scan() is not None for scan in scans))
         return np.concatenate([-tiles, tiles], axis=1)
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
     run(segmenter_of(ArithmeticNetwork(count), patch=[16, 16, 16]))
     assert len(scans) == len(counts) == 2
     assert counts[-1] == 0

@@ -12,7 +12,7 @@ import pytest
 
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.output import StagedFile, check_folder
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure, commit_result
 from flare_runtime.run.record import CaseRecord, failed_record, sha256_of
@@ -33,7 +33,7 @@ def commit(case, value):
     def record_of(mask_sha256):
         return CaseRecord(case="a", status="done", mask_sha256=mask_sha256)
 
-    template = read_nifti(case.images[0]).template
+    template = read_volume(case.images[0]).template
     return commit_result(case, np.full(SHAPE, value, np.uint8), template, record_of)
 
 
@@ -53,7 +53,7 @@ def test_a_result_is_a_mask_and_a_record_of_it(case):
     for value in (1, 2):  # the second replaces the first
         record = commit(case, value)
         assert names(case) == ["a.json", "a.nii.gz"]
-        assert (read_nifti(case.mask).voxels == value).all()
+        assert (read_volume(case.mask).voxels == value).all()
         assert read_record(case) == record
         assert record.mask_sha256 == sha256_of(case.mask)
 
@@ -94,7 +94,7 @@ def test_an_error_between_the_two_leaves_neither(case, monkeypatch, fails, error
         commit(case, 2)
     # What is left of the earlier result, if anything, is no mask with a record.
     assert names(case) == (["a.nii.gz"] if fails == "mask" else [])
-    assert not case.mask.exists() or (read_nifti(case.mask).voxels == 1).all()
+    assert not case.mask.exists() or (read_volume(case.mask).voxels == 1).all()
 
 
 # A disk that fills up, at a byte of its own, while a result is replaced.
@@ -105,12 +105,12 @@ import numpy as np
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure, commit_result
 from flare_runtime.errors import OutputError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.record import CaseRecord, failed_record
 
 source, mask, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 case = Case("a", {0: source}, mask)
-template = read_nifti(source).template
+template = read_volume(source).template
 labels = np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
@@ -155,7 +155,7 @@ def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
         step += 1
         before = commit(case, 1)
         killed = killed_at(case, step)
-        labels = set(np.unique(read_nifti(case.mask).voxels))
+        labels = set(np.unique(read_volume(case.mask).voxels))
         assert labels in ({1}, {2})
         if case.record.exists():
             assert labels == ({1} if read_record(case) == before else {2})
@@ -220,13 +220,13 @@ def test_a_refusal_is_a_record_and_an_earlier_mask_is_set_aside(case):
     for _ in range(2):
         record = commit_failure(case, refused())
         assert names(case) == ["a.json", "a.stale.nii.gz"]
-        assert (read_nifti(case.stale).voxels == 1).all()
+        assert (read_volume(case.stale).voxels == 1).all()
         assert read_record(case) == record
         assert (record.status, record.reason, record.message) == ("refused", "truncated", "cut short")
         assert record.inputs == [str(case.images[0])]
     commit(case, 2)
     record = commit_failure(case, refused())
-    assert (read_nifti(case.stale).voxels == 2).all()
+    assert (read_volume(case.stale).voxels == 2).all()
     assert [remark.code for remark in record.remarks] == ["stale_mask"]
     assert record.line == "a: refused (truncated): cut short; note: the mask of an earlier run is now a.stale.nii.gz"
 

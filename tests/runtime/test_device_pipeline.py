@@ -7,6 +7,7 @@ import pytest
 
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import GpuMemoryError
+from flare_runtime.imaging.intensities import check_intensities
 from flare_runtime.pipeline.gpu_memory import plans
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
@@ -76,6 +77,20 @@ def test_the_mask_is_the_hosts_and_the_memory_within_the_plan(model, index):
     assert result.remarks == expected.remarks
     assert 0 < device.memory.peak <= chosen[0].peak_bytes
     assert type(result.mask) is np.ndarray
+
+
+@pytest.mark.parametrize(("model", "index"), product(["two classes", "masked z-score"], range(5)))
+def test_voxels_that_are_no_numbers_are_the_background_there_too(model, index):
+    host, on_device, device, chosen = segmenters(model, index=index)
+    (volume,) = scan()
+    voxels = volume.voxels.astype(np.float32)
+    voxels[5, 10:13, 20:30] = np.nan
+    volume = check_intensities(Volume.of_array(voxels, volume.spacing_mm))
+    expected, result = host.segment(volume), on_device.segment(volume)
+    assert len(np.unique(expected.mask)) > 1
+    np.testing.assert_array_equal(result.mask, expected.mask)
+    assert [remark.code for remark in result.remarks] == ["nonfinite"]
+    assert 0 < device.memory.peak <= chosen[0].peak_bytes
 
 
 @pytest.mark.parametrize("index", range(5))

@@ -15,7 +15,7 @@ import pytest
 
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Grid
 from flare_runtime.pipeline.gpu_memory import CaseSize
 from flare_runtime.pipeline.host_memory import HostMemory, network_bytes
@@ -163,7 +163,7 @@ def cases_of(tmp_path):
 def test_a_scan_that_cannot_be_held_is_refused_by_its_header(tmp_path, monkeypatch, available):
     (tmp_path / "in").mkdir()
     write_nifti(tmp_path / "in" / "a.nii.gz", np.zeros((40, 200, 200), np.int16))
-    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", lambda *_: pytest.fail("it was read"))
     available(2)
     (record,) = segment_cases(raw_segmenter(), cases_of(tmp_path))
     assert (record.status, record.reason) == ("refused", "too_little_memory")
@@ -185,14 +185,14 @@ def test_the_next_scan_is_read_while_one_is_segmented_where_there_is_room(
         events.append(path.name[0])
         if len(events) > 1:
             both_read.set()
-        return read_nifti(path, max_voxels)
+        return read_volume(path, max_voxels)
 
     def logits(tiles):
         both_read.wait(0.3)
         events.append("|")
         return np.concatenate([-tiles, tiles], axis=1)
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", reading)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
     segmenter = raw_segmenter(ArithmeticNetwork(logits), patch=[16, 32, 32])
     volume = Volume.of_array(image, (2.0, 1.0, 1.0))
     available((segmenter.memory.peak_of([volume.grid]) - image.nbytes) / MIB + spare_mib)

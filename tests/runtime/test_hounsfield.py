@@ -8,7 +8,7 @@ import pytest
 
 from flare_phantom.phantom import make_phantom, thigh_case
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.hounsfield import check_hounsfield
 
@@ -192,8 +192,8 @@ def real_scans(folder):
     """Yield the name and volume of every scan there is, DICOM slices stacked as they come."""
     sitk = pytest.importorskip("SimpleITK")
     for path in sorted(folder.glob("sts/images/*.nii.gz")):
-        yield path.name, read_nifti(path)
-    yield "abdomen_3mm", read_nifti(folder / "ct/abdomen_3mm.nii.gz")
+        yield path.name, read_volume(path)
+    yield "abdomen_3mm", read_volume(folder / "ct/abdomen_3mm.nii.gz")
     for name in ("abdomen_jpeg2000", "head_tilted", "liver_metastases_5mm", "three_slices"):
         files = sorted((folder / f"ct/{name}_dicom").iterdir())
         slices = [sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[0] for file in files]
@@ -227,7 +227,7 @@ def check_normalised(hounsfield, name):
 
 @pytest.mark.shared_data
 def test_a_real_phantom_stored_in_bytes_is_taken(shared_data):
-    image = nib.load(shared_data / "ct/head_phantom_sheared.nii.gz")  # which `read_nifti` refuses for its shear
+    image = nib.load(shared_data / "ct/head_phantom_sheared.nii.gz")  # which `read_volume` refuses for its shear
     hounsfield = np.asarray(image.dataobj, np.float32).T
     assert finding(hounsfield) is None
     assert finding(hounsfield, 1, 1024)
@@ -237,4 +237,4 @@ def test_a_real_phantom_stored_in_bytes_is_taken(shared_data):
 
 @pytest.mark.shared_data
 def test_a_real_image_of_grey_levels_is_refused(shared_data):
-    assert "hardly any voxel lies below -20" in finding(read_nifti(shared_data / "ct/head_phantom_oblique.nii.gz"))
+    assert "hardly any voxel lies below -20" in finding(read_volume(shared_data / "ct/head_phantom_oblique.nii.gz"))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
 from flare_runtime.imaging.nifti_mask import mask_header
+from flare_runtime.imaging.read import read_volume
 from tests.runtime.nifti_files import CODES, blobs, nifti_bytes, noise, sform_fields, write_nifti
 
 SPACING = (3.0, 2.0, 1.5)
@@ -30,7 +30,7 @@ def codes(volume):
 def read_or_reason(path):
     """Return the volume and None, or None and why it was refused."""
     try:
-        return read_nifti(path), None
+        return read_volume(path), None
     except CaseError as error:
         return None, error.reason
 
@@ -66,7 +66,7 @@ def test_every_real_type_and_byte_order_equals_its_oracle(itk, tmp_path, kind, e
     low, high = (max(info.min, -5000), min(info.max, 5000)) if info else (-5000, 5000)
     voxels = np.random.default_rng(1).uniform(low, high, (4, 5, 6)).astype(kind)
     path = write_nifti(tmp_path / "a.nii.gz", voxels, endianness=endianness, version=version)
-    volume = read_nifti(path)
+    volume = read_volume(path)
     # SimpleITK reads no NIfTI-2.
     expected, spacing = itk_read(itk, path) if version == 1 else nibabel_read(path)
     np.testing.assert_array_equal(volume.voxels, voxels)
@@ -81,7 +81,7 @@ def test_every_real_type_and_byte_order_equals_its_oracle(itk, tmp_path, kind, e
 def test_names_do_not_change_what_is_read(tmp_path, name):
     data = PACKED if name.lower().endswith("gz") else PLAIN
     (tmp_path / name).write_bytes(data)
-    volume = read_nifti(tmp_path / name)
+    volume = read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     assert codes(volume) == []
 
@@ -92,18 +92,18 @@ def test_scaling_equals_simpleitk(itk, tmp_path, slope, intercept, kind):
     voxels = np.random.default_rng(1).integers(0, 255, (4, 5, 6)).astype(kind)
     path = write_nifti(tmp_path / "a.nii.gz", voxels, scl_slope=slope, scl_inter=intercept)
     expected, _ = itk_read(itk, path)
-    np.testing.assert_allclose(intensities(read_nifti(path)), expected, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(intensities(read_volume(path)), expected, rtol=1e-6, atol=1e-4)
 
 
 @pytest.mark.parametrize("slope", [0, np.nan, np.inf])
 @pytest.mark.parametrize("intercept", [0, -1024, np.nan])
 def test_a_slope_that_is_no_number_counts_as_one(tmp_path, slope, intercept):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, scl_slope=slope, scl_inter=intercept))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", VOXELS, scl_slope=slope, scl_inter=intercept))
     np.testing.assert_array_equal(intensities(volume), VOXELS)
 
 
 def test_an_intercept_that_is_no_number_counts_as_zero(tmp_path):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, scl_slope=2, scl_inter=np.nan))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", VOXELS, scl_slope=2, scl_inter=np.nan))
     np.testing.assert_array_equal(intensities(volume), 2.0 * VOXELS)
 
 
@@ -114,44 +114,44 @@ def test_units_are_converted_as_simpleitk_does(itk, tmp_path, unit):
     path = write_nifti(
         tmp_path / "a.nii", VOXELS, xyzt_units=unit, pixdim=[1, *sides, 0, 0, 0, 0], **sform_fields(np.diag(sides))
     )
-    assert read_nifti(path).spacing_mm == pytest.approx(itk_read(itk, path)[1], rel=1e-6)
+    assert read_volume(path).spacing_mm == pytest.approx(itk_read(itk, path)[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("fields", [{"sform_code": 0}, {"qform_code": 0}, {"qform_code": 0, "sform_code": 0}])
 def test_spacing_equals_simpleitk_whatever_orientation_is_given(itk, tmp_path, fields):
     path = write_nifti(tmp_path / "a.nii", VOXELS, spacing_mm=(2.5, 0.7890625, 0.7890625), **fields)
-    assert read_nifti(path).spacing_mm == itk_read(itk, path)[1]
+    assert read_volume(path).spacing_mm == itk_read(itk, path)[1]
 
 
 def test_a_slight_disagreement_of_sform_and_pixdim_is_settled_as_simpleitk_does(itk, tmp_path):
     path = write_nifti(tmp_path / "a.nii", VOXELS, **sform_fields(np.diag([1.505, 2.0, 3.0])))
-    assert read_nifti(path).spacing_mm == pytest.approx(itk_read(itk, path)[1], rel=1e-6)
+    assert read_volume(path).spacing_mm == pytest.approx(itk_read(itk, path)[1], rel=1e-6)
 
 
 def test_a_fourth_axis_of_length_one_is_dropped(tmp_path):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, dim=[4, 8, 7, 6, 1, 1, 1, 1]))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", VOXELS, dim=[4, 8, 7, 6, 1, 1, 1, 1]))
     np.testing.assert_array_equal(volume.voxels, VOXELS)
 
 
 def test_voxels_may_start_late(tmp_path):
     data = nifti_bytes(VOXELS, vox_offset=1000)
     (tmp_path / "a.nii").write_bytes(data[:352] + bytes(1000 - 352) + data[352:])
-    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii").voxels, VOXELS)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").voxels, VOXELS)
 
 
 def test_the_path_may_be_a_string(tmp_path):
-    assert read_nifti(str(write_nifti(tmp_path / "a.nii", VOXELS))).shape == (6, 7, 8)
+    assert read_volume(str(write_nifti(tmp_path / "a.nii", VOXELS))).shape == (6, 7, 8)
 
 
 @pytest.mark.parametrize(("slices", "expected"), [(1, ["few_slices"]), (2, ["few_slices"]), (3, [])])
 def test_few_slices_are_remarked_upon(tmp_path, slices, expected):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", noise((slices, 7, 8))))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", noise((slices, 7, 8))))
     assert volume.shape == (slices, 7, 8)
     assert codes(volume) == expected
 
 
 def test_one_voxel_is_read(tmp_path):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii.gz", np.array([[[42]]], np.int16)))
+    volume = read_volume(write_nifti(tmp_path / "a.nii.gz", np.array([[[42]]], np.int16)))
     assert (volume.shape, volume.voxels.item()) == ((1, 1, 1), 42)
 
 
@@ -173,7 +173,7 @@ ODD = {
 @pytest.mark.parametrize(("name", "data", "code"), ODD.values(), ids=ODD.keys())
 def test_odd_files_are_read_and_remarked_upon(tmp_path, name, data, code):
     (tmp_path / name).write_bytes(data)
-    volume = read_nifti(tmp_path / name)
+    volume = read_volume(tmp_path / name)
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     assert volume.spacing_mm == SPACING
     assert codes(volume) == [code]
@@ -181,7 +181,7 @@ def test_odd_files_are_read_and_remarked_upon(tmp_path, name, data, code):
 
 def test_several_gzip_members_need_no_remark(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"".join(gzip.compress(PLAIN[i : i + 100]) for i in range(0, len(PLAIN), 100)))
-    volume = read_nifti(tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     assert codes(volume) == []
 
@@ -199,26 +199,35 @@ def with_bad_voxels(count, bad, kind="f4"):
 @pytest.mark.parametrize("count", [1, 10])
 @pytest.mark.parametrize("kind", ["f4", "f8"])
 @pytest.mark.parametrize("endianness", ["<", ">"])
-def test_a_few_voxels_that_are_no_numbers_become_air(tmp_path, bad, count, kind, endianness):
+def test_a_few_voxels_that_are_no_numbers_become_the_background(tmp_path, bad, count, kind, endianness):
     voxels = with_bad_voxels(count, bad, kind)
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", voxels, endianness=endianness))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", voxels, endianness=endianness))
     expected = np.where(np.isfinite(voxels), voxels, -1024)
-    np.testing.assert_array_equal(volume.voxels, expected)
-    assert codes(volume) == ["nonfinite"]
-    assert str(count) in volume.remarks[0].text
+    np.testing.assert_array_equal(intensities(volume.with_background(-1024)), expected.astype(np.float32))
+    assert (volume.nonfinite, codes(volume)) == (count, ["nonfinite"])
+    assert volume.remarks[0].text == f"{count} voxels are NaN or infinite and count as background"
 
 
-def test_they_become_air_after_scaling_too(tmp_path):
+def test_they_become_the_background_after_scaling_too(tmp_path):
     voxels = with_bad_voxels(5, np.nan)
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", voxels, scl_slope=2, scl_inter=-100))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", voxels, scl_slope=2, scl_inter=-100))
     expected = np.where(np.isfinite(voxels), 2 * voxels - 100, -1024)
-    np.testing.assert_allclose(intensities(volume), expected)
+    np.testing.assert_allclose(intensities(volume.with_background(-1024)), expected)
+
+
+def test_before_anybody_knows_the_modality_they_are_no_numbers(tmp_path):
+    voxels = np.full((20, 10, 10), 5.0)
+    voxels[0, 0, :4] = np.nan, np.inf, -np.inf, 1e300
+    volume = read_volume(write_nifti(tmp_path / "a.nii", voxels))
+    assert volume.nonfinite == 4
+    np.testing.assert_array_equal(intensities(volume)[0, 0, :5], [np.nan] * 4 + [5])
+    np.testing.assert_array_equal(volume.voxels, voxels)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_more_than_one_per_cent_of_them_is_refused(tmp_path, bad):
     with pytest.raises(CaseError, match="11 of 1000") as caught:
-        read_nifti(write_nifti(tmp_path / "a.nii", with_bad_voxels(11, bad)))
+        read_volume(write_nifti(tmp_path / "a.nii", with_bad_voxels(11, bad)))
     assert caught.value.reason == "nonfinite"
 
 
@@ -227,13 +236,13 @@ def test_numbers_beyond_float32_never_reach_the_network(tmp_path):
     path = write_nifti(tmp_path / "a.nii", voxels)
     volume, reason = read_or_reason(path)
     assert reason in {None, "nonfinite"}
-    assert volume is None or np.isfinite(intensities(volume)).all()
+    assert volume is None or np.isfinite(intensities(volume.with_background(0))).all()
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2", "i4", "f4"])
 def test_one_value_may_be_scaled_to_one_value(tmp_path, kind):
     voxels = np.full((4, 5, 6), 7, kind)
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", voxels, scl_slope=1e-30, scl_inter=-1024))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", voxels, scl_slope=1e-30, scl_inter=-1024))
     assert np.unique(intensities(volume)).tolist() == [-1024]
 
 
@@ -261,7 +270,7 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
         vox_offset=1000,
     )
     path.write_bytes(path.read_bytes()[:352] + bytes(1000 - 352) + voxels.astype(f"{endianness}f4").tobytes())
-    template = read_nifti(path).template
+    template = read_volume(path).template
     source = template.source
     before = source.binaryblock
     data = mask_header((6, 7, 8), template)
@@ -283,7 +292,7 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
 def test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept(tmp_path, version):
     fields = {"descrip": b"Doe^Jane", "aux_file": b"Jane", "intent_name": b"of Jane"}
     fields |= {"db_name": b"Doe", "data_type": b"Jane"} if version == 1 else {"unused_str": b"Doe"}
-    template = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, version=version, **fields)).template
+    template = read_volume(write_nifti(tmp_path / "a.nii", VOXELS, version=version, **fields)).template
     left_out, kept = (mask_header((6, 7, 8), template, keep_text=keep) for keep in (False, True))
     assert b"Jane" not in left_out
     assert b"Doe" not in left_out
@@ -293,7 +302,7 @@ def test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept(tmp_path, ve
 
 @pytest.mark.parametrize("fields", [sform_fields(np.full((3, 3), np.nan)), {"quatern_d": np.inf}])
 def test_a_masks_header_has_nothing_that_was_not_believed(tmp_path, fields):
-    volume = read_nifti(write_nifti(tmp_path / "a.nii", VOXELS, **fields))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", VOXELS, **fields))
     data = mask_header(volume.shape, volume.template) + bytes(VOXELS.size)
     (tmp_path / "mask.nii").write_bytes(data)
     image = nib.load(tmp_path / "mask.nii")
@@ -309,7 +318,7 @@ def test_a_masks_header_has_nothing_that_was_not_believed(tmp_path, fields):
 @pytest.mark.parametrize("name", ["ct/abdomen_3mm.nii.gz", "sts/images/STS_001_0000.nii.gz"])
 def test_real_volumes_equal_simpleitk(itk, shared_data, name):
     path = shared_data / name
-    volume = read_nifti(path)
+    volume = read_volume(path)
     expected, spacing = itk_read(itk, path)
     np.testing.assert_array_equal(intensities(volume), expected)
     assert volume.spacing_mm == spacing
@@ -319,7 +328,7 @@ def test_real_volumes_equal_simpleitk(itk, shared_data, name):
 @pytest.mark.shared_data
 def test_a_real_oblique_volume_equals_simpleitk(itk, shared_data):
     path = shared_data / "ct/head_phantom_oblique.nii.gz"
-    volume = read_nifti(path)
+    volume = read_volume(path)
     expected, spacing = itk_read(itk, path)
     np.testing.assert_array_equal(intensities(volume), expected)
     assert volume.spacing_mm == pytest.approx(spacing, rel=1e-6)
@@ -328,5 +337,5 @@ def test_a_real_oblique_volume_equals_simpleitk(itk, shared_data):
 @pytest.mark.shared_data
 def test_a_real_sheared_volume_is_refused(shared_data):
     with pytest.raises(CaseError, match="right angles") as caught:
-        read_nifti(shared_data / "ct/head_phantom_sheared.nii.gz")
+        read_volume(shared_data / "ct/head_phantom_sheared.nii.gz")
     assert caught.value.reason == "sheared"

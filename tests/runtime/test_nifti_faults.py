@@ -13,14 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from tests.runtime.nifti_files import nifti_bytes, noise, sform_fields, write_nifti
 from tests.runtime.test_nifti import PACKED, PLAIN, SPACING, VOXELS, flipped, read_or_reason
 
 # --- refused files
-
-WITH_NAN = VOXELS.astype("f4")
-WITH_NAN[0, 0, 0] = np.nan
 
 
 def other_type(code, bits, item):
@@ -94,7 +91,6 @@ REFUSED = {
         "bad_scaling",
     ),
     "a slope that single precision takes for 0": (nifti_bytes(VOXELS, scl_slope=1e-300, version=2), "bad_scaling"),
-    "air beyond what the slope can store": (nifti_bytes(WITH_NAN, scl_slope=1e-38), "nonfinite"),
     "big-endian, zero dimension": (nifti_bytes(VOXELS, endianness=">", dim=[3, 8, 0, 6, 1, 1, 1, 1]), "bad_dimensions"),
     "big-endian, half of the voxels": (nifti_bytes(VOXELS, endianness=">")[:-300], "truncated"),
     "big-endian, NaN spacing": (
@@ -128,7 +124,7 @@ REFUSED = {
 def test_files_that_cannot_be_trusted_are_refused(tmp_path, name, data, reason):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(CaseError) as caught:
-        read_nifti(tmp_path / name)
+        read_volume(tmp_path / name)
     assert caught.value.reason == reason
     assert str(caught.value).startswith(f"{name}: ")
     assert "\n" not in str(caught.value)
@@ -136,7 +132,7 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path, name, data, reason):
 
 def test_a_missing_file_is_unreadable(tmp_path):
     with pytest.raises(CaseError, match=r"missing\.nii") as caught:
-        read_nifti(tmp_path / "missing.nii")
+        read_volume(tmp_path / "missing.nii")
     assert caught.value.reason == "unreadable"
 
 
@@ -175,9 +171,9 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path, kind, make):
     script = (
         "import sys\n"
         "from flare_runtime.errors import CaseError\n"
-        "from flare_runtime.imaging.nifti import read_nifti\n"
+        "from flare_runtime.imaging.read import read_volume\n"
         "try:\n"
-        "    read_nifti(sys.argv[1])\n"
+        "    read_volume(sys.argv[1])\n"
         "except CaseError as error:\n"
         "    print(error.reason, error)\n"
     )
@@ -193,7 +189,7 @@ def test_a_pipe_with_a_writer_is_not_read_either(tmp_path):
     try:
         os.write(descriptor, PLAIN)
         with pytest.raises(CaseError) as caught:
-            read_nifti(path)
+            read_volume(path)
     finally:
         os.close(descriptor)
     assert caught.value.reason == "not_a_file"
@@ -202,14 +198,14 @@ def test_a_pipe_with_a_writer_is_not_read_either(tmp_path):
 def test_a_link_to_a_regular_file_is_read(tmp_path):
     write_nifti(tmp_path / "a.nii.gz", VOXELS)
     (tmp_path / "link.nii.gz").symlink_to("a.nii.gz")
-    np.testing.assert_array_equal(read_nifti(tmp_path / "link.nii.gz").voxels, VOXELS)
+    np.testing.assert_array_equal(read_volume(tmp_path / "link.nii.gz").voxels, VOXELS)
 
 
 def test_the_largest_size_is_the_callers_choice(tmp_path):
     path = write_nifti(tmp_path / "a.nii", VOXELS)
-    assert read_nifti(path, max_voxels=VOXELS.size).shape == VOXELS.shape
+    assert read_volume(path, max_voxels=VOXELS.size).shape == VOXELS.shape
     with pytest.raises(CaseError, match="--max-voxels") as caught:
-        read_nifti(path, max_voxels=VOXELS.size - 1)
+        read_volume(path, max_voxels=VOXELS.size - 1)
     assert caught.value.reason == "too_large"
 
 
@@ -225,13 +221,13 @@ def test_a_small_file_that_promises_gigabytes_is_refused_without_taking_them(tmp
     path = write_nifti(tmp_path / name, VOXELS, spacing_mm=(1.0, 1.0, 1.0), **fields)
     script = (
         "import resource, sys\n"
-        "from flare_runtime.imaging.nifti import read_nifti\n"
+        "from flare_runtime.imaging.read import read_volume\n"
         "from flare_runtime.errors import CaseError\n"
         "import nibabel.nifti2, isal.igzip_lib\n"
         "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20),) * 2)\n"
         "try:\n"
-        "    read_nifti(sys.argv[1])\n"
+        "    read_volume(sys.argv[1])\n"
         "except CaseError as error:\n"
         "    print(error.reason)\n"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from flare_runtime import cli
 from flare_runtime.errors import UsageError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.run import run_loop
 from flare_runtime.run.cases import find_cases
 from tests.runtime.nifti_files import blobs, write_nifti
@@ -70,7 +70,7 @@ def test_one_odd_file_keeps_the_name_that_was_given(tmp_path, tiny_bundle):
     mask = tmp_path / os.fsdecode(b"\xfe.nii")
     code, err = command("-i", scan, "-o", mask, "-m", tiny_bundle)
     assert (code, err.decode().splitlines()[-1].partition(": ")[0]) == (0, r"\xff")
-    assert read_nifti(mask).shape == (16, 16, 16)
+    assert read_volume(mask).shape == (16, 16, 16)
     assert json.loads(mask.with_suffix(".json").read_text(encoding="utf-8"))["mask"] == rf"{tmp_path}/\xfe.nii"
 
 
@@ -158,7 +158,7 @@ def test_a_case_that_fails_for_an_unforeseen_reason_shows_why_when_asked(tmp_pat
     def fail(*_arguments, **_options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_nifti", fail)
+    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", fail)
     scan = write_nifti(tmp_path / "a.nii", np.zeros((9, 9, 9), np.int16), spacing_mm=SPACING)
     arguments = ["-i", str(scan), "-o", str(tmp_path / "b.nii"), "-m", str(tiny_bundle)]
     for option in ("--quiet", "--verbose"):

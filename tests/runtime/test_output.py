@@ -15,7 +15,7 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.imaging.file_names import strip_suffix
 from flare_runtime.imaging.geometry import Geometry
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Template, Volume
 from flare_runtime.imaging.write import write_mask
 from tests.runtime.nifti_files import noise, sform_fields, write_nifti
@@ -36,7 +36,7 @@ def random_mask(shape=SHAPE, seed=0):
 
 
 def source_template(tmp_path, **fields):
-    return read_nifti(write_nifti(tmp_path / "source.nii", noise(SHAPE), **fields)).template
+    return read_volume(write_nifti(tmp_path / "source.nii", noise(SHAPE), **fields)).template
 
 
 # --- replacing
@@ -113,12 +113,12 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from flare_runtime.errors import OutputError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.run.record import write_json
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
-template = read_nifti(source).template
+template = read_volume(source).template
 mask = np.random.default_rng(0).integers(0, 256, (40, 50, 60)).astype(np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
@@ -170,11 +170,11 @@ def test_a_mask_comes_back_with_the_geometry_of_the_image(tmp_path, name, versio
         xyzt_units=2 | 8,
         **sform_fields(columns, offset=(0.1, -200.25, 31.75)),
     )
-    volume = read_nifti(source)
+    volume = read_volume(source)
     mask = random_mask()
     write_mask(tmp_path / name, mask, volume.template)
 
-    written = read_nifti(tmp_path / name)
+    written = read_volume(tmp_path / name)
     np.testing.assert_array_equal(written.voxels, mask)
     assert written.voxels.dtype == np.uint8
     assert written.spacing_mm == volume.spacing_mm
@@ -189,7 +189,7 @@ def test_simpleitk_sees_mask_and_image_on_one_grid(tmp_path, fields):
     itk = pytest.importorskip("SimpleITK")
     source = write_nifti(tmp_path / "source.nii.gz", noise(SHAPE), **fields)
     mask = random_mask()
-    write_mask(tmp_path / "mask.nii.gz", mask, read_nifti(source).template)
+    write_mask(tmp_path / "mask.nii.gz", mask, read_volume(source).template)
     image, written = itk.ReadImage(str(source)), itk.ReadImage(str(tmp_path / "mask.nii.gz"))
     np.testing.assert_array_equal(itk.GetArrayFromImage(written), mask)
     assert written.GetPixelID() == itk.sitkUInt8
@@ -201,7 +201,7 @@ def test_simpleitk_sees_mask_and_image_on_one_grid(tmp_path, fields):
 def test_a_transposed_mask_is_written_in_its_own_order(tmp_path):
     mask = random_mask((8, 7, 6)).transpose(2, 1, 0)
     write_mask(tmp_path / "mask.nii", mask, source_template(tmp_path))
-    np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").voxels, mask)
+    np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii").voxels, mask)
 
 
 def oblique():
@@ -229,12 +229,12 @@ def test_a_mask_of_an_image_that_is_no_nifti_file_lies_where_its_geometry_says(t
     left_posterior = written.TransformIndexToPhysicalPoint((4, 3, 2))
     np.testing.assert_allclose(left_posterior, (-expected[0], -expected[1], expected[2]), atol=1e-5)
     assert itk.GetArrayFromImage(written)[2, 3, 4] == 7
-    assert oblique().difference(read_nifti(tmp_path / "mask.nii.gz").geometry) is None
+    assert oblique().difference(read_volume(tmp_path / "mask.nii.gz").geometry) is None
 
 
 def test_a_mask_of_an_image_whose_place_is_unknown_says_so(tmp_path):
     write_mask(tmp_path / "mask.nii", random_mask(), Volume.of_array(random_mask(), (3.0, 2.0, 1.5)).template)
-    written = read_nifti(tmp_path / "mask.nii")
+    written = read_volume(tmp_path / "mask.nii")
     assert ([remark.code for remark in written.remarks], written.spacing_mm) == (["no_orientation"], (3.0, 2.0, 1.5))
 
 
@@ -249,7 +249,7 @@ def test_a_side_longer_than_nifti_1_can_count_makes_a_nifti_2_file(tmp_path):
 
 def test_a_mask_names_no_patient(tmp_path):
     source = write_nifti(tmp_path / "source.nii", noise(SHAPE), descrip=b"Doe^Jane", db_name=b"Doe")
-    write_mask(tmp_path / "mask.nii", random_mask(), read_nifti(source).template)
+    write_mask(tmp_path / "mask.nii", random_mask(), read_volume(source).template)
     assert b"Doe" not in (tmp_path / "mask.nii").read_bytes()
 
 
@@ -264,7 +264,7 @@ def test_a_mask_larger_than_the_writers_chunks_is_whole(tmp_path):
     mask = np.zeros((9, 1000, 1000), np.uint8)
     mask[4, 100:200, 300:400] = 1
     mask[8, -1, -1] = 2
-    template = read_nifti(write_nifti(tmp_path / "source.nii.gz", np.zeros(mask.shape, np.uint8))).template
+    template = read_volume(write_nifti(tmp_path / "source.nii.gz", np.zeros(mask.shape, np.uint8))).template
     write_mask(tmp_path / "mask.nii.gz", mask, template)
     assert gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())[352:] == mask.tobytes()
     assert (tmp_path / "mask.nii.gz").stat().st_size < mask.size / 100

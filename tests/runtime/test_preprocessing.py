@@ -5,6 +5,7 @@ import pytest
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.intensities import check_intensities
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.preprocessing import prepare
 from tests.runtime.manifests import make_manifest, manifest_fields
@@ -55,6 +56,32 @@ def test_zeros_around_the_image_are_cropped_off():
     prepared = prepare([Volume.of_array(voxels, ONE_MM)], manifest)
     assert sides(prepared.crop) == ((3, 13), (4, 15), (5, 17))
     np.testing.assert_array_equal(prepared.image, np.full((1, 10, 11, 12), 7))
+
+
+@pytest.mark.parametrize(
+    ("channel", "background"),
+    [(CT, -1024), (RAW, 0), (MASKED, 0), ({"name": "MR", "normalisation": {"scheme": "zscore"}}, 0)],
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers_are_air_in_a_ct_and_zero_elsewhere(channel, background, bad):
+    manifest = make_manifest(channels=[channel], spacing_mm=ONE_MM)
+    voxels = blobs((20, 24, 22)).astype(np.float32)
+    voxels[:, :, 0] = -1000
+    where = np.random.default_rng(0).choice(voxels.size, 50, replace=False)
+    voxels.reshape(-1)[where] = background
+    expected = prepare([check_intensities(Volume.of_array(voxels.copy(), ONE_MM))], manifest)
+    voxels.reshape(-1)[where] = bad
+    prepared = prepare([check_intensities(Volume.of_array(voxels, ONE_MM))], manifest)
+    np.testing.assert_array_equal(prepared.image, expected.image)
+    assert np.isfinite(prepared.image).all()
+    assert np.count_nonzero(~np.isfinite(voxels)) == 50  # the caller's array is left as it was
+
+
+def test_nothing_but_zeros_and_voxels_that_are_no_numbers_is_none():
+    voxels = np.zeros((9, 9, 9), np.float32)
+    voxels[4, 4, 4] = np.nan
+    volume = check_intensities(Volume.of_array(voxels, ONE_MM))
+    assert prepare([volume], make_manifest(channels=[MASKED])) is None
 
 
 def test_nothing_but_zeros_is_none():

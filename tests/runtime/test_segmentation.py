@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from flare_runtime import Segmenter, read_nifti
+from flare_runtime import Segmenter, read_volume
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
@@ -32,20 +32,20 @@ def scan(tmp_path):
 def test_a_saved_mask_is_that_of_the_command_byte_for_byte(segmenter, scan, tmp_path, name):
     (record,) = segment_cases(segmenter, find_cases(scan, tmp_path / "command" / name, 1))
     assert record.status == "done"
-    saved = segmenter.segment(read_nifti(scan)).save(tmp_path / "new" / "folder" / name)
+    saved = segmenter.segment(read_volume(scan)).save(tmp_path / "new" / "folder" / name)
     assert saved == tmp_path / "new" / "folder" / name
     assert saved.read_bytes() == (tmp_path / "command" / name).read_bytes()
 
 
 def test_an_array_becomes_a_mask_with_its_spacing(segmenter, tmp_path):
     result = segmenter.segment(np.full((4, 5, 6), 50.0), (3.0, 2.0, 1.5))
-    mask = read_nifti(result.save(str(tmp_path / "mask.nii")))
+    mask = read_volume(result.save(str(tmp_path / "mask.nii")))
     np.testing.assert_array_equal(mask.voxels, result.mask)
     assert mask.spacing_mm == (3.0, 2.0, 1.5)
 
 
 def test_a_mask_replaces_a_mask_and_nothing_else(segmenter, scan, tmp_path, tiny_bundle):
-    result = segmenter.segment(read_nifti(scan))
+    result = segmenter.segment(read_volume(scan))
     for _ in range(2):
         result.save(tmp_path / "mask.nii.gz")
     model = shutil.copytree(tiny_bundle, tmp_path / "model")

@@ -15,7 +15,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_train.data.cases import MADE_LABELS, find_cases
 from flare_train.data.inspection import CaseFacts, inspect_case
 from flare_train.data.partial_labels import IGNORE, with_ignored
@@ -102,7 +102,7 @@ def test_a_made_label_has_the_geometry_and_the_lesions_of_the_original(facts, ra
     np.testing.assert_array_equal(ours.affine, theirs.affine)
     for key in ("pixdim", "qform_code", "sform_code", "xyzt_units", "srow_x", "srow_y", "srow_z"):
         np.testing.assert_array_equal(ours.header[key], theirs.header[key])
-    label = read_nifti(raw / "labelsTr" / "STS_000.nii.gz").voxels
+    label = read_volume(raw / "labelsTr" / "STS_000.nii.gz").voxels
     np.testing.assert_array_equal(label, with_ignored(LESION == 1, SPACING, 3.0))
     assert np.unique(label).tolist() == [0, 1, 2]
 
@@ -128,7 +128,7 @@ def test_labels_are_kept_rebuilt_and_removed_as_the_selection_goes(facts, raw):
     (third,) = made(raw)
     assert third != second
     assert (raw / "labelsTr" / "STS_000.nii.gz").resolve() == third.resolve()
-    assert read_nifti(third).voxels[0, 0, 0] == 1
+    assert read_volume(third).voxels[0, 0, 0] == 1
     make(facts, raw, partial=())
     assert not (raw / MADE_LABELS).exists()
     assert (raw / "labelsTr" / "STS_000.nii.gz").resolve() == Path(facts[0].label)

@@ -17,8 +17,7 @@ from flare_eval.sources import source_of
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.file_names import is_stale, strip_suffix
-from flare_runtime.imaging.nifti import SUFFIXES
+from flare_runtime.imaging.file_names import is_image_name, strip_suffix
 
 TOLERANCE_MM = 2.0
 # Below this Dice the challenge gives no surface score.
@@ -73,8 +72,7 @@ def _by_case(folder: Path) -> dict[str, Path]:
         files = sorted(folder.iterdir())
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    files = [path for path in files if path.name.lower().endswith(SUFFIXES) and path.name[0] != "."]
-    return {visible(strip_suffix(path.name)): path for path in files if not is_stale(path)}
+    return {visible(strip_suffix(path.name)): path for path in files if is_image_name(path.name)}
 
 
 def evaluate(

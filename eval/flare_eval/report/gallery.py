@@ -14,8 +14,9 @@ from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.nifti import AIR_HU, read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.pipeline.crop import mask_box
+from flare_runtime.pipeline.normalisation import AIR_HU
 
 # Around the lesion there is this much of the body, and no cut is smaller than the second number.
 _MARGIN_MM = 40.0
@@ -71,7 +72,7 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     Raises:
         CaseError: where a file is absent or cannot be read, or the grids differ.
     """
-    image = read_nifti(find_image(images, case.case))
+    image = read_volume(find_image(images, case.case))
     _, truth = read_labels(Path(case.reference))
     mask = read_labels(Path(case.prediction))[1] if case.prediction else np.zeros_like(truth)
     if not image.shape == truth.shape == mask.shape:
@@ -87,7 +88,7 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
         return turn.volume(np.pad(voxels, beyond, constant_values=outside))
 
     # Only what is cut out becomes floating point: a whole-body CT would take gigabytes.
-    shown = cut(image.intensities(image.voxels[box]), AIR_HU)
+    shown = cut(image.with_background(AIR_HU).intensities(image.voxels[box]), AIR_HU)
     return draw_overlay(shown, turn.spacing(image.spacing_mm), cut(mask[box], 0), cut(truth[box], 0))
 
 

@@ -19,7 +19,7 @@ from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.network import Ensemble
 from flare_runtime.errors import BundleError, OutputError, UsageError
 from flare_runtime.files.output import check_folder, replacing
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.model.manifest import BundleFile, Manifest, Parity, encode_manifest
 from flare_runtime.pipeline.preprocessing import prepare
@@ -112,7 +112,7 @@ def _file(network: BundleFile, ranges: Mapping[str, ActivationRange]) -> tuple[B
 def case_tiles(cases: Sequence[Sequence[Path]], manifest: Manifest) -> Iterator[FloatArray]:
     """Yield tiles (1, channels, z, y, x) that cover every case once, as the network takes them."""
     for channels in cases:
-        prepared = prepare([read_nifti(path) for path in channels], manifest)
+        prepared = prepare([read_volume(path) for path in channels], manifest)
         if prepared is None:
             continue
         _, z, y, x = prepared.image.shape
@@ -162,7 +162,7 @@ def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callab
     exact = Segmenter.load(rounded.bundle, device="cpu", precision="fp32")
     say(HEADING)
     for channels in cases:
-        volumes = [read_nifti(path) for path in channels]
+        volumes = [read_volume(path) for path in channels]
         found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
         name = case_name(channels)
         say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground_voxels:>11}")

@@ -13,7 +13,7 @@ from flare_export.parity.agreement import compare
 from flare_runtime.backends.synthetic_patch import structured_patch
 from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray
 from flare_runtime.errors import UsageError
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.manifest import Agreement, Manifest
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.preprocessing import prepare
@@ -71,7 +71,7 @@ def case_batches(cases: Sequence[Sequence[Path]], manifest: Manifest, batch: int
     """
     wanted = -(-_TILES // batch) * batch
     for files in cases:
-        prepared = prepare([read_nifti(path) for path in files], manifest)
+        prepared = prepare([read_volume(path) for path in files], manifest)
         if prepared is None:
             raise UsageError(f"{files[0]}: holds nothing but zeros; verify with another case")
         tiles = np.stack(list(islice(_different_tiles(prepared.image, manifest, wanted), wanted)))

@@ -11,7 +11,7 @@ from flare_export.parity.agreement import compare
 from flare_export.parity.case_files import case_name
 from flare_export.parity.nnunet_reference import NnunetReference, largest_margin
 from flare_export.source.model_folder import ModelFolder
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.manifest import Agreement, Parity
 from flare_runtime.segmenter import Segmenter
 
@@ -79,7 +79,7 @@ def measure_case_parity(
     oracle = NnunetReference(folder, tta=tta)
     for channels in cases:
         expected = oracle.predict(channels)
-        volumes = [read_nifti(path) for path in channels]
+        volumes = [read_volume(path) for path in channels]
         for segmenter in segmenters:
             manifest = segmenter.bundle.manifest
             mask = segmenter.segment(volumes).mask

@@ -1,22 +1,72 @@
-"""How the files of images and masks are named."""
+"""How files of images and masks are named: channel 0 of a case is <case>_0000.nii.gz or <case>.nii.gz, as its mask."""
 
+import re
 from pathlib import Path
 
-from flare_runtime.imaging.nifti import SUFFIXES
+from flare_runtime.files.naming import visible
+from flare_runtime.imaging.read import image_suffixes
+from flare_runtime.imaging.write import mask_suffixes
 
+# Of masks that are written into a folder.
+MASK_SUFFIX = ".nii.gz"
 # Ends the stem of a mask of an earlier run that was set aside.
 STALE = ".stale"
-_STALE_SUFFIXES = tuple(STALE + suffix for suffix in SUFFIXES)
+_NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
 
 
-def is_stale(path: Path) -> bool:
-    """Whether a NIfTI file's name is that of a mask that was set aside, which is an input of nothing."""
-    return path.name.lower().endswith(_STALE_SUFFIXES)
+def image_name(case: str, channel: int = 0) -> str:
+    """Return the name of a channel's file in nnU-Net's folders."""
+    return f"{case}_{channel:04d}{MASK_SUFFIX}"
+
+
+def mask_name(case: str) -> str:
+    """Return the name of a case's mask in a folder."""
+    return f"{case}{MASK_SUFFIX}"
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image that can be read; neither hidden files nor masks set aside are."""
+    return name.lower().endswith(image_suffixes()) and name[0] != "." and not is_stale(name)
+
+
+def is_mask_name(name: str) -> bool:
+    """Whether a mask can be written to a file of this name."""
+    return name.endswith(mask_suffixes())
+
+
+def is_stale(name: str) -> bool:
+    """Whether a file's name is that of a mask that was set aside, which is an input of nothing."""
+    stem = strip_suffix(name)
+    return stem != name and stem.lower().endswith(STALE)
 
 
 def strip_suffix(name: str) -> str:
-    """Return a NIfTI file's name without .nii or .nii.gz."""
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    """Return the name of an image's or a mask's file without .nii, .nii.gz or the suffix of another format."""
+    found = [suffix for suffix in (*image_suffixes(), *mask_suffixes()) if name.lower().endswith(suffix)]
+    return name[: -max(map(len, found))] if found else name
+
+
+def split_channel(name: str) -> tuple[str, int | None]:
+    """Return the case and the channel that a file's name says; None where it ends in no number of four digits."""
+    stem = strip_suffix(name)
+    match = _NUMBERED.fullmatch(stem)
+    return (match["case"], int(match["channel"])) if match else (stem, None)
+
+
+def case_name(path: Path) -> str:
+    """Return what a case is called whose channel 0 is this file, as it is shown everywhere; see `visible`."""
+    case, channel = split_channel(path.name)
+    return visible(strip_suffix(path.name) if channel else case)
+
+
+def other_channel(path: Path, channel: int) -> Path | None:
+    """Return where another channel lies beside a case's channel 0; None where that file's name has no number 0."""
+    case, number = split_channel(path.name)
+    suffix = path.name[len(strip_suffix(path.name)) :]
+    return path.with_name(f"{case}_{channel:04d}{suffix}") if number == 0 else None
+
+
+def find_image(folder: Path, case: str) -> Path | None:
+    """Return the file of a case's channel 0 in a folder, None where there is none."""
+    names = (f"{case}{number}{suffix}" for suffix in image_suffixes() for number in ("_0000", ""))
+    return next((folder / name for name in names if (folder / name).is_file()), None)

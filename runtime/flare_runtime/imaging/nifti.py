@@ -1,68 +1,40 @@
 """Strict NIfTI reading: what cannot be trusted is refused, never filled in."""
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flare_runtime.compute.arrays import AnyArray, Shape3
+from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, ByteStream
 from flare_runtime.imaging.nifti_header import HEADER_BYTES, forget_invalid, grid_geometry, grid_shape, grid_spacing
-from flare_runtime.imaging.volume import Grid, Remark, Volume, slabs
-
-SUFFIXES = (".nii.gz", ".nii")
-DEFAULT_MAX_VOXELS = 2_000_000_000
-AIR_HU = -1024.0
-MAX_NONFINITE_SHARE = 0.01
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-# An image of fewer intensities, though its voxels have more, was ruined by its header.
-_MIN_LEVELS = 100
+from flare_runtime.imaging.volume import Grid, Remark, Volume
 
 _REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
 
 
-def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
-    """Read a single-file NIfTI-1 or NIfTI-2 image, gzip-compressed or not.
+class NiftiReader:
+    """Reads single-file NIfTI-1 and NIfTI-2, gzip-compressed or not, whatever the name says.
 
-    The whole stream is decoded and its checksum compared, the header's numbers are tested before memory is taken,
-    and non-finite voxels become air.
-
-    Raises:
-        CaseError: with `reason` one of `unreadable`, `not_a_file`, `not_nifti`, `truncated`, `corrupt`,
-            `bad_dimensions`, `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared`,
-            `spacing_mismatch`, `bad_scaling`, `nonfinite`.
+    Refuses with one of the reasons `not_a_file`, `not_nifti`, `truncated`, `corrupt`, `bad_dimensions`,
+    `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared` and `spacing_mismatch`.
     """
-    with _opened(Path(path)) as stream:
-        return _read(stream, max_voxels)
 
+    suffixes = (".nii.gz", ".nii")
 
-def read_grid(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Grid:
-    """Read what the header of a NIfTI image says of its voxels, and nothing of them.
-
-    Raises:
-        CaseError: as `read_nifti` does for what is wrong with the header.
-    """
-    with _opened(Path(path)) as stream:
-        header, _ = _read_header(stream)
-        shape, dtype = _checked_size(stream, header, max_voxels)
-        return Grid(shape, grid_spacing(header, shape)[0], dtype.itemsize)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[ByteStream]:
-    """Open a file, and let every error begin with its name."""
-    try:
+    def read_volume(self, path: Path, max_voxels: int) -> Volume:
+        """Read an image; its whole stream is decoded and the checksum compared."""
         with ByteStream(path) as stream:
-            yield stream
-    except OSError as error:
-        raise CaseError("unreadable", f"{path}: {error.strerror or error}") from error
-    except CaseError as error:
-        text = str(error)
-        raise CaseError(error.reason, text if text.startswith(path.name) else f"{path.name}: {text}") from error
+            return _read(stream, max_voxels)
+
+    def read_grid(self, path: Path, max_voxels: int) -> Grid:
+        """Read what the header says of the voxels."""
+        with ByteStream(path) as stream:
+            header, _ = _read_header(stream)
+            shape, dtype = _checked_size(stream, header, max_voxels)
+            return Grid(shape, grid_spacing(header, shape)[0], dtype.itemsize)
 
 
 def _read(stream: ByteStream, max_voxels: int) -> Volume:
@@ -89,14 +61,10 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
         notes.append(Remark("trailing_bytes", "bytes after the last voxel were ignored"))
     notes += stream.remarks
     notes += _name_remarks(stream)
-    if shape[0] < 3:
-        notes.append(Remark("few_slices", f"the volume has only {shape[0]} slice(s)"))
 
     if not dtype.isnative:
         voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
     slope, intercept = _scaling(header)
-    notes += _fill_nonfinite(voxels, slope, intercept)
-    _check_scaling(voxels, slope, intercept)
     return Volume(voxels, grid_geometry(header, shape, spacing_mm), slope, intercept, header, tuple(notes))
 
 
@@ -151,37 +119,3 @@ def _scaling(header: Any) -> tuple[float, float]:
     if not np.isfinite(slope) or slope == 0:
         return 1.0, 0.0
     return slope, intercept if np.isfinite(intercept) else 0.0
-
-
-def _fill_nonfinite(voxels: AnyArray, slope: float, intercept: float) -> list[Remark]:
-    """Set NaN and infinite voxels to air in place; refuse an image with too many of them."""
-    if voxels.dtype.kind != "f":
-        return []
-    count = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for part in slabs(len(voxels), 8):
-            bad = ~(np.abs(voxels[part] * np.float64(slope) + intercept) <= _FLOAT32_MAX)
-            found = int(np.count_nonzero(bad))
-            if found:
-                count += found
-                voxels[part][bad] = (AIR_HU - intercept) / slope
-    if count > MAX_NONFINITE_SHARE * voxels.size:
-        raise CaseError("nonfinite", f"{count} of {voxels.size} voxels are NaN or infinite; at most 1 % is allowed")
-    return [Remark("nonfinite", f"{count} NaN or infinite voxels were set to {AIR_HU:g}")] if count else []
-
-
-def _check_scaling(voxels: AnyArray, slope: float, intercept: float) -> None:
-    """Refuse a slope and an intercept that make intensities infinite, or nearly all the same in single precision."""
-    if (slope, intercept) == (1.0, 0.0):
-        return
-    low, high = float(voxels.min()), float(voxels.max())
-    first, last = slope * low + intercept, slope * high + intercept
-    largest = max(abs(first), abs(last))
-    scaling = f"the slope {slope:g} and the intercept {intercept:g}"
-    if not largest <= _FLOAT32_MAX:
-        raise CaseError("nonfinite", f"{scaling} make voxels of {low:g} to {high:g} infinite; mend the header")
-    levels = _MIN_LEVELS if voxels.dtype.kind == "f" else min(high - low, _MIN_LEVELS)
-    if low != high and abs(last - first) < levels * float(np.spacing(np.float32(largest))):
-        raise CaseError(
-            "bad_scaling", f"{scaling} leave hardly a difference of voxels of {low:g} to {high:g}; mend the header"
-        )

@@ -64,6 +64,8 @@ class Volume:
         source: what a mask in the image's own file format copies, such as a NIfTI header; only that format's reader
             and writer know what it is. None for an image that came from no file.
         remarks: what the reader found odd.
+        nonfinite: how many voxels are NaN or infinite, or would be in float32; None where nobody has counted.
+        background: the intensity that those voxels count as; NaN until somebody who knows the modality says it.
 
     Raises:
         UsageError: where the voxels are not those of the grid.
@@ -75,6 +77,8 @@ class Volume:
     intercept: float = 0.0
     source: object = None
     remarks: tuple[Remark, ...] = field(default=())
+    nonfinite: int | None = None
+    background: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.voxels.shape != self.geometry.shape:
@@ -108,9 +112,19 @@ class Volume:
 
     def intensities(self, part: AnyArray) -> FloatArray:
         """Return `part`, a piece of `voxels`, as float32 intensities in new memory."""
-        if self.slope == 1.0 and self.intercept == 0.0:
-            return part.astype(np.float32)
-        return (part * np.float64(self.slope) + self.intercept).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # of voxels that were counted as infinite
+            if self.slope == 1.0 and self.intercept == 0.0:
+                values = part.astype(np.float32)
+            else:
+                values = (part * np.float64(self.slope) + self.intercept).astype(np.float32)
+        if self.nonfinite:
+            fill = self.background
+            np.nan_to_num(values, copy=False, nan=fill, posinf=fill, neginf=fill)
+        return values
+
+    def with_background(self, intensity: float) -> "Volume":
+        """Return the volume with its voxels that are NaN or infinite counting as `intensity`."""
+        return replace(self, background=intensity)
 
     def transposed(self, axes: tuple[int, int, int]) -> "Volume":
         """Return a view with its axes in another order: axis i of the result is axis `axes[i]` of this one."""

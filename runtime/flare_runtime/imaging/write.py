@@ -31,7 +31,11 @@ class MaskWriter(Protocol):
 
 
 WRITERS: tuple[MaskWriter, ...] = (NiftiMaskWriter(),)
-MASK_SUFFIXES = tuple(suffix for writer in WRITERS for suffix in writer.suffixes)
+
+
+def mask_suffixes() -> tuple[str, ...]:
+    """Return the ends of the names of all files that a mask can be written to, in lower case."""
+    return tuple(suffix for writer in WRITERS for suffix in writer.suffixes)
 
 
 def write_mask(target: Path, mask: MaskArray, template: Template) -> None:

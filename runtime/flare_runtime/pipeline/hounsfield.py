@@ -7,6 +7,7 @@ import numpy as np
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.volume import Remark, Volume
+from flare_runtime.pipeline.normalisation import intensity_range
 
 # Enough to tell shares of a per mille; 512 x 512 x 300 voxels are sorted in milliseconds.
 _SAMPLE_VOXELS = 200_000
@@ -46,8 +47,8 @@ def check_hounsfield(volume: Volume, name: str, *, any_intensity: bool = False) 
     oddity = _oddity(_ordered_sample(volume))
     if oddity is None:
         return ()
-    ends = sorted(volume.slope * float(end) + volume.intercept for end in (volume.voxels.min(), volume.voxels.max()))
-    text = f"{name} is not in Hounsfield units: {oddity} (lowest {ends[0]:.4g}, highest {ends[1]:.4g})"
+    low, high = intensity_range(volume)
+    text = f"{name} is not in Hounsfield units: {oddity} (lowest {low:.4g}, highest {high:.4g})"
     if any_intensity:
         return (Remark("not_hounsfield", text),)
     raise CaseError("not_hounsfield", f"{text}; convert the image, or go on all the same with --any-intensity")

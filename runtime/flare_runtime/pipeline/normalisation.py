@@ -13,6 +13,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.imaging.volume import Volume, slabs
 from flare_runtime.model.manifest import CTScheme, NoScheme, Rescale01Scheme, RGB01Scheme, Scheme, ZScoreScheme
 
+AIR_HU = -1024.0
 _EPSILON = 1e-8
 _SLAB = 8
 
@@ -41,7 +42,7 @@ def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None, device: Device
         mean, std = _mean_and_std(volume, inside if scheme.masked else None)
         apply = _affine(mean, max(std, _EPSILON), None)
         return _masked(apply, inside, device) if scheme.masked and inside is not None else apply
-    low, high = _range(volume)
+    low, high = intensity_range(volume)
     if isinstance(scheme, Rescale01Scheme):
         return _affine(low, max(high - low, _EPSILON), None)
     if isinstance(scheme, RGB01Scheme):
@@ -49,6 +50,14 @@ def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None, device: Device
             raise CaseError("not_rgb", f"intensities span {low:g} to {high:g}; this model takes 0 to 255")
         return _affine(0.0, 255.0, None)
     raise AssertionError(scheme)
+
+
+def background(scheme: Scheme) -> float:
+    """Return the intensity that voxels of a channel count as which are NaN or infinite: air in a CT, else 0.
+
+    nnU-Net v2 lets one such voxel make every voxel of a z-scored channel NaN; v1 took it for 0, as this does.
+    """
+    return AIR_HU if isinstance(scheme, CTScheme) else 0.0
 
 
 def _affine(mean: float, std: float, limits: tuple[float, float] | None) -> Normaliser:
@@ -89,6 +98,7 @@ def _mean_and_std(volume: Volume, inside: BoolArray | None) -> tuple[float, floa
     return mean, float(np.sqrt(squares / count))
 
 
-def _range(volume: Volume) -> tuple[float, float]:
+def intensity_range(volume: Volume) -> tuple[float, float]:
+    """Return the lowest and the highest intensity of a volume."""
     ranges = [(float(piece.min()), float(piece.max())) for piece in _pieces(volume, None)]
     return min(low for low, _ in ranges), max(high for _, high in ranges)

@@ -68,7 +68,10 @@ def prepare(
         CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `plan` does.
     """
     _check_channels(channels, manifest)
-    volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
+    volumes = [
+        volume.with_background(normalisation.background(channel.normalisation)).transposed(manifest.transpose_forward)
+        for volume, channel in zip(channels, manifest.channels, strict=True)
+    ]
     crop = nonzero_box(volumes)
     if crop is None:
         return None

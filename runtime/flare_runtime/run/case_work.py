@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_runtime.compute.box import Box
-from flare_runtime.imaging.nifti import DEFAULT_MAX_VOXELS
+from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.tiling import TileGrid

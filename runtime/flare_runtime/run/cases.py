@@ -1,7 +1,6 @@
 """Which cases an input holds and where their masks go, settled before any work is done."""
 
 import os
-import re
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,12 +12,18 @@ from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
-from flare_runtime.imaging.file_names import STALE, is_stale, strip_suffix
-from flare_runtime.imaging.nifti import SUFFIXES
+from flare_runtime.imaging.file_names import (
+    STALE,
+    is_image_name,
+    is_mask_name,
+    is_stale,
+    mask_name,
+    other_channel,
+    split_channel,
+    strip_suffix,
+)
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask
 from flare_runtime.run.record import is_record
-
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
 
 def _check_outputs(cases: Sequence[Case]) -> None:
     for case in cases:
-        if any(is_stale(path) for path in (*case.images.values(), case.mask)):
+        if any(is_stale(path.name) for path in (*case.images.values(), case.mask)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
     images = [image for case in cases for image in case.images.values()]
     masks = (path for case in cases for path in (case.mask, case.stale))
@@ -100,42 +105,41 @@ def _unreadable(source: Path, error: OSError) -> UsageError:
 
 
 def _single(source: Path, target: Path, channels: int) -> Case:
-    name, channel = _split(source)
+    name, channel = split_channel(source.name)
     if channel:
         name = strip_suffix(source.name)
     if _is_there_as(Path.is_dir, target):
-        target = target / f"{name}.nii.gz"
-    if not target.name.endswith(SUFFIXES):
+        target = target / mask_name(name)
+    if not is_mask_name(target.name):
         raise UsageError(f"{target}: the output for a file is a .nii.gz or .nii file, or a folder that exists")
     images = {0: source}
-    if channel == 0:
-        others = (source.with_name(source.name.replace("_0000.", f"_{i:04d}.")) for i in range(1, channels))
-        images |= {i: other for i, other in enumerate(others, start=1) if other.exists()}
+    for index in range(1, channels):
+        if (other := other_channel(source, index)) and other.exists():
+            images[index] = other
     return Case(visible(name), images, target)
 
 
 def _folder(source: Path, target: Path, channels: int) -> list[Case]:
-    if _is_there_as(Path.is_file, target) or target.name.endswith(SUFFIXES):
+    if _is_there_as(Path.is_file, target) or is_mask_name(target.name):
         raise UsageError(f"{target}: the output for a folder is a folder")
     try:
         names = sorted(os.listdir(source))  # noqa: PTH208 (thousands of names are sorted much faster than paths)
     except OSError as error:
         raise _unreadable(source, error) from error
-    files = [source / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    files = [path for path in files if not is_stale(path)]
+    files = [source / name for name in names if is_image_name(name)]
     if not files:
         dicom = any(name.lower().endswith(".dcm") for name in names)
         other = " (DICOM series have to be converted to NIfTI first)" if dicom else ""
         raise UsageError(f"{source}: holds no .nii or .nii.gz file{other}")
     found: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in files:
-        name, channel = _split(path)
-        if channel in found[name]:
-            raise _same_mask(found[name][channel], path, name)
-        found[name][channel] = path
+        name, channel = split_channel(path.name)
+        if (channel or 0) in found[name]:
+            raise _same_mask(found[name][channel or 0], path, name)
+        found[name][channel or 0] = path
     if channels == 1:
         found = _without_numbers(found)
-    return [Case(visible(name), images, target / f"{name}.nii.gz") for name, images in found.items()]
+    return [Case(visible(name), images, target / mask_name(name)) for name, images in found.items()]
 
 
 def _without_numbers(found: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
@@ -151,10 +155,4 @@ def _without_numbers(found: dict[str, dict[int, Path]]) -> dict[str, dict[int, P
 
 
 def _same_mask(first: Path, second: Path, name: str) -> UsageError:
-    return UsageError(f"{first.name} and {second.name} would both be written to {name}.nii.gz; move one")
-
-
-def _split(path: Path) -> tuple[str, int]:
-    stem = strip_suffix(path.name)
-    match = _CHANNEL.fullmatch(stem)
-    return (match["case"], int(match["channel"])) if match else (stem, 0)
+    return UsageError(f"{first.name} and {second.name} would both be written to {mask_name(name)}; move one")

@@ -10,7 +10,7 @@ from time import perf_counter
 from flare_runtime.compute.available_memory import available_bytes
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.nifti import DEFAULT_MAX_VOXELS, read_grid, read_nifti
+from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.run.cases import Case
@@ -80,7 +80,7 @@ class _ReadAhead:
 
     def read(self, case: Case) -> list[Volume]:
         """Read the images of a case."""
-        return [read_nifti(path, self._max_voxels) for path in self._files(case)]
+        return [read_volume(path, self._max_voxels) for path in self._files(case)]
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:
         """Return what a case that is read leaves of the memory while it is segmented; None where nobody knows."""

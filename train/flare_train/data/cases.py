@@ -92,7 +92,7 @@ def _files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(set(folders) - _PASSED_OVER, key=lambda name: (Path(place, name).is_symlink(), name))
         for name in sorted(names):
             path = place / name
-            if name.endswith(SUFFIX) and not name.startswith(".") and not is_stale(path):
+            if name.endswith(SUFFIX) and not name.startswith(".") and not is_stale(name):
                 yield path
 
 

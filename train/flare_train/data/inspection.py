@@ -16,10 +16,11 @@ from flare_eval.labels import label_values
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError, DeviceError, UsageError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.crop import mask_box
 from flare_runtime.pipeline.lesions import find_lesions
+from flare_runtime.pipeline.normalisation import AIR_HU
 from flare_train.data.cases import TrainingCase
 
 _PERCENTILES = (0.5, 50.0, 99.5)
@@ -137,7 +138,7 @@ def _read(facts: CaseFacts, kind: str, path: object) -> Volume | None:
         facts.add(f"missing_{kind}", f"{facts.stem}: there is no {kind}")
         return None
     try:
-        return read_nifti(str(path))
+        return read_volume(str(path))
     except CaseError as error:
         facts.add(f"{error.reason}_{kind}", visible(error))
     except MemoryError:
@@ -164,7 +165,8 @@ def _add_intensities(facts: CaseFacts, image: Volume, mask: AnyArray) -> None:
     box = mask_box(mask)
     if box is None:
         return
-    under = image.intensities(image.voxels[box][mask[box]]).astype(np.float64)  # in which differences are finite
+    hounsfield = image.with_background(AIR_HU).intensities(image.voxels[box][mask[box]])
+    under = hounsfield.astype(np.float64)  # in which differences are finite
     facts.foreground_percentiles_hu = [round(float(value), 2) for value in np.percentile(under, _PERCENTILES)]
     step = max(len(under) // _SAMPLES, 1)
     facts.foreground_hu = [round(float(value), 1) for value in np.sort(under)[step // 2 :: step]]

@@ -24,7 +24,7 @@ from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError, OutputError, UsageError
 from flare_runtime.files.output import check_folder
-from flare_runtime.imaging.nifti import read_nifti
+from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.pipeline.crop import mask_box
 from flare_train.data.cases import SUFFIX
@@ -145,7 +145,7 @@ def _exhaust(written: Iterable[None], count: int) -> None:
 
 def _write(one: PartialLabel, folder: Path) -> None:
     try:
-        original = read_nifti(one.original)
+        original = read_volume(one.original)
     except CaseError as error:
         raise UsageError(f"{error}; inspect the data set again") from error
     lesion = label_values(original) == 1

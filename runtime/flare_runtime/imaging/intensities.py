@@ -1,0 +1,71 @@
+"""Whether the intensities of an image, of whatever modality and file format, can be computed with."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from flare_runtime.compute.arrays import AnyArray
+from flare_runtime.errors import CaseError
+from flare_runtime.imaging.volume import Remark, Volume, slabs
+
+MAX_NONFINITE_SHARE = 0.01
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# An image of fewer intensities, though its voxels have more, was ruined by its header.
+_MIN_LEVELS = 100
+_SLAB = 8
+
+
+def check_intensities(volume: Volume) -> Volume:
+    """Return the volume with the number of its voxels that are NaN or infinite, and a remark if there are any.
+
+    Raises:
+        CaseError: `nonfinite` where they are more than MAX_NONFINITE_SHARE, or where slope and intercept make integers
+            infinite; `bad_scaling` where slope and intercept leave hardly a difference of the voxels.
+    """
+    count, low, high = _survey(volume)
+    if count > MAX_NONFINITE_SHARE * volume.voxels.size:
+        raise CaseError(
+            "nonfinite", f"{count} of {volume.voxels.size} voxels are NaN or infinite; at most 1 % is allowed"
+        )
+    if (volume.slope, volume.intercept) != (1.0, 0.0):
+        _check_scaling(volume, low, high)
+    if not count:
+        return replace(volume, nonfinite=0)
+    remark = Remark("nonfinite", f"{count} voxels are NaN or infinite and count as background")
+    return replace(volume, nonfinite=count, remarks=(*volume.remarks, remark))
+
+
+def _survey(volume: Volume) -> tuple[int, float, float]:
+    """Return how many voxels no finite float32 intensity can be made of, and the lowest and highest of the others."""
+    voxels = volume.voxels
+    if voxels.dtype.kind != "f":
+        return 0, float(voxels.min()), float(voxels.max())
+    count, low, high = 0, np.inf, -np.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in slabs(len(voxels), _SLAB):
+            good = _finite(voxels[part], volume.slope, volume.intercept)
+            bad = good.size - int(np.count_nonzero(good))
+            count += bad
+            values = voxels[part][good] if bad else voxels[part]
+            if values.size:
+                low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return count, low, high
+
+
+def _finite(voxels: AnyArray, slope: float, intercept: float) -> AnyArray:
+    scaled = voxels if (slope, intercept) == (1.0, 0.0) else voxels * np.float64(slope) + intercept
+    return np.asarray(np.abs(scaled) <= _FLOAT32_MAX)
+
+
+def _check_scaling(volume: Volume, low: float, high: float) -> None:
+    """Refuse a slope and an intercept that make intensities infinite, or nearly all the same in single precision."""
+    first, last = volume.slope * low + volume.intercept, volume.slope * high + volume.intercept
+    largest = max(abs(first), abs(last))
+    scaling = f"the slope {volume.slope:g} and the intercept {volume.intercept:g}"
+    if not largest <= _FLOAT32_MAX:
+        raise CaseError("nonfinite", f"{scaling} make voxels of {low:g} to {high:g} infinite; mend the header")
+    levels = _MIN_LEVELS if volume.voxels.dtype.kind == "f" else min(high - low, _MIN_LEVELS)
+    if low != high and abs(last - first) < levels * float(np.spacing(np.float32(largest))):
+        raise CaseError(
+            "bad_scaling", f"{scaling} leave hardly a difference of voxels of {low:g} to {high:g}; mend the header"
+        )
