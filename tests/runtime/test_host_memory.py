@@ -110,13 +110,24 @@ def test_more_than_there_is_is_refused_with_both_figures(available):
     with pytest.raises(
         CaseError, match=r"needs about 1,1\d\d MiB, the scan included, 1,1\d\d MiB are to be had"
     ) as caught:
-        memory_of(coming_bytes=lambda: 80 * MIB).check(CHEST)
+        memory_of(compiling_bytes=lambda: 80 * MIB).check(CHEST)
     assert caught.value.reason == "too_little_memory"
     assert "use a machine with more memory" in str(caught.value)
     memory_of().check(CHEST)
     available(memory_of().need(CHEST).peak / MIB - 151)
     with pytest.raises(CaseError, match="needs about"):
         memory_of().check(CHEST)
+
+
+def test_probabilities_of_two_classes_need_nine_bytes_a_voxel_beside_the_scores(available):
+    # 78.6 million voxels of the scan, 16.4 million scores of four bytes.
+    shape, padded = (300, 512, 512), (250, 256, 256)
+    available(9 * 75 + 62.5 + 1)
+    memory_of().check_probabilities(shape, padded)
+    available(9 * 75 + 62.5 - 1)
+    with pytest.raises(CaseError, match="needs about 737 MiB, the probabilities included, 736 MiB are to be had"):
+        memory_of().check_probabilities(shape, padded)
+    HostMemory(MANIFEST).check_probabilities(shape, padded)  # a GPU has the scores
 
 
 def test_before_reading_only_what_is_certain_is_asked_for(available):

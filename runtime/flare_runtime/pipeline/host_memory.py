@@ -1,4 +1,4 @@
-"""The machine's memory: whether a case fits, said before the work instead of being killed in it; giving it back."""
+"""How much of the machine's memory a case takes, so that one that does not fit is refused before the work begins."""
 
 import ctypes
 import logging
@@ -6,28 +6,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from flare_runtime.compute.arrays import Shape3
 from flare_runtime.compute.available_memory import MORE_MEMORY, available_bytes
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.volume import Grid
 from flare_runtime.model.manifest import Manifest, ZScoreScheme
+from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import MIB, CaseSize, by_axis, restoring_bytes
 from flare_runtime.pipeline.interpolation import BAND, band_bytes
 from flare_runtime.pipeline.resampling import ROWS, SLAB
 
 _LOG = logging.getLogger(__name__)
 _FLOAT = 4
-# What compiling takes beside the weights, and how often it holds those.
-_ENGINE_BYTES, _WEIGHTS = 96 * MIB, 5
+# Compiling a network takes this much, and this many copies of its weights.
+_COMPILER_BYTES, _COPIES_OF_WEIGHTS = 96 * MIB, 5
 
 
 @dataclass(frozen=True)
 class HostNeed:
-    """What a case takes of the machine's memory stage by stage, in bytes, beside a process that waits for one.
+    """The memory that a case takes in each stage, in bytes, on top of what the process takes before it.
 
     Attributes:
-        scan: the images as read.
-        preparing: the scan, the image on the network's grid, and what is resampled in plane.
-        running: the image, the blended scores, and the network over a tile. The scan has been let go.
+        scan: reading the images.
+        preparing: the scan, the image on the network's grid, and the scan resampled in plane.
+        running: the image, the blended scores, and the network on a tile. The scan has been freed.
         restoring: the image, the scores, and the mask.
     """
 
@@ -38,33 +40,34 @@ class HostNeed:
 
     @property
     def peak(self) -> int:
-        """The most at any time."""
+        """The stage that takes most, in bytes."""
         return max(self.scan, self.preparing, self.running, self.restoring)
 
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What the cases of one model take of the machine's memory, and whether there is as much.
+    """Estimates the machine's memory that the cases of one model take, and compares it with what is available.
 
     Attributes:
         manifest: the model.
-        network_bytes: what its networks take while they run; None where that is on a GPU, with image and scores.
-        coming_bytes: gives what the process is still to take for itself, as its network is being compiled.
+        network_bytes: what its networks take while they run. None where they run on a GPU, which then holds the image
+            and the scores as well.
+        compiling_bytes: gives what compiling the networks will still take: 0 once they are compiled.
     """
 
     manifest: Manifest
     network_bytes: int | None = None
-    coming_bytes: Callable[[], int] = lambda: 0
+    compiling_bytes: Callable[[], int] = lambda: 0
 
     def need(self, size: CaseSize) -> HostNeed:
         """Estimate what a case takes."""
         voxels = prod(size.scan)
         if self.network_bytes is None:
             return HostNeed(size.scan_bytes, size.scan_bytes, 0, voxels)
-        # No memory is given for the padding's planes before and behind an image, which are never written to.
+        # The system gives no memory for the planes of padding before and after the image, which are never written to.
         image = size.channels * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
         scores = size.scores * prod(size.padded) * _FLOAT
-        # A tile, its logits, their mean over folds or mirror images, its scores, and the weights they are given.
+        # A tile, its logits, their mean over folds or mirror images, its scores, and the Gaussian weights.
         tile = (size.channels + 2 * size.outputs + size.scores + 1) * prod(size.patch) * _FLOAT
         return HostNeed(
             scan=size.scan_bytes,
@@ -83,15 +86,15 @@ class HostMemory:
         return depth * rows * columns * _FLOAT + max(slab, block) + matrices + self._masking(size)
 
     def _masking(self, size: CaseSize) -> int:
-        """Where a channel is normalised within what is not zero: that mask."""
+        """Return what the mask of non-zero voxels takes, which only some normalisations need."""
         schemes = (channel.normalisation for channel in self.manifest.channels)
         masked = any(isinstance(scheme, ZScoreScheme) and scheme.masked for scheme in schemes)
         return masked * prod(size.crop)
 
     def check(self, size: CaseSize) -> None:
-        """Refuse a case that is in memory already, cropped, and whose work this machine cannot hold.
+        """Refuse a case whose scan has been read, where the work on it takes more memory than there is.
 
-        Whoever holds on to the scan while the network runs needs room for it on top.
+        The scan is taken to be freed before the network runs; a caller that keeps it needs that much more.
 
         Raises:
             CaseError: `too_little_memory`, with both figures.
@@ -101,7 +104,7 @@ class HostMemory:
         self._check(needed, size.scan_bytes)
 
     def check_before_reading(self, channels: Sequence[Grid]) -> None:
-        """Refuse a case by its headers, where even a scan that is nearly all zero would not fit.
+        """Refuse a case by its headers where it would not fit even if all but one of its voxels were zero.
 
         Raises:
             CaseError: `too_little_memory`, with both figures.
@@ -109,32 +112,47 @@ class HostMemory:
         self._check(self.need(self._size(channels, (1, 1, 1))).peak, 0)
 
     def peak_of(self, channels: Sequence[Grid]) -> int:
-        """Estimate what a case takes of whose scan nothing can be left out."""
+        """Estimate what a case takes at most: as much as without a voxel that is zero."""
         grid = channels[0].transposed(self.manifest.transpose_forward)
         return self.need(self._size(channels, grid.shape)).peak
+
+    def check_probabilities(self, shape: Shape3, padded: Shape3) -> None:
+        """Refuse to compute the probabilities of a prepared case where they do not fit beside its scores and its mask.
+
+        Args:
+            shape: of the scan, (z, y, x).
+            padded: of the prepared image, (z, y, x).
+
+        Raises:
+            CaseError: `too_little_memory`, with both figures.
+        """
+        outputs = self.manifest.network.outputs
+        channels = 0 if self.network_bytes is None else Decoder(outputs, self.manifest.regions_class_order).channels
+        needed = channels * prod(padded) * _FLOAT + (outputs * _FLOAT + 1) * prod(shape)
+        self._check(needed, 0, "the probabilities")
 
     def _size(self, channels: Sequence[Grid], crop: tuple[int, int, int]) -> CaseSize:
         grids = [grid.transposed(self.manifest.transpose_forward) for grid in channels]
         return CaseSize.of(grids, crop, self.manifest)
 
-    def _check(self, needed: int, held: int) -> None:
-        """Refuse what needs more than there is, `held` bytes of it being here already."""
+    def _check(self, needed: int, held: int, included: str = "the scan") -> None:
+        """Refuse what needs more than is available, where the process holds `held` bytes of it already."""
         left = available_bytes()
         available = None if left is None else left + held
-        needed += self.coming_bytes()
+        needed += self.compiling_bytes()
         if available is not None and needed > available:
             raise CaseError(
                 "too_little_memory",
-                f"needs about {needed // MIB:,} MiB, the scan included, {available // MIB:,} MiB are to be had; "
+                f"needs about {needed // MIB:,} MiB, {included} included, {available // MIB:,} MiB are to be had; "
                 f"{MORE_MEMORY}",
             )
 
 
 def network_bytes(manifest: Manifest, backend: str, precision: str, folds: int = 1) -> int:
-    """Estimate what the networks take on the CPU while they run, beside their weights.
+    """Estimate what the networks take on the CPU while they run, in addition to their weights.
 
-    OpenVINO holds two tensors of its first stage's features over the patch and a quarter of one, in bfloat16 two of
-    two bytes a voxel and one of four; ONNX Runtime four.
+    The unit is a float32 tensor of the first stage's features over the patch. OpenVINO holds two and a quarter of
+    them in float32, two in bfloat16 (two tensors of half the size and one of the full), and ONNX Runtime four.
     """
     widths = 4 * _FLOAT
     if backend == "openvino":
@@ -143,12 +161,12 @@ def network_bytes(manifest: Manifest, backend: str, precision: str, folds: int =
 
 
 def engine_bytes(manifest: Manifest, folds: int = 1) -> int:
-    """Estimate what compiling the networks takes."""
-    return _ENGINE_BYTES + folds * _WEIGHTS * manifest.network.parameters * _FLOAT
+    """Estimate what compiling the networks takes while it lasts."""
+    return _COMPILER_BYTES + folds * _COPIES_OF_WEIGHTS * manifest.network.parameters * _FLOAT
 
 
 def give_back() -> None:
-    """Return to the system what glibc keeps of freed memory, such as 50 MiB of compiling."""
+    """Return freed memory that glibc keeps to the system: after compiling a network about 50 MiB."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # not glibc
