@@ -19,8 +19,9 @@ from flare_eval.efficiency.gpu import GpuMeter
 from flare_export.parity.agreement import compare
 from flare_runtime import Segmenter
 from flare_runtime.backends.synthetic_patch import structured_patch
-from flare_runtime.compute.device import CudaDevice
+from flare_runtime.compute.device import as_gpu
 from flare_runtime.imaging.read import read_volume
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB
 
 _ENGINES = (("auto", "auto"), ("cudnn", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime", "fp32"))
@@ -43,10 +44,10 @@ def run(args: argparse.Namespace) -> None:
 def tile(bundle: str, backend: str, precision: str, mib: str) -> None:
     """Print the seconds until the network is there, and the milliseconds and the memory of a tile."""
     started = time.perf_counter()
-    segmenter = Segmenter.load(bundle, device="cuda:0", backend=backend, precision=precision, gpu_memory_mib=int(mib))
+    options = RunOptions("cuda:0", backend, precision, gpu_memory_mib=int(mib))
+    segmenter = Segmenter.load(bundle, options)
     loaded = time.perf_counter() - started
-    network, device = segmenter.network, segmenter.device
-    assert isinstance(device, CudaDevice)
+    network, device = segmenter.network, as_gpu(segmenter.device)
     manifest = segmenter.bundle.manifest
     with device.active():
         there = device.upload(structured_patch(len(manifest.channels), manifest.patch))
@@ -69,10 +70,10 @@ def tile(bundle: str, backend: str, precision: str, mib: str) -> None:
 def agreement(bundle: str, *scans: str) -> None:
     """Print how far the masks of scans agree with those of the CPU in float32."""
     images = {Path(scan).name: read_volume(Path(scan)) for scan in scans}
-    on_cpu = Segmenter.load(bundle, device="cpu", precision="fp32")
+    on_cpu = Segmenter.load(bundle, RunOptions(device="cpu", precision="fp32"))
     expected = {name: on_cpu.segment(image).mask for name, image in images.items()}
     for backend, precision in _ENGINES:
-        segmenter = Segmenter.load(bundle, device="cuda:0", backend=backend, precision=precision)
+        segmenter = Segmenter.load(bundle, RunOptions("cuda:0", backend, precision))
         for name, image in images.items():
             result = segmenter.segment(image)
             agreed = compare(expected[name], result.mask)

@@ -19,6 +19,7 @@ from benchmarks.whole_case import run_module
 from flare_runtime.compute.arrays import Shape3, Vector3
 from flare_runtime.imaging.read import read_grid
 from flare_runtime.model.bundle import default_bundle
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.host_memory import give_back
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
@@ -76,9 +77,8 @@ def run(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, int]:
     """Segment a scan in this process, which has to be fresh, and return estimate and measurement in bytes."""
-    segmenter = Segmenter.load(
-        args.model[0], device="cpu", backend=args.backend, precision=args.precision, any_intensity=True
-    )
+    options = RunOptions(device="cpu", backend=args.backend, precision=args.precision, any_intensity=True)
+    segmenter = Segmenter.load(args.model[0], options)
     estimate = segmenter.memory.peak_of([read_grid(args.scan)])
     give_back()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is from now on

@@ -167,20 +167,19 @@ def export_engines(args: argparse.Namespace) -> None:
     from flare_export.engine.export import EngineExport
     from flare_export.parity.case_files import channel_files
     from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey
-    from flare_runtime.compute.device import CudaDevice, open_device, resolve
-    from flare_runtime.errors import OutputError, UsageError
+    from flare_runtime.backends.tensorrt.library import check_builder
+    from flare_runtime.backends.tensorrt.network import CACHE_NAME, engine_key
+    from flare_runtime.compute.device import as_gpu, open_device, resolve
+    from flare_runtime.errors import OutputError
     from flare_runtime.files.cache_folder import cache_folder
     from flare_runtime.model.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
-    from flare_runtime.backends.tensorrt.network import CACHE_NAME, engine_key  # says so where there is no TensorRT
-
-    cases = channel_files(args.verify, len(bundle.manifest.channels))
+    check_builder()
     from flare_export.engine.builder import BuildOptions, TensorRTBuilder, timings_name
 
-    device = open_device(resolve(args.device))
-    if not isinstance(device, CudaDevice):
-        raise UsageError(f"--device {args.device} is no GPU; give cuda:0, cuda:1, ...")
+    cases = channel_files(args.verify, len(bundle.manifest.channels))
+    device = as_gpu(open_device(resolve(args.device)))
     folder = cache_folder(CACHE_NAME)
     if folder is None:
         raise OutputError("no folder for engines that is yours alone; set XDG_CACHE_HOME to a place for one")

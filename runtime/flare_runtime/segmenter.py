@@ -6,21 +6,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
-from flare_runtime.backends.selection import Choice, choose, expected_precision, open_network, read_network
+from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError, UsageError
 from flare_runtime.imaging.volume import Remark, Template, Volume
 from flare_runtime.model.bundle import Bundle, default_bundle
-from flare_runtime.model.manifest import MIN_STEP, CTScheme
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
-from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB, CaseSize, MemoryPlan, smallest_plan
+from flare_runtime.pipeline.gpu_memory import CaseSize, MemoryPlan, smallest_plan
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import find_lesions
@@ -29,11 +30,11 @@ from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore
 from flare_runtime.segmentation import Segmentation
 
-CROPS = ("nonzero", "body")
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them.
 MAX_LESIONS = 10_000
 # Decides what of a case is on a GPU, None for the host; may refuse the case.
 Plan: TypeAlias = Callable[[CaseSize], MemoryPlan | None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Segmenter:
     memory is that of one case, for which it was checked.
 
     Example:
-        >>> segmenter = Segmenter.load("models/default")
+        >>> segmenter = Segmenter.load("models/default", RunOptions(device="cpu"))
         >>> result = segmenter.segment(read_volume("case_0000.nii.gz"))
         >>> result.mask.sum(), result.lesions
     """
@@ -69,94 +70,61 @@ class Segmenter:
         self,
         bundle: Bundle,
         network: "Network | Future[Network]",
+        options: RunOptions | None = None,
         *,
-        step: float | None = None,
-        tta: bool = False,
-        crop: str = "nonzero",
-        any_intensity: bool = False,
         device: "Device | Future[Device]" = HOST,
         plan: Plan = lambda _size: None,
         memory: HostMemory | None = None,
-        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
+        self.options = options or RunOptions()
         self.memory = memory or HostMemory(bundle.manifest)
         self._network = network
         self._device = device
         self._plan = plan
-        self._threads = threads
         self._rescuer: Network | None = None
         self._turn = RLock()
-        manifest = bundle.manifest
-        self.step = manifest.step if step is None else step
-        if not MIN_STEP <= self.step <= 1:
-            raise UsageError(f"step is {self.step:g}; it must be at least {MIN_STEP} and at most 1")
-        self.tta = tta
-        if crop not in CROPS:
-            raise UsageError(f"crop is {crop!r}; choose one of {', '.join(CROPS)}")
-        if crop == "body" and not isinstance(manifest.channels[0].normalisation, CTScheme):
-            raise UsageError(f"--crop body is for CT; this model takes {manifest.channels[0].name}")
-        self.crop = crop
-        self.any_intensity = any_intensity
-        self._mirror_axes = manifest.mirror_axes if tta else ()
-        self._decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
+        self._decoder = Decoder(bundle.manifest.network.outputs, bundle.manifest.regions_class_order)
 
     @classmethod
     def load(
-        cls,
-        bundle: str | Path | Bundle | None = None,
-        *,
-        device: str = "auto",
-        backend: str = "auto",
-        precision: str = "auto",
-        step: float | None = None,
-        tta: bool = False,
-        crop: str = "nonzero",
-        any_intensity: bool = False,
-        threads: int | None = None,
-        gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB,
-        wait: bool = True,
+        cls, bundle: str | Path | Bundle | None = None, options: RunOptions | None = None, *, wait: bool = True
     ) -> "Segmenter":
         """Open a bundle (the default model where none is named) and compile its network.
 
         Args:
             bundle: folder or zip made by `flare-export`, or one that is open already.
-            device: `auto` (a GPU where one can be used), `cpu` or `cuda:N`.
-            backend: `auto`, `openvino`, `onnxruntime`, `tensorrt` or `cudnn`.
-            precision: `auto`, `fp32`, `bf16`, `int8` or `fp16`; see `flare_runtime.backends.selection.choose`.
-            threads: for the network on the CPU; all cores where None.
-            gpu_memory_mib: the bound of what is taken of a GPU's memory.
-            step: distance of neighbouring tiles as a share of the patch; the bundle's own where None.
-            tta: average over all flips the model was trained for, as nnU-Net does by default.
-            crop: `nonzero` as nnU-Net does, or `body`: the network sees the patient alone, without the air around.
-            any_intensity: segment a CT that is not in Hounsfield units, with a remark, instead of refusing it.
+            options: what to run it on, and how; the defaults where None.
             wait: False compiles in the background, while the first case is read; errors come when it is needed.
 
         Raises:
-            BundleError, DeviceError, UsageError: as `Bundle.open` and `open_network` do.
+            BundleError, DeviceError, UsageError: as `Bundle.open` and `choose` do.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
-        choice = choose(opened, device, backend, precision)
-        compiled = read_network(opened, choice, threads=threads, gpu_memory_mib=gpu_memory_mib)
+        return cls.open(choose(opened, options), wait=wait)
+
+    @classmethod
+    def open(cls, choice: Choice, *, wait: bool = True) -> "Segmenter":
+        """Compile the networks that were chosen, as `load` does.
+
+        Raises:
+            BundleError, DeviceError: where they cannot be read or compiled.
+        """
+        compiled = read_network(choice)
         worker = ThreadPoolExecutor(1, "compile")
         place = worker.submit(open_device, choice.device)
         network = worker.submit(lambda: compiled(place.result()))
         worker.shutdown(wait=wait)
         if wait:
             network.result()
-        memory = _host_memory(opened, choice, network)
-        return cls(
-            opened,
-            network,
-            step=step,
-            tta=tta,
-            crop=crop,
-            any_intensity=any_intensity,
-            device=place,
-            plan=memory.check if choice.device == "cpu" else _gpu_plan(network),
-            memory=memory,
-            threads=threads,
-        )
+        memory = _host_memory(choice, network)
+        plan = _gpu_plan(network) if choice.on_gpu else memory.check
+        return cls(choice.bundle, network, choice.options, device=place, plan=plan, memory=memory)
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring tiles as a share of the patch."""
+        return self.bundle.manifest.step if self.options.step is None else self.options.step
 
     @property
     def network(self) -> Network:
@@ -196,12 +164,21 @@ class Segmenter:
             UsageError: where the arguments contradict each other.
         """
         with self._turn:
-            try:
-                return self.finish(self.prepare(image, spacing_mm), progress=progress)
-            except GpuMemoryError:
-                pass  # until here its traceback holds the arrays
-            self.device.release()
-            return self.finish(self.prepare(image, spacing_mm, smallest=True), progress=progress)
+            return self.within_memory(
+                lambda smallest: self.finish(self.prepare(image, spacing_mm, smallest=smallest), progress=progress)
+            )
+
+    def within_memory(self, attempt: Callable[[bool], _T]) -> _T:
+        """Return `attempt(False)`, and where the GPU's memory ran out in it, `attempt(True)`.
+
+        The second attempt has to take as little of that memory as can be: see `prepare`.
+        """
+        try:
+            return attempt(False)
+        except GpuMemoryError:
+            pass  # until here its traceback holds the arrays
+        self.device.release()
+        return attempt(True)
 
     def prepare(
         self,
@@ -223,8 +200,8 @@ class Segmenter:
                 self.bundle.manifest,
                 device,
                 self._planner(smallest),
-                body_only=self.crop == "body",
-                any_intensity=self.any_intensity,
+                body_only=self.options.crop == "body",
+                any_intensity=self.options.any_intensity,
             )
         remarks = tuple(remark for volume in channels for remark in volume.remarks)
         return PreparedCase(prepared, channels[0].template, remarks, perf_counter() - started)
@@ -233,8 +210,7 @@ class Segmenter:
         if not self.device.is_gpu:
             return self._plan  # and no wait for the network
         plan = smallest_plan if smallest else self._plan
-        folds = len(self.bundle.manifest.provenance.checkpoints)
-        return lambda size: plan(replace(size, batch=self.network.batch, folds=folds))
+        return lambda size: plan(replace(size, batch=self.network.batch, folds=self.bundle.folds))
 
     def finish(self, case: "PreparedCase", *, progress: Progress = iter) -> Segmentation:
         """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
@@ -255,23 +231,28 @@ class Segmenter:
             inferred_at = perf_counter()
             self._restore(blended.scores, prepared, mask, sums)
             gpu_memory_mib = network.memory_mib(memory) if isinstance(network, GpuNetwork) and memory else None
-        lesions = find_lesions(mask, geometry.spacing_mm, MAX_LESIONS + 1)
         timings = {
             "preprocess": case.seconds,
             "network": blended.network_s,
             "blend": inferred_at - started - blended.network_s,
-            "restore": perf_counter() - inferred_at,
         }
-        remarks = case.remarks + prepared.remarks
-        if len(lesions) > MAX_LESIONS:
-            del lesions[MAX_LESIONS:]
-            remarks += (Remark("many_lesions", f"there are more than {MAX_LESIONS:,} lesions; the largest are listed"),)
-        if blended.rescued:
-            text = f"{blended.rescued} tile(s) overflowed in {network.precision} and were computed again in float32"
-            remarks += (Remark("overflow", text),)
+        lesions = find_lesions(mask, geometry.spacing_mm, MAX_LESIONS + 1)
+        timings["restore"] = perf_counter() - inferred_at
+        remarks = case.remarks + prepared.remarks + self._remarks(len(lesions), blended.rescued)
         names = self.bundle.manifest.label_names
-        lesions = [lesion.described(names, geometry) for lesion in lesions]
-        return Segmentation(mask, lesions, timings, case.template, remarks, gpu_memory_mib)
+        described = [lesion.described(names, geometry) for lesion in lesions[:MAX_LESIONS]]
+        return Segmentation(mask, described, timings, case.template, remarks, gpu_memory_mib)
+
+    def _remarks(self, lesions: int, rescued: int) -> tuple[Remark, ...]:
+        """Return what is odd about the result: more lesions than are listed, tiles that were computed again."""
+        remarks = []
+        if lesions > MAX_LESIONS:
+            text = f"there are more than {MAX_LESIONS:,} lesions; the largest are listed"
+            remarks.append(Remark("many_lesions", text))
+        if rescued:
+            text = f"{rescued} tile(s) overflowed in {self.network.precision} and were computed again in float32"
+            remarks.append(Remark("overflow", text))
+        return tuple(remarks)
 
     def _infer(self, prepared: Prepared, sums: Device, progress: Progress) -> BlendedScores:
         network = self.network
@@ -280,7 +261,7 @@ class Segmenter:
             self._decoder,
             self.bundle.manifest.patch,
             self.step,
-            self._mirror_axes,
+            self.bundle.manifest.mirror_axes if self.options.tta else (),
             self.device,
             rescue=self._float32_network if network.precision != "fp32" else None,
         )
@@ -294,7 +275,8 @@ class Segmenter:
     def _float32_network(self) -> Network:
         """Return the network on the CPU in float32, compiled when it is first needed."""
         if self._rescuer is None:
-            self._rescuer = open_network(self.bundle, device="cpu", precision="fp32", threads=self._threads)
+            options = RunOptions(device="cpu", precision="fp32", threads=self.options.threads)
+            self._rescuer = open_network(self.bundle, options)
         return self._rescuer
 
     def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
@@ -307,11 +289,11 @@ class Segmenter:
         restore(inner.cut(scores), resizing, self._decoder, target, device)
 
 
-def _host_memory(bundle: Bundle, choice: Choice, network: "Future[Network]") -> HostMemory:
-    manifest, folds = bundle.manifest, len(bundle.networks(choice.stored))
-    if choice.device != "cpu":
+def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:
+    manifest, folds = choice.bundle.manifest, choice.bundle.folds
+    if choice.on_gpu:
         return HostMemory(manifest)
-    running = network_bytes(manifest, choice.backend, expected_precision(bundle, choice), folds)
+    running = network_bytes(manifest, choice.backend, choice.precision, folds)
     return HostMemory(manifest, running, lambda: 0 if network.done() else engine_bytes(manifest, folds))
 
 

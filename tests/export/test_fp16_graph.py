@@ -14,6 +14,7 @@ from flare_runtime.backends.selection import open_network  # noqa: E402
 from flare_runtime.backends.synthetic_patch import structured_patch  # noqa: E402
 from flare_runtime.errors import UsageError  # noqa: E402
 from flare_runtime.model.bundle import Bundle  # noqa: E402
+from flare_runtime.options import RunOptions  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def test_convolutions_are_half_and_norms_single_and_the_ends_single(graph):
 def test_it_computes_what_float32_computes_to_half_precision(bundle):
     tiles = structured_patch(1, bundle.manifest.patch, seed=3)
     single, half = (
-        open_network(bundle, backend="onnxruntime", precision=precision).run(tiles) for precision in ("fp32", "fp16")
+        open_network(bundle, RunOptions(backend="onnxruntime", precision=precision)).run(tiles)
+        for precision in ("fp32", "fp16")
     )
     assert half.dtype == np.float32
     assert not np.array_equal(single, half)
@@ -66,7 +68,7 @@ def test_the_manifest_records_how_far_it_agrees(bundle):
 
 def test_openvino_has_no_half_precision_on_a_cpu(bundle):
     with pytest.raises(UsageError, match="has no fp16 on the CPU"):
-        open_network(bundle, backend="openvino", precision="fp16")
+        open_network(bundle, RunOptions(backend="openvino", precision="fp16"))
 
 
 def test_a_weight_beyond_half_precision_is_refused_by_name():

@@ -20,6 +20,7 @@ from flare_runtime.backends.openvino.network import OpenVINONetwork
 from flare_runtime.errors import BundleError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
 from tests.model_folders import write_model_folder
 
 pytestmark = pytest.mark.skipif(not cpu_has_int8(), reason="this CPU has no dot products of 8-bit integers")
@@ -78,7 +79,8 @@ def test_a_bundle_learns_int8_and_tells_how_it_agrees(bundle, cases, capsys):
     assert set(before.manifest.parity) < set(after.manifest.parity)
     # The record is of what `flare-infer` computes.
     exact, rounded = (
-        Segmenter.load(after, precision=precision).segment(read_volume(cases[1])).mask for precision in ("fp32", "int8")
+        Segmenter.load(after, RunOptions(precision=precision)).segment(read_volume(cases[1])).mask
+        for precision in ("fp32", "int8")
     )
     assert compare(exact, rounded).dice == record.dice
     # Anew: what was there is replaced, but no record is dropped unless that was meant.
@@ -111,7 +113,7 @@ def test_every_fold_has_ranges_of_its_own(cases, tmp_path):
         expected = activation_ranges(bundle.read(network), case_tiles([[cases[0]]], bundle.manifest))
         assert ranges[network.fold] == expected
     assert ranges["0"] != ranges["1"]
-    both = Segmenter.load(bundle, precision="int8").network
+    both = Segmenter.load(bundle, RunOptions(precision="int8")).network
     singles = [
         OpenVINONetwork(bundle.read(network), "int8", None, ranges[network.fold]) for network in bundle.networks()
     ]

@@ -13,6 +13,7 @@ from flare_export.bundle.conversion import MAX_MARGIN_UNITS, Naming, export_bund
 from flare_export.parity.case_parity import measure_case_parity
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
 from flare_runtime.segmenter import Segmenter
 from tests.model_folders import write_model_folder
 
@@ -74,7 +75,7 @@ def test_masks_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
     bundle, _ = export_bundle(folder, tmp_path / "bundle", Naming())
     images = [write_image(tmp_path / f"case_{i:04d}.nii.gz", shape, spacing, seed=i) for i in range(folder.inputs)]
     segmenters = [
-        Segmenter.load(bundle.path, backend=backend, precision="fp32", **prediction)
+        Segmenter.load(bundle.path, RunOptions(backend=backend, precision="fp32", **prediction))
         for backend in ("openvino", "onnxruntime")
     ]
 
@@ -90,7 +91,9 @@ def test_mirroring_changes_the_result(tmp_path: Path) -> None:
     """Guards the mirrored cases above: a runtime that ignored `tta` would have to fail them."""
     bundle, _ = export_bundle(ModelFolder.read(write_model_folder(tmp_path / "model")), tmp_path / "bundle", Naming())
     image = np.random.default_rng(0).normal(0, 300, (20, 20, 20)).astype(np.float32)
-    masks = [Segmenter.load(bundle.path, tta=tta).segment(image, (2.5, 1.5, 1.5)).mask for tta in (False, True)]
+    masks = [
+        Segmenter.load(bundle.path, RunOptions(tta=tta)).segment(image, (2.5, 1.5, 1.5)).mask for tta in (False, True)
+    ]
     assert (masks[0] != masks[1]).any()
 
 

@@ -7,6 +7,7 @@ import pytest
 from flare_export.bundle.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
 from flare_export.parity.case_parity import measure_case_parity
 from flare_export.source.model_folder import ModelFolder
+from flare_runtime.options import RunOptions
 from flare_runtime.segmenter import Segmenter
 from tests.model_folders import write_model_folder
 
@@ -38,7 +39,7 @@ def test_masks_are_those_of_nnunet(volume: str, shared_data: Path, tmp_path: Pat
     folder = ModelFolder.read(write_model_folder(tmp_path / "model", patch=(32, 64, 64), spacing_mm=(5.0, 3.0, 3.0)))
     bundle, _ = export_bundle(folder, tmp_path / "bundle", Naming())
     image = as_nifti(shared_data / volume, tmp_path / "series.nii.gz")
-    (result,) = measure_case_parity(folder, [Segmenter.load(bundle.path, precision="fp32")], [[image]])
+    (result,) = measure_case_parity(folder, [Segmenter.load(bundle.path, RunOptions(precision="fp32"))], [[image]])
     assert result.agreement.foreground_voxels
     assert result.agreement.voxel_agreement >= 0.999, result.row
     assert result.margin_units <= MAX_MARGIN_UNITS, result.row

@@ -10,28 +10,22 @@ import pytest
 pytest.importorskip("onnx")
 
 from flare_export import cli
+from flare_export.engine import builder
 from flare_export.errors import DisagreementError, ModelError
 from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
+from flare_runtime.backends.tensorrt import library
+from flare_runtime.backends.tensorrt.network import find_networks
 from flare_runtime.compute import device as devices
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
 from tests.export.stand_in_builder import Flag, builder_module
 from tests.runtime.stand_in_tensorrt import StandInDevice
 
-NAMES = ("flare_runtime.backends.tensorrt.network", "flare_export.engine.builder")
-
-
-def forget(monkeypatch):
-    for name in NAMES:
-        monkeypatch.setitem(sys.modules, name, None)
-        del sys.modules[name]
-
 
 def use(monkeypatch, module):
-    """Put `module` in TensorRT's place and import what builds with it."""
+    """Put `module` in TensorRT's place and return what builds with it."""
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    forget(monkeypatch)
-    return importlib.import_module(NAMES[1])
+    return builder
 
 
 @pytest.fixture
@@ -129,7 +123,6 @@ def test_timings_are_kept_apart_by_gpu_and_version(engines):
 def machine(engines, monkeypatch, tmp_path):
     """A machine with one GPU and an empty cache."""
     monkeypatch.setattr(devices, "CudaDevice", StandInDevice)
-    forget(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "flare-lite" / "tensorrt"
 
@@ -202,10 +195,8 @@ def test_the_lean_runtime_runs_what_was_built_compatible(machine, bundle, monkey
     lean.__name__ = "tensorrt_lean"
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    forget(monkeypatch)
-    backend = importlib.import_module(NAMES[0])
-    assert backend.LEAN
-    assert len(backend.find_networks(bundle, StandInDevice())) == 1
+    assert library.is_lean()
+    assert len(find_networks(bundle, StandInDevice())) == 1
     with pytest.raises(DeviceError, match="builds none"):
-        importlib.import_module(NAMES[1])
+        library.check_builder()
     assert not [path for path in Path(bundle.path).iterdir() if path.suffix == ".engine"]

@@ -10,6 +10,7 @@ import numpy as np
 from flare_runtime.backends.openvino.int8 import cpu_has_int8, encode_ranges
 from flare_runtime.backends.selection import open_network
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
 from flare_runtime.segmenter import Segmenter
 from tests.fuzz.bundle_inputs import Files, with_ranges, write_bundle, write_odd_bundle
 from tests.runtime.nifti_files import blobs
@@ -39,10 +40,10 @@ class BundleDoor:
             bundle.read(file)
         volumes = np.stack([self._image] * len(bundle.manifest.channels))
         for backend, precision in self._choices:
-            network = open_network(bundle, device="cpu", backend=backend, precision=precision, threads=1)
+            network = open_network(bundle, RunOptions(device="cpu", backend=backend, precision=precision, threads=1))
             with warnings.catch_warnings():
                 warnings.simplefilter("error", RuntimeWarning)
-                segmentation = Segmenter(bundle, network, threads=1).segment(volumes, _SPACING_MM)
+                segmentation = Segmenter(bundle, network, RunOptions(threads=1)).segment(volumes, _SPACING_MM)
             assert segmentation.mask.shape == self._image.shape
             allowed = bundle.manifest.regions_class_order or range(bundle.manifest.network.outputs)
             assert set(np.unique(segmentation.mask).tolist()) <= {0, *allowed}

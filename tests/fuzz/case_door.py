@@ -7,6 +7,7 @@ import msgspec
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
+from flare_runtime.options import RunOptions
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from flare_runtime.segmenter import Segmenter
@@ -20,14 +21,16 @@ class CaseDoor(NiftiDoor):
     """Segments a file with the tiny model into a folder of its own."""
 
     def __init__(self, bundle: Path) -> None:
-        self._segmenter = Segmenter.load(bundle, device="cpu", precision="fp32", threads=1, any_intensity=True)
+        self._segmenter = Segmenter.load(
+            bundle, RunOptions(device="cpu", precision="fp32", threads=1, any_intensity=True, max_voxels=MAX_VOXELS)
+        )
 
     def enter(self, path: Path) -> None:
         """Segment it, and assert that there is a mask on its grid and its record, or neither."""
         with tempfile.TemporaryDirectory(prefix="flare-fuzz-") as folder:
             target = Path(folder)
             cases = find_cases(path, target, 1)
-            (record,) = segment_cases(self._segmenter, cases, max_voxels=MAX_VOXELS)
+            (record,) = segment_cases(self._segmenter, cases)
             written = sorted(file.name for file in target.iterdir())
             msgspec.json.encode(record)
             if record.status == "refused":

@@ -150,10 +150,11 @@ def test_under_a_limit_of_the_process_memory_is_blamed_and_not_the_bundle(left_m
     code = f"""
 import resource
 from flare_runtime import segmenter
+from flare_runtime.options import RunOptions
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + ({left_mib} << 20), resource.RLIM_INFINITY))
 try:
-    segmenter.Segmenter.load(device="cpu", backend="openvino")
+    segmenter.Segmenter.load(options=RunOptions(device="cpu", backend="openvino"))
 except Exception as error:
     print(type(error).__name__, error.exit_code, error)
 """

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
+from flare_runtime.backends.ensemble import Ensemble
 from flare_runtime.backends.openvino import network as openvino_backend
 from flare_runtime.backends.openvino.int8 import cpu_has_int8, encode_ranges
-from flare_runtime.backends.selection import Choice, choose, expected_precision, open_network
-from flare_runtime.compute.network import Ensemble
+from flare_runtime.backends.selection import choose, open_network
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 from flare_runtime.files.cache_folder import cache_folder
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import BundleFile, Parity, encode_manifest
+from flare_runtime.options import RunOptions
 from tests.runtime.manifests import ArithmeticNetwork, write_bundle
 from tests.runtime.nifti_files import blobs
 from tests.runtime.test_openvino_int8 import ranges_of
@@ -47,7 +48,7 @@ def expected(tiny_model, tile):
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "auto"])
 def test_float32_engines_compute_what_pytorch_does(bundle, tile, expected, backend):
-    network = open_network(bundle, backend=backend, precision="fp32", threads=1)
+    network = open_network(bundle, RunOptions(backend=backend, precision="fp32", threads=1))
     np.testing.assert_allclose(network.run(tile), expected, atol=1e-3)
     assert network.backend == ("openvino" if backend == "auto" else backend)
     assert (network.device, network.precision) == ("cpu", "fp32")
@@ -56,22 +57,22 @@ def test_float32_engines_compute_what_pytorch_does(bundle, tile, expected, backe
 def test_bfloat16_is_close_where_the_cpu_has_it_and_refused_elsewhere(bundle, tile, expected):
     if not openvino_backend.cpu_has_bf16():
         with pytest.raises(DeviceError, match="no bfloat16"):
-            open_network(bundle, precision="bf16")
+            open_network(bundle, RunOptions(precision="bf16"))
         return
-    network = open_network(bundle, precision="bf16", threads=1)
+    network = open_network(bundle, RunOptions(precision="bf16", threads=1))
     assert network.precision == "bf16"
     logits = network.run(tile)
     assert 0 < np.abs(logits - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_runs_do_not_depend_on_earlier_ones(bundle, tile, expected):
-    network = open_network(bundle, precision="fp32", threads=1)
+    network = open_network(bundle, RunOptions(precision="fp32", threads=1))
     network.run(tile * 7 + 3)
     np.testing.assert_allclose(network.run(tile), expected, atol=1e-3)
 
 
 def test_threads_bind_the_network_of_overflowing_tiles_as_well(bundle):
-    rescuer = Segmenter.load(bundle, device="cpu", precision="fp32", threads=1)._float32_network()
+    rescuer = Segmenter.load(bundle, RunOptions(device="cpu", precision="fp32", threads=1))._float32_network()
     assert rescuer._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
@@ -80,18 +81,18 @@ def test_threads_bind_the_network_of_overflowing_tiles_as_well(bundle):
 )
 def test_unknown_choices_are_usage_errors_that_list_the_known(bundle, options):
     with pytest.raises(UsageError, match="choose one of auto, "):
-        open_network(bundle, **options)
+        open_network(bundle, RunOptions(**options))
 
 
 def test_onnxruntime_has_no_bfloat16(bundle):
     with pytest.raises(UsageError, match="no bf16; use"):
-        open_network(bundle, backend="onnxruntime", precision="bf16")
+        open_network(bundle, RunOptions(backend="onnxruntime", precision="bf16"))
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_bytes_that_are_no_onnx_are_a_bundle_error_of_one_line(tmp_path, backend):
     with pytest.raises(BundleError, match="not a network that flare-export writes") as caught:
-        open_network(Bundle.open(write_bundle(tmp_path / "model")), backend=backend, precision="fp32")
+        open_network(Bundle.open(write_bundle(tmp_path / "model")), RunOptions(backend=backend, precision="fp32"))
     assert "\n" not in str(caught.value)
 
 
@@ -133,7 +134,7 @@ def record(dice, *, precision="bf16", scope="case", foreground=1000, backend="op
 def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundle, parity, agrees):
     measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
     expected = "bf16" if agrees and openvino_backend.cpu_has_bf16() else "fp32"
-    assert open_network(measured, threads=1).precision == expected
+    assert open_network(measured, RunOptions(threads=1)).precision == expected
 
 
 @pytest.fixture
@@ -159,32 +160,32 @@ def int8_bundle(bundle, tmp_path):
 @pytest.mark.parametrize("dice", [0.999, 0.99])
 @pytest.mark.parametrize("able", [True, False])
 def test_auto_takes_int8_where_the_cpu_has_it_and_it_was_measured_to_agree(int8_bundle, monkeypatch, dice, able):
-    monkeypatch.setattr("flare_runtime.backends.selection.cpu_has_int8", lambda: able)
+    monkeypatch.setattr("flare_runtime.backends.openvino.int8.cpu_has_int8", lambda: able)
     parity = (record(dice, precision="int8"),)
     measured = Bundle(
         int8_bundle.path, msgspec.structs.replace(int8_bundle.manifest, parity=parity), int8_bundle.sha256
     )
     expected = "int8" if able and dice > 0.995 else "fp32"
-    assert expected_precision(measured, choose(measured, device="cpu")) == expected
+    assert choose(measured, RunOptions(device="cpu")).precision == expected
     if cpu_has_int8():
-        assert open_network(measured, threads=1).precision == expected
+        assert open_network(measured, RunOptions(threads=1)).precision == expected
 
 
 def test_auto_goes_on_without_ranges_that_a_record_promises(bundle):
     parity = (record(0.999, precision="int8"),)
     measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
-    assert open_network(measured, threads=1).precision == "fp32"
+    assert open_network(measured, RunOptions(threads=1)).precision == "fp32"
 
 
 def test_int8_of_a_bundle_without_it_says_how_to_get_it(bundle):
     with pytest.raises(BundleError, match=r"0 of 1 networks can run in int8; add what it takes: flare-export int8 "):
-        open_network(bundle, precision="int8")
+        open_network(bundle, RunOptions(precision="int8"))
 
 
 def test_int8_is_refused_where_the_cpu_would_cut_its_sums_off(int8_bundle, monkeypatch):
     monkeypatch.setattr("flare_runtime.backends.openvino.network.cpu_has_int8", lambda: False)
     with pytest.raises(DeviceError, match="no dot products of 8-bit integers"):
-        open_network(int8_bundle, precision="int8")
+        open_network(int8_bundle, RunOptions(precision="int8"))
 
 
 @pytest.mark.parametrize(
@@ -202,20 +203,22 @@ def test_int8_is_refused_where_the_cpu_would_cut_its_sums_off(int8_bundle, monke
 )
 def test_what_goes_together_on_no_machine_is_a_usage_error(bundle, options, message):
     with pytest.raises(UsageError, match=message):
-        choose(bundle, **options)
+        choose(bundle, RunOptions(**options))
 
 
 @pytest.mark.parametrize("options", [{"backend": "tensorrt"}, {"precision": "fp16"}])
 def test_what_a_machine_without_a_gpu_lacks_is_a_device_error(bundle, monkeypatch, options):
-    monkeypatch.setattr("flare_runtime.backends.selection.resolve", lambda _name: "cpu")
+    monkeypatch.setattr("flare_runtime.backends.selection.resolve", lambda _name, _has_engine: "cpu")
     with pytest.raises(DeviceError):
-        choose(bundle, **options)
+        choose(bundle, RunOptions(**options))
 
 
 def test_what_only_the_cpu_has_makes_auto_the_cpu(bundle, monkeypatch):
-    monkeypatch.setattr("flare_runtime.backends.selection.resolve", lambda name: "cuda:0" if name == "auto" else name)
-    assert choose(bundle, backend="openvino").device == "cpu"
-    assert choose(bundle, precision="bf16").device == "cpu"
+    monkeypatch.setattr("flare_runtime.compute.device.Path.exists", lambda _path: True)
+    monkeypatch.setattr("flare_runtime.compute.device.find_spec", lambda _name: True)
+    monkeypatch.setattr("flare_runtime.backends.engine.find_spec", lambda _name: True)
+    assert choose(bundle, RunOptions(backend="openvino")).device == "cpu"
+    assert choose(bundle, RunOptions(precision="bf16")).device == "cpu"
     assert choose(bundle).device == "cuda:0"
 
 
@@ -229,11 +232,13 @@ def test_what_only_the_cpu_has_makes_auto_the_cpu(bundle, monkeypatch):
 )
 def test_a_gpu_computes_in_float16_only_where_whole_cases_were_measured_to_agree(bundle, parity, precision):
     measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
-    assert choose(measured, "cuda:1") == Choice("cuda:1", "auto", precision)
+    choice = choose(measured, RunOptions(device="cuda:1"))
+    assert (choice.device, choice.backend, choice.precision) == ("cuda:1", "auto", precision)
+    assert [file.precision for file in choice.networks] == [precision]
 
 
 def test_a_case_goes_on_in_float32_where_half_precision_overflows(bundle):
-    half = open_network(bundle, backend="onnxruntime", precision="fp16")
+    half = open_network(bundle, RunOptions(backend="onnxruntime", precision="fp16"))
     image = (blobs((20, 30, 28)) - 20).astype(np.int16)
 
     class Overflowing:
@@ -282,7 +287,9 @@ def test_an_ensemble_survives_members_that_reuse_their_output():
 def test_both_engines_give_one_mask(tiny_bundle):
     image = blobs((20, 30, 28))
     masks = [
-        Segmenter.load(tiny_bundle, backend=backend, precision="fp32", threads=1).segment(image, (2.5, 1.5, 1.5)).mask
+        Segmenter.load(tiny_bundle, RunOptions(backend=backend, precision="fp32", threads=1))
+        .segment(image, (2.5, 1.5, 1.5))
+        .mask
         for backend in ("openvino", "onnxruntime")
     ]
     assert 0.05 < masks[0].mean() < 0.95

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
+from flare_runtime.backends.selection import choose
 from flare_runtime.errors import UsageError
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.body import MARGIN_MM, body_box
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 
@@ -74,7 +76,7 @@ def test_air_has_no_body():
 def segment(crop, volume):
     network = ArithmeticNetwork()
     bundle = memory_bundle(channels=[CT], spacing_mm=[4.0, 2.0, 2.0], patch=[16, 24, 24])
-    return Segmenter(bundle, network, crop=crop).segment(volume), network.calls
+    return Segmenter(bundle, network, RunOptions(crop=crop)).segment(volume), network.calls
 
 
 def test_the_patients_mask_is_the_same_for_fewer_tiles():
@@ -96,6 +98,6 @@ def test_where_no_body_is_found_all_is_searched():
 def test_body_crop_needs_hounsfield_units():
     bundle = memory_bundle(channels=[{"name": "MR", "normalisation": {"scheme": "zscore"}}])
     with pytest.raises(UsageError, match="--crop body is for CT; this model takes MR"):
-        Segmenter(bundle, ArithmeticNetwork(), crop="body")
+        choose(bundle, RunOptions(crop="body"))
     with pytest.raises(UsageError, match="choose one of nonzero, body"):
-        Segmenter(bundle, ArithmeticNetwork(), crop="tight")
+        RunOptions(crop="tight")

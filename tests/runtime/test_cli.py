@@ -85,9 +85,10 @@ def test_one_file_becomes_a_mask_and_a_record(infer, scan, tmp_path):
 
 def test_the_command_computes_what_the_library_does(infer, scan, tmp_path, tiny_bundle):
     from flare_runtime import Segmenter
+    from flare_runtime.options import RunOptions
 
     infer("-i", scan, "-o", tmp_path / "mask.nii", "--tta", "--step", "0.25")
-    segmenter = Segmenter.load(tiny_bundle, precision="fp32", threads=1, tta=True, step=0.25)
+    segmenter = Segmenter.load(tiny_bundle, RunOptions(precision="fp32", threads=1, tta=True, step=0.25))
     expected = segmenter.segment(blobs((20, 30, 28)), SPACING).mask
     np.testing.assert_array_equal(read_volume(tmp_path / "mask.nii").voxels, expected)
 
@@ -466,7 +467,7 @@ from flare_runtime.backends import selection as backends
 from flare_runtime.run import run_loop
 from tests.runtime.broken_gpu_work import BrokenGpuWork
 
-backends.resolve = lambda name: "cuda:0" if name == "auto" else name
+backends.resolve = lambda name, _has_engine: "cuda:0" if name == "auto" else name
 run_loop.CaseWork = BrokenGpuWork
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -12,6 +12,7 @@ import pytest
 from flare_runtime import Segmenter
 from flare_runtime.errors import DeviceError
 from flare_runtime.imaging.read import read_volume
+from flare_runtime.options import RunOptions
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
@@ -28,19 +29,18 @@ def image(value=50):
     return voxels
 
 
-def segmenter_of(network=None, **changes):
-    return Segmenter(
-        memory_bundle(**{"channels": [RAW], "spacing_mm": ONE_MM, **changes}), network or ArithmeticNetwork()
-    )
+def segmenter_of(network=None, options=None, **changes):
+    bundle = memory_bundle(**{"channels": [RAW], "spacing_mm": ONE_MM, **changes})
+    return Segmenter(bundle, network or ArithmeticNetwork(), options)
 
 
 @pytest.fixture
 def run(tmp_path):
     """A function that segments the files of tmp_path/in into tmp_path/out and returns the records by case."""
 
-    def segment(segmenter, **options):
+    def segment(segmenter):
         cases = find_cases(tmp_path / "in", tmp_path / "out", len(segmenter.bundle.manifest.channels))
-        return {record.case: record for record in segment_cases(segmenter, cases, **options)}
+        return {record.case: record for record in segment_cases(segmenter, cases)}
 
     (tmp_path / "in").mkdir()
     return segment
@@ -130,8 +130,8 @@ def test_channels_reach_the_network_by_their_numbers(tmp_path, run):
 
 def test_inputs_above_the_limit_are_refused(tmp_path, run):
     write_nifti(tmp_path / "in" / "a.nii.gz", image(), spacing_mm=ONE_MM)
-    assert run(segmenter_of(), max_voxels=989)["a"].reason == "too_large"
-    assert run(segmenter_of(), max_voxels=990)["a"].status == "done"
+    assert run(segmenter_of(options=RunOptions(max_voxels=989)))["a"].reason == "too_large"
+    assert run(segmenter_of(options=RunOptions(max_voxels=990)))["a"].status == "done"
 
 
 def test_remarks_reach_the_record_and_its_line(tmp_path, run):

@@ -9,7 +9,8 @@ import pytest
 from flare_runtime.compute.cuda_memory import CudaMemory
 
 MIB = 1 << 20
-FREE, POOL = 80_000 * MIB, 300 * MIB
+# What is free at the start, and in the pools of the device and of the rest of the program.
+FREE, POOL, OTHERS = 80_000 * MIB, 300 * MIB, 20 * MIB
 
 
 class Nvml:
@@ -42,17 +43,22 @@ def cupy():
     runtime = SimpleNamespace(
         memGetInfo=lambda: (module.free, 2 * FREE), deviceGetPCIBusId=lambda _index: "0000:01:00.0"
     )
-    pool = SimpleNamespace(total_bytes=lambda: POOL)
-    module = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), get_default_memory_pool=lambda: pool, free=FREE)
+    others = SimpleNamespace(total_bytes=lambda: OTHERS)
+    module = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime), get_default_memory_pool=lambda: others, free=FREE)
     return module
 
 
-def test_what_nvml_tells_of_this_process_counts(cupy, monkeypatch):
+@pytest.fixture
+def pool():
+    return SimpleNamespace(total_bytes=lambda: POOL)
+
+
+def test_what_nvml_tells_of_this_process_counts(cupy, pool, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", nvml := Nvml(1000 * MIB))
-    memory = CudaMemory(cupy, 0)
+    memory = CudaMemory(cupy, 0, pool)
     cupy.free -= 9000 * MIB  # another process took them
     assert memory.is_exact
-    assert (memory.used_bytes(), memory.outside_bytes()) == (1000 * MIB, 1000 * MIB - POOL)
+    assert (memory.used_bytes(), memory.outside_bytes()) == (1000 * MIB, 1000 * MIB - POOL - OTHERS)
     nvml.taken = 1500 * MIB
     assert memory.note_peak() == 1500 * MIB
     nvml.taken = 700 * MIB
@@ -60,9 +66,9 @@ def test_what_nvml_tells_of_this_process_counts(cupy, monkeypatch):
 
 
 @pytest.mark.parametrize("nvml", [None, Nvml(None), Nvml(Nvml.NVMLError("not supported"))])
-def test_where_nvml_does_not_tell_what_has_gone_since_the_start_counts(cupy, monkeypatch, nvml):
+def test_where_nvml_does_not_tell_what_has_gone_since_the_start_counts(cupy, pool, monkeypatch, nvml):
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    memory = CudaMemory(cupy, 0)
+    memory = CudaMemory(cupy, 0, pool)
     cupy.free -= 400 * MIB
     assert not memory.is_exact
     assert memory.used_bytes() == (400 + 527) * MIB

@@ -1,6 +1,5 @@
 """The cudnn backend without a GPU: its plan in NumPy, its kernels compiled for the CPU, cuDNN stood in for."""
 
-import importlib
 import shutil
 import sys
 from math import prod
@@ -9,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from flare_runtime.backends.cudnn import network
 from flare_runtime.backends.cudnn.plan import Place, plan_memory
 from flare_runtime.backends.cudnn.steps import Norm, read_steps
 from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
@@ -26,11 +26,7 @@ def backend(monkeypatch):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     monkeypatch.setitem(sys.modules, "cudnn", stand_in)
-    name = "flare_runtime.backends.cudnn.network"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module(name)
-    yield module
-    sys.modules.pop(name, None)
+    return network
 
 
 def plan_of(onnx):

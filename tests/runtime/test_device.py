@@ -6,8 +6,10 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
+from flare_runtime.backends.selection import choose
 from flare_runtime.compute.device import HOST, open_device, resolve
 from flare_runtime.errors import DeviceError, UsageError
+from tests.runtime.manifests import memory_bundle
 
 
 @pytest.mark.parametrize(
@@ -40,9 +42,10 @@ def test_auto_is_a_gpu_only_where_all_it_takes_is_there(monkeypatch, driver, ins
             raise PackageNotFoundError(name)
 
     monkeypatch.setattr("flare_runtime.compute.device.find_spec", lambda name: name in installed)
-    monkeypatch.setattr("flare_runtime.compute.device.distribution", distribution)
+    monkeypatch.setattr("flare_runtime.backends.engine.find_spec", lambda name: name in installed)
+    monkeypatch.setattr("flare_runtime.backends.engine.distribution", distribution)
     monkeypatch.setattr("flare_runtime.compute.device.Path.exists", lambda _path: driver)
-    assert resolve("auto") == device
+    assert choose(memory_bundle()).device == device
 
 
 def test_the_host_moves_nothing():

@@ -8,6 +8,7 @@ import pytest
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.intensities import check_intensities
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import plans
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
@@ -62,8 +63,8 @@ def segmenters(model, *, index=0, tta=False, batch=1):
         chosen.append(list(plans(size))[index])
         return chosen[-1]
 
-    on_device = Segmenter(bundle, network, tta=tta, device=device, plan=plan)
-    return Segmenter(bundle, ArithmeticNetwork(function), tta=tta), on_device, device, chosen
+    on_device = Segmenter(bundle, network, RunOptions(tta=tta), device=device, plan=plan)
+    return Segmenter(bundle, ArithmeticNetwork(function), RunOptions(tta=tta)), on_device, device, chosen
 
 
 @pytest.mark.parametrize(("model", "index"), product(MODELS, range(5)))

@@ -12,6 +12,7 @@ from flare_runtime import Segmenter
 from flare_runtime.cli import main
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import DeviceError, GpuMemoryError
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB, plans
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -55,8 +56,8 @@ def test_an_index_beyond_the_last_gpu_says_how_many_there_are(device):
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9999), ("fp16", 0.99)])
 def test_the_mask_agrees_with_the_cpu(cuda, tiny_bundle, image, precision, least):
-    expected = Segmenter.load(tiny_bundle, device="cpu", precision="fp32").segment(image, SPACING).mask
-    segmenter = Segmenter.load(tiny_bundle, device="cuda:0", backend="onnxruntime", precision=precision)
+    expected = Segmenter.load(tiny_bundle, RunOptions(device="cpu", precision="fp32")).segment(image, SPACING).mask
+    segmenter = Segmenter.load(tiny_bundle, RunOptions(device="cuda:0", backend="onnxruntime", precision=precision))
     assert (segmenter.network.device, segmenter.network.precision) == ("cuda:0", precision)
     for _ in range(2):
         assert np.mean(segmenter.segment(image, SPACING).mask == expected) >= least
@@ -64,7 +65,7 @@ def test_the_mask_agrees_with_the_cpu(cuda, tiny_bundle, image, precision, least
 
 @pytest.mark.parametrize("index", range(5))
 def test_every_plan_gives_the_same_mask_within_its_memory(cuda, tiny_bundle, image, index):
-    reference = Segmenter.load(tiny_bundle, device="cuda:0", backend="onnxruntime", precision="fp32")
+    reference = Segmenter.load(tiny_bundle, RunOptions(device="cuda:0", backend="onnxruntime", precision="fp32"))
     chosen = []
 
     def plan(size):
@@ -72,16 +73,18 @@ def test_every_plan_gives_the_same_mask_within_its_memory(cuda, tiny_bundle, ima
         return chosen[-1]
 
     planned = Segmenter(reference.bundle, reference.network, device=reference.device, plan=plan)
-    pool = reference.device.xp.get_default_memory_pool()
+    pool = reference.device.pool
     reference.device.release()
     mask = planned.segment(image, SPACING).mask
     # Blocks are freed within the pool, which gives none back before the next case: so much there was at once.
-    assert pool.total_bytes() <= chosen[0].peak_bytes + MIB
+    with reference.device.active():
+        taken = pool.total_bytes()
+    assert taken <= chosen[0].peak_bytes + MIB
     assert np.mean(mask == reference.segment(image, SPACING).mask) > 0.9999
 
 
 def test_a_pool_that_is_too_small_is_tried_once_more_and_then_fails_the_case(cuda, tiny_bundle, image, tmp_path):
-    segmenter = Segmenter.load(tiny_bundle, device="cuda:0", backend="onnxruntime", precision="fp32")
+    segmenter = Segmenter.load(tiny_bundle, RunOptions(device="cuda:0", backend="onnxruntime", precision="fp32"))
     expected = segmenter.segment(image, SPACING).mask
     smallest = min(plan.peak_bytes for plan in plans(_size_of(segmenter, image)))
     segmenter.device.release()
@@ -124,8 +127,10 @@ def test_the_command_says_where_it_ran_and_nothing_else(cuda, eight_bundle, imag
 @pytest.mark.parametrize("tta", [False, True])
 def test_cudnn_agrees_with_the_cpu_on_every_fold(device, eight_bundle, image, tta):
     pytest.importorskip("cudnn", reason="cuDNN's frontend is not installed")
-    expected = Segmenter.load(eight_bundle, device="cpu", precision="fp32", tta=tta).segment(image, SPACING).mask
-    segmenter = Segmenter.load(eight_bundle, device="cuda:0", backend="cudnn", tta=tta)
+    expected = (
+        Segmenter.load(eight_bundle, RunOptions(device="cpu", precision="fp32", tta=tta)).segment(image, SPACING).mask
+    )
+    segmenter = Segmenter.load(eight_bundle, RunOptions(device="cuda:0", backend="cudnn", tta=tta))
     assert (segmenter.network.backend, segmenter.network.precision) == ("cudnn", "fp16")
     for _ in range(2):
         assert np.mean(segmenter.segment(image, SPACING).mask == expected) >= 0.99
@@ -136,7 +141,7 @@ def test_tensorrt_without_an_engine_says_how_to_build_one(device, tiny_bundle, t
     pytest.importorskip("tensorrt", reason="tensorrt is not installed")
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
     with pytest.raises(DeviceError, match="flare-export trt "):
-        Segmenter.load(tmp_path / "bundle", device="cuda:0", backend="tensorrt")
+        Segmenter.load(tmp_path / "bundle", RunOptions(device="cuda:0", backend="tensorrt"))
 
 
 def _size_of(segmenter, image):

@@ -1,25 +1,28 @@
 """Which engine a GPU takes, checked and measured at its first use: with CuPy and cuDNN stood in for."""
 
 import dataclasses
-import importlib
 import logging
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flare_runtime.backends import gpu
+from flare_runtime.backends import onnxruntime_cuda
 from flare_runtime.backends.cudnn import check as cudnn_check
-from flare_runtime.backends.selection import Choice, open_network
+from flare_runtime.backends.cudnn import network as cudnn_network
+from flare_runtime.backends.gpu import key_of
+from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.errors import DeviceError, LostDeviceError
 from flare_runtime.files.this_process import system_id
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, MemoryPlan
 from tests.runtime.emulated_gpu import cudnn as stand_in
 from tests.runtime.emulated_gpu.device import EmulatedDevice, EmulatedMemory
 
-AUTO, CUDNN = (Choice("cuda:0", backend, "fp16") for backend in ("auto", "cudnn"))
+AUTO, CUDNN = (RunOptions("cuda:0", backend, "fp16") for backend in ("auto", "cudnn"))
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +37,11 @@ def emulation(tmp_path, monkeypatch):
         pytest.skip("g++ is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "cudnn", stand_in)
-    name = "flare_runtime.backends.cudnn.network"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(gpu, "_onnxruntime", lambda *_args: "ONNX Runtime")
-    yield importlib.import_module(name)
-    sys.modules.pop(name, None)
+    monkeypatch.setattr(onnxruntime_cuda, "open_networks", lambda _choice: lambda _device: "ONNX Runtime")
 
 
-def opened(bundle, choice=AUTO, device=None, mib=4096):
-    return gpu.open_on_gpu(bundle, choice, [], device or EmulatedDevice(), mib)
+def opened(bundle, options=AUTO, device=None, mib=4096):
+    return read_network(choose(bundle, replace(options, gpu_memory_mib=mib)))(device or EmulatedDevice())
 
 
 def never(*_args, **_options):
@@ -55,23 +54,23 @@ def test_cudnn_is_compared_once_and_computes_the_mean_of_the_folds(bundle, monke
     assert (network.backend, network.device, network.precision, network.batch) == ("cudnn", "cuda:0", "fp16", 1)
     assert "compared with float32 on the CPU, once" in caplog.text
     tile = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
-    expected = open_network(bundle, device="cpu", precision="fp32").run(tile)
+    expected = open_network(bundle, RunOptions(device="cpu", precision="fp32")).run(tile)
     assert np.abs(device.download(network.run(device.upload(tile))) - expected).max() < 0.02 * np.abs(expected).max()
     monkeypatch.setattr(cudnn_check, "open_network", never)
     assert opened(bundle).backend == "cudnn"
 
 
 @pytest.fixture
-def wrong(emulation, monkeypatch):
+def wrong(monkeypatch):
     """A backend that computes another network."""
-    right = emulation.CudnnNetwork.run
+    right = cudnn_network.CudnnNetwork.run
 
     def run(self, tiles):
         logits = right(self, tiles)
         logits[:, 0] += 1 + logits.std()
         return logits
 
-    monkeypatch.setattr(emulation.CudnnNetwork, "run", run)
+    monkeypatch.setattr(cudnn_network.CudnnNetwork, "run", run)
 
 
 @pytest.mark.usefixtures("wrong")
@@ -92,41 +91,41 @@ def test_without_a_private_cache_auto_does_not_compare_every_time(bundle, tmp_pa
     assert opened(bundle, CUDNN).backend == "cudnn"
 
 
-def test_a_first_use_that_died_is_not_tried_again_at_once(bundle, emulation, monkeypatch):
-    fails_with(LostDeviceError("gone"), bundle, emulation, monkeypatch, by="999999999")
+def test_a_first_use_that_died_is_not_tried_again_at_once(bundle, monkeypatch):
+    fails_with(LostDeviceError("gone"), bundle, monkeypatch, by="999999999")
     assert opened(bundle) == "ONNX Runtime"
     now = cudnn_check.time.time()
     monkeypatch.setattr(cudnn_check.time, "time", lambda: now + 601)
     assert opened(bundle).backend == "cudnn"
 
 
-def test_a_first_use_that_is_not_over_elsewhere_does_not_lock_others_out(bundle, emulation, monkeypatch):
-    fails_with(LostDeviceError("gone"), bundle, emulation, monkeypatch, by="1")
+def test_a_first_use_that_is_not_over_elsewhere_does_not_lock_others_out(bundle, monkeypatch):
+    fails_with(LostDeviceError("gone"), bundle, monkeypatch, by="1")
     assert opened(bundle, CUDNN).backend == "cudnn"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("full")])
-def test_what_ends_a_first_use_but_not_its_process_says_nothing_of_the_engine(bundle, emulation, monkeypatch, error):
-    fails_with(error, bundle, emulation, monkeypatch, by="999999999")
+def test_what_ends_a_first_use_but_not_its_process_says_nothing_of_the_engine(bundle, monkeypatch, error):
+    fails_with(error, bundle, monkeypatch, by="999999999")
     assert opened(bundle).backend == "cudnn"
 
 
-def fails_with(error, bundle, emulation, monkeypatch, by):
+def fails_with(error, bundle, monkeypatch, by):
     """Let the first use end with an error, in the process of that number."""
 
     def run(*_args):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(emulation.CudnnNetwork, "run", run)
+        patch.setattr(cudnn_network.CudnnNetwork, "run", run)
         patch.setattr(cudnn_check, "process_id", lambda: f"{system_id()}/{by}")
         with pytest.raises(type(error)):
             opened(bundle)
 
 
-def test_no_memory_for_the_comparison_says_nothing_of_the_engine(bundle, emulation, monkeypatch, caplog):
+def test_no_memory_for_the_comparison_says_nothing_of_the_engine(bundle, monkeypatch, caplog):
     with monkeypatch.context() as patch:
-        patch.setattr(emulation.CudnnRuntime, "__init__", lambda *_args: (_ for _ in ()).throw(MemoryError("full")))
+        patch.setattr(cudnn_network.CudnnRuntime, "__init__", lambda *_args: (_ for _ in ()).throw(MemoryError("full")))
         with pytest.raises(MemoryError):
             opened(bundle)
     assert opened(bundle).backend == "cudnn"
@@ -148,7 +147,6 @@ def test_a_network_of_another_kind_is_left_for_onnx_runtime(bundle, monkeypatch,
 
 def test_where_cudnn_is_not_installed_auto_says_nothing(bundle, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "cudnn", None)
-    monkeypatch.delitem(sys.modules, "flare_runtime.backends.cudnn.network")
     assert opened(bundle) == "ONNX Runtime"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     with pytest.raises(DeviceError, match=r"cuDNN's frontend cannot be used .*; pip install '\.\[gpu\]'"):
@@ -190,7 +188,7 @@ def test_too_little_memory_is_said_with_what_is_needed(bundle):
 
 
 def test_the_key_tells_engines_apart(bundle):
-    key = gpu._key(bundle, EmulatedDevice(), "cudnn", "1", "fp16")
+    key = key_of(bundle, EmulatedDevice(), "cudnn", "1", "fp16")
     assert len(key.networks) == 2
     others = {field.name: "other" for field in dataclasses.fields(key)}
     assert all(dataclasses.replace(key, **{name: value}) != key for name, value in others.items())

@@ -60,7 +60,7 @@ PLACES = {
     "writing": "os.fsync = second(stuck, os.fsync)",
     "a disk that does not answer": "os.fsync = stuck",
     "the worker of a GPU": (
-        "backends.resolve = lambda name: 'cuda:0';"
+        "backends.resolve = lambda *_args: 'cuda:0';"
         "from tests.runtime.troubled_work import StuckWork; run_loop.CaseWork = StuckWork"
     ),
 }

@@ -17,6 +17,7 @@ from flare_runtime.backends.selection import open_network  # noqa: E402
 from flare_runtime.errors import BundleError  # noqa: E402
 from flare_runtime.model.bundle import Bundle, default_bundle  # noqa: E402
 from flare_runtime.model.onnx_file import check_network  # noqa: E402
+from flare_runtime.options import RunOptions  # noqa: E402
 from tests.runtime.manifests import make_manifest  # noqa: E402
 from tests.runtime.nifti_files import blobs, write_nifti  # noqa: E402
 from tests.runtime.onnx_networks import Network  # noqa: E402
@@ -128,7 +129,7 @@ def test_what_the_exporter_writes_is_taken(tiny_bundle, precision):
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_small_network_is_taken_and_runs(tmp_path, backend):
     bundle = Bundle.open(network_bundle(tmp_path / "bundle", SOUND))
-    network = open_network(bundle, device="cpu", backend=backend, precision="fp32")
+    network = open_network(bundle, RunOptions(device="cpu", backend=backend, precision="fp32"))
     assert network.run(np.ones((1, 1, 8, 8, 8), np.float32)).shape == (1, 2, 8, 8, 8)
 
 

@@ -40,7 +40,8 @@ def test_segmenting_loads_neither_torch_nor_nnunet_nor_onnx(tiny_bundle):
     loaded = modules_after(
         "import numpy as np\n"
         "from flare_runtime import Segmenter\n"
-        f"segmenter = Segmenter.load({str(tiny_bundle)!r}, threads=1)\n"
+        "from flare_runtime.options import RunOptions\n"
+        f"segmenter = Segmenter.load({str(tiny_bundle)!r}, RunOptions(threads=1))\n"
         "assert segmenter.segment(np.full((4, 4, 4), -50.0), (2.5, 1.5, 1.5)).mask.shape == (4, 4, 4)"
     )
     assert {"numpy", "openvino"} <= loaded

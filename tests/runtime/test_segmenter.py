@@ -11,6 +11,7 @@ import pytest
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import BundleError, CaseError, FlareError, UsageError
 from flare_runtime.imaging.volume import Remark
+from flare_runtime.options import RunOptions
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import blobs
 
@@ -21,7 +22,7 @@ RAW = {"name": "raw", "normalisation": {"scheme": "none"}}
 def segmenter_of(network=None, *, tta=False, step=None, any_intensity=False, **changes):
     changes = {"channels": [RAW], "spacing_mm": ONE_MM, **changes}
     options = {"tta": tta, "step": step, "any_intensity": any_intensity}
-    return Segmenter(memory_bundle(**changes), network or ArithmeticNetwork(), **options)
+    return Segmenter(memory_bundle(**changes), network or ArithmeticNetwork(), RunOptions(**options))
 
 
 def two_balls(shape=(24, 30, 32)):
@@ -267,7 +268,7 @@ def test_threads_share_a_segmenter_and_each_gets_its_own_mask():
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_threads_share_a_real_network(tiny_bundle, backend):
-    segmenter = Segmenter.load(tiny_bundle, device="cpu", backend=backend, precision="fp32", threads=1)
+    segmenter = Segmenter.load(tiny_bundle, RunOptions(device="cpu", backend=backend, precision="fp32", threads=1))
     images = [blobs((20, 30, 28), seed) for seed in range(4)]
     alone = [segmenter.segment(image, (2.5, 1.5, 1.5)).mask for image in images]
     with ThreadPoolExecutor(4) as threads:

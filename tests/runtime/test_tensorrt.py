@@ -1,7 +1,6 @@
 """TensorRT's backend around TensorRT itself, which a stand-in with the same calls takes the place of."""
 
 import gc
-import importlib
 import re
 import subprocess
 import sys
@@ -10,23 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flare_runtime.backends.tensorrt import library
+from flare_runtime.backends.tensorrt import network as tensorrt_network
 from flare_runtime.backends.tensorrt.cache import EngineCache, EngineRecord
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
 from tests.runtime.manifests import make_manifest
 from tests.runtime.stand_in_tensorrt import BrokenRuntime, DeviceArray, StandInDevice, engine_bytes, stand_in_module
 
-NAME = "flare_runtime.backends.tensorrt.network"
 PATCH = (4, 4, 4)
 
 
 def load(monkeypatch, **modules):
-    """Import the backend beside the given TensorRT and no other."""
+    """Return the backend beside the given TensorRT and no other."""
     for name in ("tensorrt", "tensorrt_lean"):
         monkeypatch.setitem(sys.modules, name, modules.get(name))
-    monkeypatch.setitem(sys.modules, NAME, None)  # so that it is forgotten afterwards
-    del sys.modules[NAME]
-    return importlib.import_module(NAME)
+    return tensorrt_network
 
 
 @pytest.fixture
@@ -158,15 +156,16 @@ def test_layers_are_described_where_tensorrt_does(backend, device, layers, text)
 
 def test_without_tensorrt_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(DeviceError, match=r"pip install '\.\[tensorrt\]'") as caught:
-        load(monkeypatch)
+        load(monkeypatch).TensorRTNetwork(engine_bytes(), StandInDevice())
     assert "\n" not in str(caught.value)
 
 
 def test_the_lean_runtime_is_taken_where_there_is_no_other(monkeypatch):
     lean = stand_in_module("tensorrt_lean", "11.3.0.99")
-    assert load(monkeypatch, tensorrt_lean=lean).LEAN
-    backend = load(monkeypatch, tensorrt=stand_in_module(), tensorrt_lean=lean)
-    assert (backend.LEAN, backend.VERSION) == (False, "11.4.0.106")
+    load(monkeypatch, tensorrt_lean=lean)
+    assert library.is_lean()
+    load(monkeypatch, tensorrt=stand_in_module(), tensorrt_lean=lean)
+    assert (library.is_lean(), library.version()) == (False, "11.4.0.106")
 
 
 # --- engines of a bundle

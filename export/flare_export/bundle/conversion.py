@@ -35,6 +35,7 @@ from flare_runtime.model.manifest import (
     contradictions,
     encode_manifest,
 )
+from flare_runtime.options import RunOptions
 from flare_runtime.segmenter import Segmenter
 
 MODEL_CARD_NAME = "MODEL_CARD.md"
@@ -201,7 +202,7 @@ def _verify(
         return []
     # nnU-Net takes any intensity, and is what the masks are compared with.
     segmenters = [
-        Segmenter.load(bundle, device="cpu", backend=backend, precision=precision, any_intensity=True)
+        Segmenter.load(bundle, RunOptions("cpu", backend, precision, any_intensity=True))
         for backend, precision in cpu_engines()
     ]
     results = []

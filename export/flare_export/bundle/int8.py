@@ -12,16 +12,17 @@ import numpy as np
 from flare_export.bundle.place import RANGES_SUFFIX, check_own
 from flare_export.parity.agreement import compare
 from flare_export.parity.case_files import case_name
+from flare_runtime.backends.ensemble import Ensemble
 from flare_runtime.backends.openvino.graph import sum_norms_by_plane
 from flare_runtime.backends.openvino.int8 import ActivationRange, encode_ranges, quantisable
 from flare_runtime.backends.openvino.network import OpenVINONetwork, open_core
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.compute.network import Ensemble
 from flare_runtime.errors import BundleError, OutputError, UsageError
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.model.manifest import BundleFile, Manifest, Parity, encode_manifest
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.preprocessing import prepare
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.segmenter import Segmenter
@@ -64,7 +65,7 @@ def add_int8(
         OpenVINONetwork(bundle.read_network(file), PRECISION, ranges=found)
         for file, found in zip(networks, ranges, strict=True)
     ]
-    rounded = Segmenter(bundle, Ensemble(list(compiled)))
+    rounded = Segmenter(bundle, Ensemble(compiled))
     agreements = tuple(_agreements(rounded, verify, say))
     files = dict(_file(network, found) for network, found in zip(networks, ranges, strict=True))
     kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
@@ -159,7 +160,7 @@ def activation_ranges(onnx: bytes, tiles: Iterable[FloatArray]) -> dict[str, Act
 def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callable[[str], None]) -> Iterator[Parity]:
     if not cases:
         return
-    exact = Segmenter.load(rounded.bundle, device="cpu", precision="fp32")
+    exact = Segmenter.load(rounded.bundle, RunOptions(device="cpu", precision="fp32"))
     say(HEADING)
     for channels in cases:
         volumes = [read_volume(path) for path in channels]

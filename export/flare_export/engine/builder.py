@@ -1,7 +1,4 @@
-"""TensorRT's builder: a float16 network becomes an engine for one GPU, loaded and ready to be verified.
-
-Importing this module raises DeviceError where TensorRT's builder is not installed.
-"""
+"""TensorRT's builder: a float16 network becomes an engine for one GPU, loaded and ready to be verified."""
 
 import re
 from dataclasses import dataclass
@@ -10,15 +7,11 @@ from pathlib import Path
 from flare_export.engine.precision import Layer, check_layers, kind_of
 from flare_export.errors import ModelError
 from flare_export.graph.batched_graph import with_batch
-from flare_runtime.backends.tensorrt.network import LEAN, VERSION, Log, TensorRTNetwork
+from flare_runtime.backends.tensorrt.library import Log, trt, version
+from flare_runtime.backends.tensorrt.network import TensorRTNetwork
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice
-from flare_runtime.errors import DeviceError, install_hint
 from flare_runtime.files.cache_folder import read_private, write_private
-
-if LEAN:
-    raise DeviceError(f"tensorrt_lean runs engines but builds none; {install_hint('tensorrt')}")
-import tensorrt as trt
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class BuildOptions:
 
 def timings_name(device: CudaDevice) -> str:
     """Return the name of the file of a GPU's timings."""
-    return re.sub(r"[^0-9A-Za-z.]+", "-", f"{device.gpu_name} {VERSION}.timings")
+    return re.sub(r"[^0-9A-Za-z.]+", "-", f"{device.gpu_name} {version()}.timings")
 
 
 class LoadedEngine:
@@ -98,11 +91,11 @@ class TensorRTBuilder:
         builder = log.made(trt.Builder, f"cannot use {self._device.name}")
         # TensorRT 11 knows no other networks; before it, types were only hints without this flag.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)
+        parser = trt.OnnxParser(network, log.logger)
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)  # the plugin in its place runs in no lean runtime
         if not parser.parse(onnx):
             reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-            raise ModelError(f"TensorRT {VERSION} cannot read the network: {reason}")
+            raise ModelError(f"TensorRT {version()} cannot read the network: {reason}")
         check_layers(_layers(network))
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the engine does not tell its types
@@ -115,7 +108,7 @@ class TensorRTBuilder:
         self._keep_timings(config)
         return bytes(built)
 
-    def _set_timings(self, config: trt.IBuilderConfig) -> None:
+    def _set_timings(self, config: "trt.IBuilderConfig") -> None:
         path = self._options.timing_cache
         if path is None:
             config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
@@ -128,12 +121,12 @@ class TensorRTBuilder:
         if not config.set_timing_cache(config.create_timing_cache(earlier), ignore_mismatch=False):
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
-    def _keep_timings(self, config: trt.IBuilderConfig) -> None:
+    def _keep_timings(self, config: "trt.IBuilderConfig") -> None:
         if self._options.timing_cache is not None:
             write_private(self._options.timing_cache, bytes(config.get_timing_cache().serialize()))
 
 
-def _layers(network: trt.INetworkDefinition) -> list[Layer]:
+def _layers(network: "trt.INetworkDefinition") -> list[Layer]:
     """Return the convolutions of a network that is to be built."""
     convolutions = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
     layers = [network.get_layer(index) for index in range(network.num_layers)]

@@ -16,6 +16,7 @@ from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.network import Network
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import Parity
+from flare_runtime.options import Precision, RunOptions
 from flare_runtime.pipeline.decoding import Decoder
 
 # What float32 engines may differ from PyTorch: they sum an InstanceNorm's millions of voxels in float32, which alone
@@ -40,15 +41,13 @@ def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> lis
         logits = [network(torch.from_numpy(tiles)).numpy() for network in networks]
     expected = np.asarray(np.mean(logits, axis=0), np.float32)
     decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
-    engines = (
-        open_network(bundle, device="cpu", backend=backend, precision=precision) for backend, precision in cpu_engines()
-    )
+    engines = (open_network(bundle, RunOptions("cpu", backend, precision)) for backend, precision in cpu_engines())
     return [_compare(engine, tiles, expected, decoder) for engine in engines]
 
 
-def cpu_engines() -> list[tuple[str, str]]:
+def cpu_engines() -> list[tuple[str, Precision]]:
     """Return the backends and precisions of this machine's processor that an exported network is verified on."""
-    engines = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
+    engines: list[tuple[str, Precision]] = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16")]
     return engines + ([("openvino", "bf16")] if cpu_has_bf16() else [])
 
 

@@ -1,7 +1,11 @@
 """ONNX Runtime on the CPU: an independent engine to compare with, and a fallback where OpenVINO does not run."""
 
+from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile
+from flare_runtime.backends.ensemble import joined
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.errors import BundleError, DeviceError, first_line, install_hint
+from flare_runtime.compute.device import Device
+from flare_runtime.compute.network import Network
+from flare_runtime.errors import BundleError, first_line, install_hint
 
 
 class OnnxRuntimeNetwork:
@@ -25,7 +29,7 @@ class OnnxRuntimeNetwork:
         try:
             import onnxruntime
         except ImportError as error:
-            raise DeviceError(f"onnxruntime is not installed; {install_hint('ort')}") from error
+            raise AbsentEngineError(f"onnxruntime is not installed; {install_hint('ort')}") from error
         options = onnxruntime.SessionOptions()
         # From the second run on it would take one block for all tensors, beside what the first run took for each.
         options.enable_mem_pattern = False
@@ -45,3 +49,19 @@ class OnnxRuntimeNetwork:
 
     def release(self) -> None:
         """Keep the memory: ONNX Runtime's arena cannot be emptied from outside."""
+
+
+def open_networks(choice: Choice) -> Compile:
+    """Read the networks and return what compiles them.
+
+    Raises:
+        BundleError: where a file is missing or was changed.
+    """
+    models = choice.read_networks()
+
+    def compiled(_device: Device) -> Network:
+        members = [OnnxRuntimeNetwork(model, choice.precision, choice.options.threads) for model in models]
+        models.clear()  # the engine has copies of its own
+        return joined(members)
+
+    return compiled

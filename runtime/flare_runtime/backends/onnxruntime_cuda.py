@@ -1,24 +1,19 @@
-"""ONNX Runtime on a GPU: tiles and logits stay in the GPU's memory, all work is on the device's stream.
-
-Importing this module raises DeviceError where onnxruntime is not installed.
-"""
+"""ONNX Runtime on a GPU: tiles and logits stay in the GPU's memory, all work is on the device's stream."""
 
 import logging
 from typing import Any
 
 import numpy as np
 
+from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile
+from flare_runtime.backends.gpu import GpuNetwork, key_of, share_out
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.compute.device import CudaDevice
+from flare_runtime.compute.device import CudaDevice, Device, as_gpu
+from flare_runtime.compute.network import Network
 from flare_runtime.errors import BundleError, DeviceError, GpuMemoryError, LostDeviceError, first_line, install_hint
 from flare_runtime.model.manifest import Manifest
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, onnxruntime_bytes
 
-try:
-    import onnxruntime
-except ImportError as error:
-    raise DeviceError(f"onnxruntime is not installed; {install_hint('gpu')}") from error
-
-VERSION = f"ONNX Runtime {onnxruntime.__version__}"
 _LOG = logging.getLogger(__name__)
 _PROVIDER = "CUDAExecutionProvider"
 # Its own lines go to the terminal alone, and say errors of what it tries before what works.
@@ -26,6 +21,8 @@ _WARNINGS, _SILENCE = 2, 4
 # What CUDA and what the arena with its limit say.
 _OUT_OF_MEMORY = ("allocate memory", "smaller than requested")
 _BROKEN = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented", "NoModel")
+# CUDA's share at the least: what ONNX Runtime's arena may take is not cut short by it.
+_SMALL_CONTEXT_BYTES = 300 * MIB
 
 
 class OnnxRuntimeCudaNetwork:
@@ -39,7 +36,7 @@ class OnnxRuntimeCudaNetwork:
         memory_bytes: bounds the provider's arena.
 
     Raises:
-        DeviceError: where onnxruntime has no CUDA provider that works with this memory.
+        DeviceError: where onnxruntime is not installed, or has no CUDA provider that works with this memory.
         BundleError: where the ONNX cannot be loaded.
     """
 
@@ -47,6 +44,7 @@ class OnnxRuntimeCudaNetwork:
     batch = 1
 
     def __init__(self, onnx: bytes, precision: str, manifest: Manifest, device: CudaDevice, memory_bytes: int) -> None:
+        onnxruntime = _load()
         if _PROVIDER not in onnxruntime.get_available_providers():
             raise DeviceError(
                 f"the installed onnxruntime has no CUDA; pip uninstall onnxruntime, {install_hint('gpu')}"
@@ -110,6 +108,34 @@ class OnnxRuntimeCudaNetwork:
     def release(self) -> None:
         """Give the logits' memory back; the provider keeps its arena for the next case."""
         self._logits = None
+
+
+def open_networks(choice: Choice) -> Compile:
+    """Return what reads and compiles the networks."""
+
+    def compiled(device: Device) -> Network:
+        gpu, count = as_gpu(device), len(choice.networks)
+        version = f"ONNX Runtime {_load().__version__}"
+        key = key_of(choice.bundle, gpu, "onnxruntime", version, choice.precision)
+        estimate = CONTEXT_MIB * MIB + count * onnxruntime_bytes(choice.bundle.manifest, choice.precision)
+        # An estimate may be short; half of all is left to the arena then.
+        budget = share_out(choice, gpu, key, max(estimate, choice.options.gpu_memory_mib * MIB // 2))
+        share = (budget.engine.outside_bytes - _SMALL_CONTEXT_BYTES) // count
+        members = [
+            OnnxRuntimeCudaNetwork(model, choice.precision, choice.bundle.manifest, gpu, share)
+            for model in choice.read_networks()
+        ]
+        return GpuNetwork(members, gpu, budget, key)
+
+    return compiled
+
+
+def _load() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise AbsentEngineError(f"onnxruntime is not installed; {install_hint('gpu')}") from error
+    return onnxruntime
 
 
 def _options(device: CudaDevice, memory_bytes: int) -> dict[str, str]:

@@ -1,196 +1,165 @@
 """Which engine runs a bundle's network, in which precision, and the network opened there."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
 
-from flare_runtime.backends.openvino.int8 import ActivationRange, cpu_has_int8, decode_ranges
+from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile, Engine
+from flare_runtime.backends.registry import backend_names, engines_on, find_engine
 from flare_runtime.compute.available_memory import MORE_MEMORY, check_engine_fits, lacked_memory
-from flare_runtime.compute.device import CudaDevice, Device, open_device, resolve
-from flare_runtime.compute.network import Ensemble, Network
-from flare_runtime.errors import BundleError, DeviceError, FlareError, UsageError
+from flare_runtime.compute.device import Device, open_device, resolve
+from flare_runtime.compute.network import Network
+from flare_runtime.errors import BundleError, DeviceError, FlareError, GpuMemoryError, LostDeviceError, UsageError
 from flare_runtime.model.bundle import Bundle
-from flare_runtime.model.manifest import BundleFile
-from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB
+from flare_runtime.model.manifest import CTScheme
+from flare_runtime.options import Precision, RunOptions, check_choice
 
-BACKENDS = ("openvino", "onnxruntime", "tensorrt", "cudnn")
-PRECISIONS = ("fp32", "bf16", "int8", "fp16")
-_CPU_ALONE = ("bf16", "int8")
-_FLOAT16_ALONE = ("tensorrt", "cudnn")
+_LOG = logging.getLogger(__name__)
 # What a reduced precision must have shown in the bundle's parity record before `auto` takes it.
 MIN_AUTO_DICE = 0.995
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What is to run a bundle's network.
+def choose(bundle: Bundle, options: RunOptions | None = None) -> Choice:
+    """Check what a caller asks for against the bundle and the engines, and decide what is left open.
 
-    Attributes:
-        device: `cpu` or `cuda:N`.
-        backend: one of `BACKENDS`, or `auto` on a GPU, which is decided when the network is compiled.
-        precision: one of `PRECISIONS`; `auto` on the CPU is decided when the network is compiled.
-    """
-
-    device: str
-    backend: str
-    precision: str
-
-    @property
-    def stored(self) -> str:
-        """The precision of the bundle's network that is read."""
-        return "fp16" if self.precision == "fp16" and self.backend != "cudnn" else "fp32"
-
-
-def choose(bundle: Bundle, device: str = "auto", backend: str = "auto", precision: str = "auto") -> Choice:
-    """Check a person's wishes against each other and the bundle, and decide what they leave open.
+    `auto` is, of the devices, the first GPU that can be used, else the CPU, and the CPU where only that has what was
+    asked for. Of the precisions it is int8 or, where the CPU has it, bfloat16, on a GPU float16, each only where the
+    bundle's own record shows that it agrees with float32; else float32.
 
     Args:
-        bundle: whose record decides between precisions.
-        device: `auto`, `cpu` or `cuda:N`; see `flare_runtime.compute.device.resolve`.
-            What only the CPU has makes `auto` that.
-        backend: one of `BACKENDS`, or `auto`.
-        precision: one of `PRECISIONS`, or `auto`: on the CPU int8 or, where that has it, bfloat16, on a GPU float16,
-            each only where the bundle's own record shows that it agrees with float32; else float32.
+        bundle: the model.
+        options: what the caller asks for; the defaults where None.
 
     Raises:
         UsageError: for a name that is not known, and where what was asked for goes together on no machine.
         DeviceError: where this machine lacks what was asked for.
+        BundleError: where the bundle holds no network in the precision.
     """
-    _check_choice("backend", backend, ("auto", *BACKENDS))
-    _check_choice("precision", precision, ("auto", *PRECISIONS))
-    if device == "auto" and (backend == "openvino" or precision in _CPU_ALONE):
-        device = "cpu"
-    wanted, device = device, resolve(device)
+    options = options or RunOptions()
+    check_choice("backend", options.backend, ("auto", *backend_names()))
+    _check_crop(bundle, options)
+    wanted = "cpu" if options.device == "auto" and _needs_cpu(options) else options.device
+    device = resolve(wanted, lambda: any(engine.available() for engine in engines_on(gpu=True)))
     if device == "cpu":
-        return Choice(device, *_on_cpu(backend, precision, DeviceError if wanted == "auto" else UsageError))
-    if backend == "openvino":
-        raise UsageError(f"the openvino backend runs on the CPU; use --device cpu, or another backend on {device}")
-    if precision in _CPU_ALONE:
-        raise UsageError(f"there is no {precision} on GPUs; use --precision fp16 or fp32")
-    if precision == "auto":
-        precision = "fp16" if backend in _FLOAT16_ALONE or agrees(bundle, "onnxruntime", "fp16") else "fp32"
-    if backend in _FLOAT16_ALONE and precision != "fp16":
-        raise UsageError(f"the {backend} backend runs fp16 alone; use --backend onnxruntime for fp32")
-    return Choice(device, backend, precision)
+        engine = _cpu_engine(options, DeviceError if wanted == "auto" else UsageError)
+    else:
+        engine = _gpu_engine(options, device)
+    precision = _auto_precision(bundle, engine) if options.precision == "auto" else options.precision
+    networks = tuple(bundle.networks(engine.stored(precision)))
+    if not networks:
+        raise BundleError(f"{bundle.path.name}: no {engine.stored(precision)} network in the bundle; export it anew")
+    backend = options.backend if device != "cpu" else engine.name
+    return Choice(bundle, options, device, backend, precision, networks)
 
 
-def _on_cpu(backend: str, precision: str, problem: type[FlareError]) -> tuple[str, str]:
-    """Decide for the CPU; what it cannot do is a `problem`."""
-    backend = "openvino" if backend == "auto" else backend
-    if backend in _FLOAT16_ALONE:
-        raise problem(f"the {backend} backend needs a GPU; use --device cuda:0, or --backend openvino")
-    if backend == "onnxruntime" and precision in _CPU_ALONE:
-        raise problem(f"the onnxruntime backend has no {precision}; use --backend openvino or --precision fp32")
-    if backend == "openvino" and precision == "fp16":
-        raise problem("the openvino backend has no fp16 on the CPU; use --backend onnxruntime or --precision bf16")
-    if backend == "onnxruntime" and precision == "auto":
-        precision = "fp32"
-    return backend, precision
+def _check_crop(bundle: Bundle, options: RunOptions) -> None:
+    channel = bundle.manifest.channels[0]
+    if options.crop == "body" and not isinstance(channel.normalisation, CTScheme):
+        raise UsageError(f"--crop body is for CT; this model takes {channel.name}")
 
 
-def open_network(
-    bundle: Bundle, *, device: str = "auto", backend: str = "auto", precision: str = "auto", threads: int | None = None
-) -> Network:
+def _needs_cpu(options: RunOptions) -> bool:
+    """Whether a backend or a precision was asked for that no GPU has."""
+    no_backend = options.backend != "auto" and find_engine(options.backend, gpu=True) is None
+    return no_backend or (options.precision != "auto" and not _offered(options.precision, gpu=True))
+
+
+def _offered(precision: Precision, *, gpu: bool) -> list[str]:
+    """Return the names of the engines that compute in a precision."""
+    return [engine.name for engine in engines_on(gpu) if precision in engine.precisions]
+
+
+def _cpu_engine(options: RunOptions, problem: type[FlareError]) -> Engine:
+    """Return the engine on the CPU; what it cannot do is a `problem`."""
+    default = next(engines_on(gpu=False))
+    engine = default if options.backend == "auto" else find_engine(options.backend, gpu=False)
+    if engine is None:
+        raise problem(f"the {options.backend} backend needs a GPU; use --device cuda:0, or --backend {default.name}")
+    if options.precision != "auto" and options.precision not in engine.precisions:
+        here = " on the CPU" if _offered(options.precision, gpu=True) else ""
+        others = "".join(f"--backend {name} or " for name in _offered(options.precision, gpu=False)[:1])
+        instead = f"{others}--precision {engine.precisions[0]}"
+        raise problem(f"the {engine.name} backend has no {options.precision}{here}; use {instead}")
+    return engine
+
+
+def _gpu_engine(options: RunOptions, device: str) -> Engine:
+    """Return the engine on a GPU: with `auto` the last that is tried, which runs where no other does."""
+    *_, last = engines_on(gpu=True)
+    engine = last if options.backend == "auto" else find_engine(options.backend, gpu=True)
+    if engine is None:
+        raise UsageError(
+            f"the {options.backend} backend runs on the CPU; use --device cpu, or another backend on {device}"
+        )
+    if options.precision != "auto" and not _offered(options.precision, gpu=True):
+        raise UsageError(f"there is no {options.precision} on GPUs; use --precision fp16 or fp32")
+    if options.precision != "auto" and options.precision not in engine.precisions:
+        raise UsageError(
+            f"the {engine.name} backend runs {' and '.join(engine.precisions)} alone; use --backend {last.name} for "
+            f"{options.precision}"
+        )
+    return engine
+
+
+def _auto_precision(bundle: Bundle, engine: Engine) -> Precision:
+    for precision in engine.lower:
+        rounded = precision != "int8" or len({file.fold for file in bundle.activations()}) == bundle.folds
+        if agrees(bundle, engine.name, precision) and rounded and engine.computes(precision):
+            return precision
+    return engine.precisions[0]
+
+
+def open_network(bundle: Bundle, options: RunOptions | None = None) -> Network:
     """Compile a bundle's network for this machine, as `choose` decides.
 
-    Args:
-        bundle: where the network comes from.
-        device: as for `choose`.
-        backend: as for `choose`.
-        precision: as for `choose`.
-        threads: for the network on the CPU; None leaves it to the backend.
+    Raises:
+        UsageError, DeviceError, BundleError: as `choose` and `read_network` do.
+    """
+    choice = choose(bundle, options)
+    return read_network(choice)(open_device(choice.device))
+
+
+def read_network(choice: Choice) -> Compile:
+    """Read and check the networks' files, which is quick, and return what compiles them for the opened device.
+
+    For a GPU they are read when they are compiled: which files that takes is known only then.
 
     Raises:
-        UsageError: for a name that is not known.
-        DeviceError: where this machine lacks what was asked for.
-        BundleError: where the network is missing or was changed.
+        BundleError: where a file is missing or was changed.
     """
-    choice = choose(bundle, device, backend, precision)
-    return read_network(bundle, choice, threads=threads)(open_device(choice.device))
-
-
-def read_network(
-    bundle: Bundle, choice: Choice, *, threads: int | None = None, gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
-) -> Callable[[Device], Network]:
-    """Read and check a network's files, which is quick, and return what compiles it for the opened device."""
-    files = bundle.networks(choice.stored)
-    if not files:
-        raise BundleError(f"{bundle.path.name}: no {choice.stored} network in the bundle; export it anew")
-    models = [bundle.read_network(file) for file in files]
-    ranges = _activation_ranges(bundle, choice)
+    engines = [engine for engine in engines_on(choice.on_gpu) if choice.backend in ("auto", engine.name)]
+    if choice.on_gpu:
+        return _first_that_works([engine for engine in engines if choice.precision in engine.precisions], choice)
+    compile_networks = engines[0].open(choice)
 
     def compiled(device: Device) -> Network:
-        members: list[Network]
-        if isinstance(device, CudaDevice):
-            from flare_runtime.backends.gpu import open_on_gpu
-
-            members = [open_on_gpu(bundle, choice, models, device, gpu_memory_mib)]
-        else:
-            check_engine_fits()
-            try:
-                members = list(_on_host(bundle, choice, models, ranges, threads))
-            except Exception as error:
-                if not lacked_memory(error):
-                    raise
-                raise DeviceError(f"too little memory to compile the network; {MORE_MEMORY}") from error
-        models.clear()  # the engines have copies of their own
-        return members[0] if len(members) == 1 else Ensemble(members)
+        check_engine_fits()
+        try:
+            return compile_networks(device)
+        except Exception as error:
+            if not lacked_memory(error):
+                raise
+            raise DeviceError(f"too little memory to compile the network; {MORE_MEMORY}") from error
 
     return compiled
 
 
-def expected_precision(bundle: Bundle, choice: Choice) -> str:
-    """Return the precision that `auto` takes on this CPU, if it has bfloat16, or the one that was asked for."""
-    if choice.precision != "auto":
-        return choice.precision
-    if (
-        agrees(bundle, "openvino", "int8")
-        and cpu_has_int8()
-        and len(_ranges_by_fold(bundle)) == len(bundle.networks("fp32"))
-    ):
-        return "int8"
-    return "bf16" if agrees(bundle, "openvino", "bf16") else "fp32"
+def _first_that_works(engines: Sequence[Engine], choice: Choice) -> Compile:
+    def compiled(device: Device) -> Network:
+        for engine in engines[:-1]:
+            if not engine.available():
+                continue
+            try:
+                return engine.open(choice)(device)
+            except LostDeviceError:  # nothing works in this process any more
+                raise
+            except AbsentEngineError:
+                pass
+            except (DeviceError, GpuMemoryError) as error:
+                _LOG.warning("%s is left for another engine: %s", engine.name, error)
+            device.release()
+        return engines[-1].open(choice)(device)
 
-
-def _activation_ranges(bundle: Bundle, choice: Choice) -> Sequence[Mapping[str, ActivationRange] | None]:
-    """Return what each fold's network needs for int8, None where it is to run in something else."""
-    if choice.backend != "openvino" or expected_precision(bundle, choice) != "int8":
-        return [None] * len(bundle.networks(choice.stored))
-    files = [_ranges_by_fold(bundle).get(file.fold) for file in bundle.networks("fp32")]
-    found = [decode_ranges(bundle.read(file)) for file in files if file is not None]
-    if len(found) < len(files):
-        raise BundleError(
-            f"{bundle.path.name}: {len(found)} of {len(files)} networks can run in int8; add what it takes: "
-            f"flare-export int8 {bundle.path} --calibrate CASES"
-        )
-    return found
-
-
-def _ranges_by_fold(bundle: Bundle) -> dict[str | None, BundleFile]:
-    return {file.fold: file for file in bundle.activations()}
-
-
-def _on_host(
-    bundle: Bundle,
-    choice: Choice,
-    models: list[bytes],
-    ranges: Sequence[Mapping[str, ActivationRange] | None],
-    threads: int | None,
-) -> Sequence[Network]:
-    if choice.backend == "onnxruntime":
-        from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
-
-        return [OnnxRuntimeNetwork(model, choice.stored, threads) for model in models]
-    from flare_runtime.backends.openvino.network import OpenVINONetwork, cpu_has_bf16
-
-    wanted = expected_precision(bundle, choice)
-    if wanted == "bf16" and choice.precision == "auto" and not cpu_has_bf16():
-        wanted = "fp32"
-    return [OpenVINONetwork(model, wanted, threads, found) for model, found in zip(models, ranges, strict=True)]
-
-
-def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise UsageError(f"{what} {given!r} is not known; choose one of {', '.join(allowed)}")
+    return compiled
 
 
 def agrees(bundle: Bundle, backend: str, precision: str) -> bool:

@@ -15,11 +15,13 @@ class CudaMemory:
     Args:
         cupy: the module.
         index: of the GPU, as CUDA counts.
+        pool: the `cupy.cuda.MemoryPool` of the arrays.
     """
 
-    def __init__(self, cupy: Any, index: int) -> None:
+    def __init__(self, cupy: Any, index: int, pool: Any) -> None:
         self._cupy = cupy
         self._index = index
+        self._pool = pool
         self._free_at_start = self._free()
         self._peak = 0
 
@@ -34,8 +36,9 @@ class CudaMemory:
         return self._free_at_start - self._free() + _CONTEXT_BYTES if used is None else used
 
     def outside_bytes(self) -> int:
-        """Return what it takes outside of CuPy's pool."""
-        return self.used_bytes() - int(self._cupy.get_default_memory_pool().total_bytes())
+        """Return what it takes outside of the pool, and of that which CuPy has for the rest of the program."""
+        pools = (self._pool, self._cupy.get_default_memory_pool())
+        return self.used_bytes() - sum(int(pool.total_bytes()) for pool in pools)
 
     def note_peak(self) -> int:
         """Return the most that was in use whenever this was called; it has to be before memory is given back."""

@@ -1,12 +1,11 @@
 """Where arrays live and are computed: the host with NumPy, or one CUDA GPU with CuPy."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -81,11 +80,12 @@ HOST = Host()
 
 
 class CudaDevice:
-    """One GPU, with one stream for all work and a bounded pool of memory.
+    """One GPU, with one stream for all work and a bounded pool of memory, beside what else the process does there.
 
     Attributes:
         index: of the GPU, as CUDA counts.
         stream: a `cupy.cuda.Stream`.
+        pool: the `cupy.cuda.MemoryPool` that arrays take their memory from while the device is active.
         gpu_name: such as `NVIDIA H200`.
         compute_capability: such as `9.0`.
         driver: the version of CUDA that the driver is made for, such as 13000.
@@ -113,7 +113,8 @@ class CudaDevice:
             self._device = cupy.cuda.Device(index)
             with self._device:
                 self.stream = cupy.cuda.Stream(non_blocking=True)
-                self.memory = CudaMemory(cupy, index)
+                self.pool = cupy.cuda.MemoryPool()
+                self.memory = CudaMemory(cupy, index, self.pool)
             properties = runtime.getDeviceProperties(index)
         except (runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError) as error:
             raise DeviceError(f"{self.name} cannot be used ({error}); use --device cpu") from error
@@ -122,9 +123,9 @@ class CudaDevice:
         self.driver = int(runtime.driverGetVersion())
 
     def limit_memory(self, size: int) -> None:
-        """Let `xp` take at most `size` bytes of the GPU's memory."""
+        """Let the pool take at most `size` bytes of the GPU's memory; 0 lifts the bound."""
         with self._device:
-            self.xp.get_default_memory_pool().set_limit(size=size)
+            self.pool.set_limit(size=size)
 
     def upload(self, array: AnyArray) -> AnyArray:
         """Copy to the GPU, through CuPy's pinned memory."""
@@ -136,7 +137,7 @@ class CudaDevice:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make CuPy use this GPU and stream in the calling thread.
+        """Make CuPy use this GPU, stream and pool in the calling thread.
 
         Raises:
             GpuMemoryError: where the work inside finds no memory.
@@ -144,7 +145,7 @@ class CudaDevice:
         """
         cuda = self.xp.cuda
         try:
-            with self._device, self.stream:
+            with self._device, self.stream, cuda.using_allocator(self.pool.malloc):
                 yield
         except cuda.memory.OutOfMemoryError as error:
             raise GpuMemoryError(str(error)) from error
@@ -160,38 +161,38 @@ class CudaDevice:
         self.stream.synchronize()
 
     def release(self) -> None:
-        """Give the free blocks of CuPy's pool back to CUDA."""
+        """Give the free blocks of the pool back to CUDA."""
         with self._device:
             self.memory.note_peak()
-            self.xp.get_default_memory_pool().free_all_blocks()
+            self.pool.free_all_blocks()
 
 
-def resolve(name: str) -> str:
-    """Return `cpu` or `cuda:N` for what a person may say: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    `auto` is the first GPU where a driver, CuPy and something that runs networks there are installed, else the CPU.
+def check_name(name: str) -> None:
+    """Refuse what is no name of a device: `auto`, `cpu`, `cuda` and `cuda:N` are.
 
     Raises:
         UsageError: for anything else.
     """
+    if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)):
+        raise UsageError(f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ...")
+
+
+def resolve(name: str, has_engine: Callable[[], bool] = lambda: True) -> str:
+    """Return `cpu` or `cuda:N` for what a person may say: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` is the first GPU where a driver, CuPy and something that runs networks there are installed, else the CPU.
+
+    Args:
+        name: what a person says.
+        has_engine: whether something that runs networks on a GPU is installed.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    check_name(name)
     if name == "auto":
-        return "cuda:0" if Path("/dev/nvidiactl").exists() and find_spec("cupy") and _has_gpu_engine() else "cpu"
-    if name == "cpu" or re.fullmatch(r"cuda:\d+", name):
-        return name
-    if name == "cuda":
-        return "cuda:0"
-    raise UsageError(f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ...")
-
-
-def _has_gpu_engine() -> bool:
-    """Whether a network could run on a GPU; onnxruntime for GPUs has the module name of the one without."""
-    if any(find_spec(name) for name in ("tensorrt", "tensorrt_lean", "cudnn")):
-        return True
-    try:
-        distribution("onnxruntime-gpu")
-    except PackageNotFoundError:
-        return False
-    return True
+        return "cuda:0" if Path("/dev/nvidiactl").exists() and find_spec("cupy") and has_engine() else "cpu"
+    return "cuda:0" if name == "cuda" else name
 
 
 def open_device(name: str) -> Device:
@@ -201,3 +202,14 @@ def open_device(name: str) -> Device:
         DeviceError: where it is not to be had.
     """
     return HOST if name == "cpu" else CudaDevice(int(name.removeprefix("cuda:")))
+
+
+def as_gpu(device: Device) -> CudaDevice:
+    """Return a device that is a GPU as one.
+
+    Raises:
+        UsageError: where it is not.
+    """
+    if not device.is_gpu:
+        raise UsageError(f"{device.name} is no GPU; give cuda:0, cuda:1, ...")
+    return cast("CudaDevice", device)

@@ -30,30 +30,3 @@ class Network(Protocol):
     def release(self) -> None:
         """Give back memory that only running needs, where the engine can; what `run` returned is gone with it."""
         ...
-
-
-class Ensemble:
-    """The mean of the logits of several folds."""
-
-    def __init__(self, members: list[Network]) -> None:
-        self._members = members
-        first = members[0]
-        self.backend, self.device, self.precision, self.batch = (
-            first.backend,
-            first.device,
-            first.precision,
-            first.batch,
-        )
-
-    def run(self, tiles: FloatArray) -> FloatArray:
-        """Return the mean of the members' logits."""
-        total = self._members[0].run(tiles).copy()
-        for member in self._members[1:]:
-            total += member.run(tiles)
-        total /= len(self._members)
-        return total
-
-    def release(self) -> None:
-        """Release every member's memory."""
-        for member in self._members:
-            member.release()

@@ -51,6 +51,11 @@ class Bundle:
         """Return the network files of one precision, one per fold."""
         return [file for file in self.manifest.files if file.role == "network" and file.precision == precision]
 
+    @property
+    def folds(self) -> int:
+        """How many networks the model is the mean of."""
+        return len({file.fold for file in self.manifest.files if file.role == "network"})
+
     def activations(self) -> list[BundleFile]:
         """Return the files that the float32 networks need to be run in int8, one per fold or none."""
         return [file for file in self.manifest.files if file.role == "activations"]

@@ -5,11 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from flare_runtime.backends.engine import Choice
 from flare_runtime.compute.box import Box
-from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
-from flare_runtime.model.bundle import Bundle
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.program.command_line import log_to_stderr, skip_model_converter
@@ -26,16 +24,14 @@ class CaseWork:
 
     Attributes:
         args: of the command line.
-        bundle: the model.
-        options: of `Segmenter.load`.
+        choice: what runs the model, and how.
         first: the mask of the first case of the run.
         count: how many cases the run has.
         log_level: of this package's messages.
     """
 
     args: argparse.Namespace
-    bundle: Bundle
-    options: dict[str, Any]
+    choice: Choice
     first: Path
     count: int
     log_level: int
@@ -45,7 +41,7 @@ class CaseWork:
         open_streams()
         log_to_stderr("flare_runtime", self.log_level)
         skip_model_converter()
-        return self.segment(Segmenter.load(self.bundle, **self.options), cases)
+        return self.segment(Segmenter.open(self.choice, wait=False), cases)
 
     def segment(self, segmenter: Segmenter, cases: Sequence[Case]) -> Iterator[CaseRecord]:
         """Segment cases, the first of all under a line that says what runs where."""
@@ -57,9 +53,10 @@ class CaseWork:
             waiting.end()
             if cases[0].mask == self.first and not self.args.quiet:
                 place = f"{network.device} ({network.backend}, {network.precision})"
-                say(f"{self.bundle.manifest.name} on {place}, {self.count} case(s)")
-                if self.bundle.manifest.caution:
-                    say(f"caution: {self.bundle.manifest.caution}")
+                manifest = self.choice.bundle.manifest
+                say(f"{manifest.name} on {place}, {self.count} case(s)")
+                if manifest.caution:
+                    say(f"caution: {manifest.caution}")
 
         def progress(case: Case) -> Progress:
             def wrap(tiles: TileGrid) -> Iterable[Box]:
@@ -69,13 +66,7 @@ class CaseWork:
             return wrap
 
         with waiting:
-            records = segment_cases(
-                segmenter,
-                cases,
-                max_voxels=self.args.max_voxels or DEFAULT_MAX_VOXELS,
-                keep_header_text=self.args.keep_header_text,
-                progress=progress,
-            )
+            records = segment_cases(segmenter, cases, progress=progress)
             for record in records:
                 announce()
                 yield record

@@ -8,9 +8,9 @@ from pathlib import Path
 from time import perf_counter
 
 from flare_runtime.compute.available_memory import available_bytes
-from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError
+from flare_runtime.errors import BundleError, CaseError, DeviceError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, read_grid, read_volume
+from flare_runtime.imaging.read import read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.run.cases import Case
@@ -23,26 +23,22 @@ def segment_cases(
     segmenter: Segmenter,
     cases: Sequence[Case],
     *,
-    max_voxels: int = DEFAULT_MAX_VOXELS,
-    keep_header_text: bool = False,
     progress: Callable[[Case], Progress] = lambda _case: iter,
 ) -> Iterator[CaseRecord]:
     """Segment and write every case, and yield its record as soon as it is committed or given up.
 
     Args:
-        segmenter: the loaded model.
+        segmenter: the loaded model; its options say as well which images are too large, and what masks take of them.
         cases: from `find_cases`.
-        max_voxels: inputs larger than this are refused.
-        keep_header_text: masks take the free text of their image's header, which may name the patient.
         progress: gives each case its wrapper of tiles.
 
     Raises:
         DeviceError, BundleError: what would fail every further case too.
     """
-    with _ReadAhead(segmenter, cases, max_voxels) as images:
+    with _ReadAhead(segmenter, cases) as images:
         for case in cases:
             try:
-                yield _segment_in_memory(segmenter, case, images, progress(case), keep_header_text)
+                yield _segment_in_memory(segmenter, case, images, progress(case))
             except (DeviceError, BundleError):
                 raise
             except Exception as error:  # one bad case must not cost the others
@@ -52,10 +48,10 @@ def segment_cases(
 class _ReadAhead:
     """Reads a case's images while the one before it is segmented: one case ahead, in a thread of its own."""
 
-    def __init__(self, segmenter: Segmenter, cases: Sequence[Case], max_voxels: int) -> None:
+    def __init__(self, segmenter: Segmenter, cases: Sequence[Case]) -> None:
         self._memory = segmenter.memory
         self._channels = len(segmenter.bundle.manifest.channels)
-        self._max_voxels = max_voxels
+        self._max_voxels = segmenter.options.max_voxels
         self._coming = deque(cases)
         self._thread = ThreadPoolExecutor(1, "read")
         self._ahead: tuple[Case, Future[list[Volume] | None]] | None = None
@@ -111,16 +107,13 @@ class _ReadAhead:
         self._thread.shutdown(cancel_futures=True)
 
 
-def _segment_in_memory(
-    segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress, keep_text: bool
-) -> CaseRecord:
+def _segment_in_memory(segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress) -> CaseRecord:
     """Segment a case, and once more with as little of the GPU's memory as can be where that ran out."""
-    try:
-        return _segment(segmenter, case, images.take, progress, keep_text)
-    except GpuMemoryError:
-        pass  # until here its traceback holds the arrays
-    segmenter.device.release()
-    return _segment(segmenter, case, images.read, progress, keep_text, smallest=True)
+    return segmenter.within_memory(
+        lambda smallest: _segment(
+            segmenter, case, images.read if smallest else images.take, progress, smallest=smallest
+        )
+    )
 
 
 def _segment(
@@ -128,7 +121,6 @@ def _segment(
     case: Case,
     take_images: Callable[[Case], list[Volume]],
     progress: Progress,
-    keep_text: bool,
     *,
     smallest: bool = False,
 ) -> CaseRecord:
@@ -153,4 +145,4 @@ def _segment(
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record
 
-    return commit_result(case, result.mask, result.template, record_of, keep_text=keep_text)
+    return commit_result(case, result.mask, result.template, record_of, keep_text=segmenter.options.keep_header_text)

@@ -132,8 +132,8 @@ def model_identity(segmenter: Segmenter) -> dict[str, str]:
         "device": network.device,
         "precision": network.precision,
         "step": f"{segmenter.step:g}",
-        "tta": str(segmenter.tta).lower(),
-        "crop": segmenter.crop,
+        "tta": str(segmenter.options.tta).lower(),
+        "crop": segmenter.options.crop,
         "flare-lite": _version("flare-lite"),
     }
 

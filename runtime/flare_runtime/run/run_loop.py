@@ -5,16 +5,16 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
-from flare_runtime.backends.selection import choose, read_network
+from flare_runtime.backends.selection import choose
 from flare_runtime.errors import DeviceError, FlareError, UsageError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
 from flare_runtime.files.temporary import remove_ours, sweep
 from flare_runtime.model.bundle import Bundle, default_bundle
-from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB
+from flare_runtime.options import RunOptions
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import clear_line, say, say_lines
 from flare_runtime.run.case_work import CaseWork
@@ -40,20 +40,12 @@ class RunLoop:
 
     def __init__(self, args: argparse.Namespace, interruption: Interruption) -> None:
         self.args = args
-        self.bundle = Bundle.open(args.model or default_bundle())
-        given = ("device", "backend", "precision", "step", "tta", "crop", "any_intensity", "threads")
-        self._options: dict[str, Any] = {name: getattr(args, name) for name in given}
-        self._options |= {"gpu_memory_mib": args.gpu_memory or DEFAULT_GPU_MEMORY_MIB, "wait": False}
-        choice = choose(self.bundle, args.device, args.backend, args.precision)
-        self._on_cpu = choice.device == "cpu"
-        self._segmenter: Segmenter | None = None
-        if self._on_cpu:
-            self._segmenter = Segmenter.load(self.bundle, **self._options)
-        else:
-            read_network(self.bundle, choice)  # what is wrong with the bundle is said before anything is begun
-        self.cases = find_cases(args.input, args.output, len(self.bundle.manifest.channels))
+        options = _options_of(args)
+        self._choice = choose(Bundle.open(args.model or default_bundle()), options)
+        self._segmenter = None if self._choice.on_gpu else Segmenter.open(self._choice, wait=False)
+        self.cases = find_cases(args.input, args.output, len(self._choice.bundle.manifest.channels))
         level = logging.getLogger("flare_runtime").level
-        self._work = CaseWork(args, self.bundle, self._options, self.cases[0].mask, len(self.cases), level)
+        self._work = CaseWork(args, self._choice, self.cases[0].mask, len(self.cases), level)
         if args.report:
             self._check_report()
         self.journal = Journal(args.report, self.cases)
@@ -73,7 +65,7 @@ class RunLoop:
         return SOME_FAILED if self.journal.failed else 0
 
     def _results(self) -> Iterator[CaseRecord]:
-        if not self._on_cpu:
+        if self._choice.on_gpu:
             try:
                 yield from supervise(self._work, self.cases)
                 return
@@ -81,7 +73,10 @@ class RunLoop:
                 if self.args.device != "auto" or self.journal.count:
                     raise
                 say(f"flare-infer: {error}; going on on the CPU")
-        segmenter = self._segmenter or Segmenter.load(self.bundle, **{**self._options, "device": "cpu"})
+        segmenter = self._segmenter
+        if segmenter is None:
+            options = replace(self._choice.options, device="cpu")
+            segmenter = Segmenter.load(self._choice.bundle, options, wait=False)
         yield from self._work.segment(segmenter, self.cases)
 
     def _check_report(self) -> None:
@@ -126,3 +121,19 @@ class RunLoop:
     def _say_goodbye(self, word: str) -> None:
         clear_line()
         say(f"flare-infer: {word}; finished cases are kept")
+
+
+def _options_of(args: argparse.Namespace) -> RunOptions:
+    limits = {"gpu_memory_mib": args.gpu_memory, "max_voxels": args.max_voxels}
+    return RunOptions(
+        device=args.device,
+        backend=args.backend,
+        precision=args.precision,
+        step=args.step,
+        tta=args.tta,
+        crop=args.crop,
+        any_intensity=args.any_intensity,
+        threads=args.threads,
+        keep_header_text=args.keep_header_text,
+        **{name: limit for name, limit in limits.items() if limit is not None},
+    )

@@ -17,6 +17,7 @@ from flare_runtime.files.private_notes import PrivateNotes
 from flare_runtime.files.this_process import has_ended, process_id
 from flare_runtime.imaging.volume import Grid
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
@@ -105,12 +106,13 @@ class CudnnCheck:
 
     def _in_float32(self, tile: AnyArray) -> AnyArray:
         manifest = self._bundle.manifest
-        folds = len(self._bundle.networks("fp32"))
+        folds = self._bundle.folds
         running = network_bytes(manifest, "openvino", "fp32", folds)
         grid = Grid(manifest.patch, manifest.spacing_mm, 4)
         size = CaseSize.of([grid] * len(manifest.channels), manifest.patch, manifest)
         HostMemory(manifest, running, lambda: engine_bytes(manifest, folds)).check(size)
-        logits = np.array(open_network(self._bundle, device="cpu", backend="openvino", precision="fp32").run(tile))
+        options = RunOptions(device="cpu", backend="openvino", precision="fp32")
+        logits = np.array(open_network(self._bundle, options).run(tile))
         give_back()
         return logits
 

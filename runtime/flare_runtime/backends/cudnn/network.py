@@ -1,19 +1,18 @@
 """cuDNN on one GPU: a U-Net in float16 with the channels of a voxel side by side, in one block of memory.
 
-cuDNN computes the convolutions, the kernels of `kernels.cu` all else. Importing this module raises DeviceError
-where cuDNN's frontend is not installed.
+cuDNN computes the convolutions, the kernels of `kernels.cu` all else.
 """
 
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from math import prod
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from flare_runtime.backends.cudnn.plan import Place, PlacedStep, Plan
 from flare_runtime.backends.cudnn.steps import GROUP, Norm, Step
+from flare_runtime.backends.engine import AbsentEngineError
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import DeviceError, LostDeviceError, install_hint
@@ -27,17 +26,17 @@ _MAX_WORKSPACE = 256 << 20
 _Launch = Callable[[], object]
 
 
-def _load() -> ModuleType:
+def load() -> Any:
+    """Return cuDNN's frontend, imported when it is first needed.
+
+    Raises:
+        DeviceError: where it is not installed.
+    """
     try:
         import cudnn
     except (ImportError, OSError, AssertionError) as error:  # also where its library cannot be loaded
-        raise DeviceError(f"cuDNN's frontend cannot be used ({error}); {install_hint('gpu')}") from error
-    module: ModuleType = cudnn
-    return module
-
-
-cudnn: Any = _load()
-VERSION = f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
+        raise AbsentEngineError(f"cuDNN's frontend cannot be used ({error}); {install_hint('gpu')}") from error
+    return cudnn
 
 
 class CudnnRuntime:
@@ -58,6 +57,7 @@ class CudnnRuntime:
     """
 
     def __init__(self, device: CudaDevice, outputs: int, block_bytes: int) -> None:
+        cudnn = load()
         self.device = device
         try:
             self.handle = cudnn.create_handle()
@@ -207,6 +207,7 @@ class CudnnNetwork:
 
 def _graph(placed: PlacedStep, handle: Any) -> Any:
     """Return cuDNN's graph of a step's convolution with its plans, summed up in float32."""
+    cudnn = load()
     step, types = placed.step, cudnn.data_type
     filters = (len(step.filters), *step.filters.shape[1:])
     tensors = [(1, *placed.reads[0].shape), filters, (1, *placed.raw.shape)]

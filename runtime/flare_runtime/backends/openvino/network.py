@@ -1,22 +1,41 @@
 """OpenVINO on the CPU: the default backend, in float32, 8-bit integers or, where the CPU has it, bfloat16."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from flare_runtime.backends.engine import Choice, Compile
+from flare_runtime.backends.ensemble import joined
 from flare_runtime.backends.openvino.graph import (
+    Mark,
     float32_mark,
     keep_first_convolutions,
     split_concatenations,
     sum_norms_by_plane,
 )
-from flare_runtime.backends.openvino.int8 import ActivationRange, cpu_has_int8, quantise
+from flare_runtime.backends.openvino.int8 import ActivationRange, cpu_has_int8, decode_ranges, quantise
 from flare_runtime.backends.openvino.upsampling import merge_upsampling
 from flare_runtime.compute.arrays import FloatArray
+from flare_runtime.compute.device import Device
+from flare_runtime.compute.network import Network
 from flare_runtime.errors import BundleError, DeviceError, first_line
 from flare_runtime.files.cache_folder import cache_folder
 
 # What is computed in where nothing else is said: with int8, all but the convolutions.
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# What /proc/cpuinfo calls the arithmetic in bfloat16 that OpenVINO asks for.
+_BF16 = {"avx512_bf16", "avx_ne_convert"}
+
+
+def cpu_lists_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the system lists bfloat16 among what this CPU can do; False where it does not say.
+
+    OpenVINO itself can be asked once it is loaded, which takes longer: `cpu_has_bf16`.
+    """
+    try:
+        return not _BF16.isdisjoint(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
 
 
 def cpu_has_bf16() -> bool:
@@ -54,32 +73,11 @@ class OpenVINONetwork:
         if precision == "int8" and not cpu_has_int8():
             raise DeviceError("this CPU has no dot products of 8-bit integers (VNNI); use --precision fp32")
         core = open_core()
-        config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _TYPES[precision],
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            # Pinned workers share cores with BLAS and stall both: preprocessing took twelve times as long.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if cache := cache_folder("openvino"):
-            config["CACHE_DIR"] = str(cache)
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(onnx)
             mark = float32_mark(core) if precision == "bf16" else None
-            if precision == "int8":
-                quantise(model, ranges or {})
-            else:
-                split_concatenations(model, mark)
-            if precision == "fp32":
-                merge_upsampling(model)
-            sum_norms_by_plane(model, mark)
-            if mark is not None:
-                keep_first_convolutions(model, mark)
-                # Its code generator would gather the norms with what is marked, and round in a pass of its own.
-                config["SNIPPETS_MODE"] = "DISABLE"
-            self._compiled = core.compile_model(model, "CPU", config)
+            _rewrite(model, precision, mark, ranges or {})
+            self._compiled = core.compile_model(model, "CPU", _config(precision, threads))
         except (DeviceError, BundleError, MemoryError):
             raise
         except Exception as error:  # the graph's changes meet what no export of ours holds
@@ -99,8 +97,74 @@ class OpenVINONetwork:
         self._compiled.release_memory()
 
 
+def open_networks(choice: Choice) -> Compile:
+    """Read the networks, and what they need for int8, and return what compiles them.
+
+    Raises:
+        BundleError: where a file is missing or was changed.
+    """
+    models, ranges = choice.read_networks(), _ranges_of(choice)
+
+    def compiled(_device: Device) -> Network:
+        precision: str = choice.precision
+        if precision == "bf16" and choice.options.precision == "auto" and not cpu_has_bf16():
+            precision = "fp32"
+        threads = choice.options.threads
+        members = [OpenVINONetwork(model, precision, threads, own) for model, own in zip(models, ranges, strict=True)]
+        models.clear()  # the engine has copies of its own
+        return joined(members)
+
+    return compiled
+
+
 def open_core() -> Any:
     """Return an `openvino.Core`, imported when it is first needed."""
     from openvino import Core
 
     return Core()
+
+
+def _ranges_of(choice: Choice) -> list[Mapping[str, ActivationRange] | None]:
+    """Return what each fold's network needs for int8, None where it is to run in something else."""
+    if choice.precision != "int8":
+        return [None] * len(choice.networks)
+    bundle, by_fold = choice.bundle, {file.fold: file for file in choice.bundle.activations()}
+    files = [by_fold[network.fold] for network in choice.networks if network.fold in by_fold]
+    if len(files) < len(choice.networks):
+        raise BundleError(
+            f"{bundle.path.name}: {len(files)} of {len(choice.networks)} networks can run in int8; add what it takes: "
+            f"flare-export int8 {bundle.path} --calibrate CASES"
+        )
+    return [decode_ranges(bundle.read(file)) for file in files]
+
+
+def _rewrite(model: Any, precision: str, mark: Mark | None, ranges: Mapping[str, ActivationRange]) -> None:
+    """Change the graph, in place, to what OpenVINO computes well in a precision."""
+    if precision == "int8":
+        quantise(model, ranges)
+    else:
+        split_concatenations(model, mark)
+    if precision == "fp32":
+        merge_upsampling(model)
+    sum_norms_by_plane(model, mark)
+    if mark is not None:
+        keep_first_convolutions(model, mark)
+
+
+def _config(precision: str, threads: int | None) -> dict[str, Any]:
+    """Return the options of OpenVINO's CPU plugin."""
+    config: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": _TYPES[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        # Pinned workers share cores with BLAS and stall both: preprocessing took twelve times as long.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if precision == "bf16":
+        # Its code generator would gather the norms with what is kept in float32, and round in a pass of its own.
+        config["SNIPPETS_MODE"] = "DISABLE"
+    if cache := cache_folder("openvino"):
+        config["CACHE_DIR"] = str(cache)
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return config

@@ -1,47 +1,23 @@
-"""TensorRT on one GPU: an engine that was built and verified on this machine, with memory from CuPy's pool.
-
-Importing this module raises DeviceError where neither TensorRT nor its lean runtime is installed.
-"""
+"""TensorRT on one GPU: an engine that was built and verified on this machine, with memory from the device's pool."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
+from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile
+from flare_runtime.backends.gpu import GpuNetwork, key_of, share_out
 from flare_runtime.backends.tensorrt.cache import CachedEngine, EngineCache, EngineKey
+from flare_runtime.backends.tensorrt.library import Log, is_lean, load, trt, version
 from flare_runtime.compute.arrays import FloatArray, Shape3
-from flare_runtime.compute.device import CudaDevice
-from flare_runtime.errors import DeviceError, LostDeviceError, install_hint
+from flare_runtime.compute.device import CudaDevice, Device, as_gpu
+from flare_runtime.compute.network import Network
+from flare_runtime.errors import DeviceError, LostDeviceError
 from flare_runtime.files.cache_folder import cache_folder
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB
 
-
-def _load() -> ModuleType:
-    problem = ""
-    for name in ("tensorrt", "tensorrt_lean"):
-        try:
-            return import_module(name)
-        except (ImportError, OSError) as error:  # also the bindings without the library they load
-            problem = problem or str(error).partition("\n")[0]
-    raise DeviceError(
-        f"TensorRT is not installed ({problem}); {install_hint('tensorrt')}, or tensorrt-lean-cu13, which runs "
-        "version-compatible engines but builds none"
-    )
-
-
-if TYPE_CHECKING:
-    import tensorrt as trt
-else:
-    trt = _load()
-
-LEAN = trt.__name__ == "tensorrt_lean"
-VERSION = str(vars(trt)["__version__"])
 CACHE_NAME = "tensorrt"
 # What TensorRT asks of every address.
 _ALIGNMENT = 256
-_UNUSABLE: list[object] = []
-
-_T = TypeVar("_T")
 
 
 def engine_key(
@@ -56,7 +32,8 @@ def engine_key(
         batch: the number of tiles it takes at once.
         version_compatible: whether later versions and the lean runtime can run it.
     """
-    return EngineKey(onnx_sha256, VERSION, device.gpu_name, device.compute_capability, patch, batch, version_compatible)
+    gpu = (device.gpu_name, device.compute_capability)
+    return EngineKey(onnx_sha256, version(), *gpu, patch, batch, version_compatible)
 
 
 def find_engines(
@@ -81,7 +58,7 @@ def find_engines(
         tell("there is no private cache folder, so no TensorRT engine")
         return []
     wanted = [engine_key(digest, device, patch, 1) for digest in onnx_sha256]
-    return EngineCache(folder, tell).find_runnable(wanted, lean=LEAN, memory_bytes=memory_bytes)
+    return EngineCache(folder, tell).find_runnable(wanted, lean=is_lean(), memory_bytes=memory_bytes)
 
 
 def find_networks(
@@ -101,48 +78,32 @@ def find_networks(
     return [TensorRTNetwork(found.engine, device, version_compatible=found.key.version_compatible) for found in engines]
 
 
-class Log(trt.ILogger):
-    """TensorRT's errors: its calls only return None, or an object that must not be touched.
+def open_networks(choice: Choice) -> Compile:
+    """Return what loads the engines that were built for this machine."""
 
-    Attributes:
-        errors: in one line each, the latest last.
-    """
+    def compiled(device: Device) -> Network:
+        gpu, bundle, notes = as_gpu(device), choice.bundle, list[str]()
+        load()
+        room = (choice.options.gpu_memory_mib - CONTEXT_MIB) * MIB // 2
+        try:
+            engines = find_networks(bundle, gpu, memory_bytes=room, tell=notes.append)
+        except DeviceError as error:
+            engines = []
+            notes.append(str(error))
+        if not engines:
+            why = "; ".join(notes)
+            problem = DeviceError if why else AbsentEngineError
+            raise problem(
+                f"no TensorRT engine of {bundle.path.name} for {gpu.gpu_name} can be used{': ' if why else ''}{why}"
+                f"; build one: flare-export trt {bundle.path}"
+            )
+        key = key_of(bundle, gpu, "tensorrt", version(), "fp16", engines[0].batch)
+        weights = 2 * bundle.manifest.network.parameters * len(engines)
+        pool = sum(engine.memory_bytes for engine in engines)
+        budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB + weights, pool)
+        return GpuNetwork(engines, gpu, budget, key)
 
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Keep an error; TensorRT calls this, from any thread."""
-        if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-            self.errors.append(msg.partition("\n")[0])
-
-    def failure(self, what: str) -> DeviceError:
-        """Return the error that says what TensorRT did not do, and why."""
-        return DeviceError(f"TensorRT {VERSION} {what}: {'; '.join(self.errors[-2:]) or 'it does not say why'}")
-
-    def given(self, result: _T | None, what: str) -> _T:
-        """Return what TensorRT returned.
-
-        Raises:
-            DeviceError: where that is None, which the stubs do not tell of.
-        """
-        if result is None:
-            raise self.failure(what)
-        return result
-
-    def made(self, make: Callable[["Log"], _T], what: str) -> _T:
-        """Return `make(self)`: TensorRT's runtime or builder.
-
-        Raises:
-            DeviceError: where TensorRT complained, as it does of a driver too old for it.
-        """
-        result = make(self)
-        if self.errors:
-            # An object around nothing: to use it, or only to delete it, ends the process.
-            _UNUSABLE.append(result)
-            raise self.failure(what)
-        return result
+    return compiled
 
 
 class TensorRTNetwork:

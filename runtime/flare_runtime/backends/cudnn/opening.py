@@ -1,0 +1,43 @@
+"""The networks of a bundle in cudnn: their plans, their memory, and the comparison at their first use."""
+
+from flare_runtime.backends.cudnn.check import CudnnCheck
+from flare_runtime.backends.cudnn.network import CudnnNetwork, CudnnRuntime, load
+from flare_runtime.backends.cudnn.plan import plan_memory
+from flare_runtime.backends.cudnn.steps import read_steps
+from flare_runtime.backends.engine import Choice, Compile
+from flare_runtime.backends.gpu import GpuNetwork, key_of, share_out
+from flare_runtime.compute.device import Device, as_gpu
+from flare_runtime.compute.network import Network
+from flare_runtime.errors import LostDeviceError
+from flare_runtime.model.onnx_graph import read_graph
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB
+
+# What it takes of CuPy's pool beside its block and weights: the norms' sums and factors, a workspace.
+_SMALL_ARRAYS_BYTES = 16 * MIB
+
+
+def open_networks(choice: Choice) -> Compile:
+    """Return what reads, compiles and checks the networks."""
+
+    def compiled(device: Device) -> Network:
+        gpu, bundle, cudnn = as_gpu(device), choice.bundle, load()
+        plans = [plan_memory(read_steps(read_graph(bundle.read_network(file)))) for file in bundle.networks("fp32")]
+        version = f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
+        key = key_of(bundle, gpu, "cudnn", version, "fp16")
+        block = max(plan.block_bytes for plan in plans)
+        pool = block + sum(plan.weights_bytes for plan in plans) + _SMALL_ARRAYS_BYTES
+        budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB, pool)
+        check = CudnnCheck(bundle, key, required=choice.backend == "cudnn")
+        with gpu.active():
+            try:
+                runtime = CudnnRuntime(gpu, plans[0].logits[0], block)
+                network = GpuNetwork([CudnnNetwork(plan, runtime) for plan in plans], gpu, budget, key)
+                check.run(network, gpu)
+            except LostDeviceError:
+                raise
+            except BaseException:  # such as too little memory; only a lost process or device speaks of cudnn
+                check.withdraw()
+                raise
+        return network
+
+    return compiled

@@ -1,0 +1,102 @@
+"""What an engine is to the rest of the program: what it can do, and how it compiles the networks that were chosen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from typing import Literal, TypeAlias
+
+from flare_runtime.compute.device import Device
+from flare_runtime.compute.network import Network
+from flare_runtime.errors import DeviceError
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.model.manifest import BundleFile
+from flare_runtime.options import Precision, RunOptions
+
+# Compiles networks for a device that has been opened.
+Compile: TypeAlias = Callable[[Device], Network]
+
+
+class AbsentEngineError(DeviceError):
+    """The engine, or what only it needs, is not on this machine; `auto` takes the next one and says nothing."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to run a bundle's networks.
+
+    Attributes:
+        bundle: the model.
+        options: what the caller asked for.
+        device: `cpu` or `cuda:N`.
+        backend: the name of an engine, or `auto` on a GPU: the first that works there, which only the GPU can tell.
+        precision: what the networks compute in.
+        networks: the bundle's files of them, one per fold: those of the engine, with `auto` of the last one tried.
+    """
+
+    bundle: Bundle
+    options: RunOptions
+    device: str
+    backend: str
+    precision: Precision
+    networks: tuple[BundleFile, ...]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs them."""
+        return self.device != "cpu"
+
+    def read_networks(self) -> list[bytes]:
+        """Read and check the networks.
+
+        Raises:
+            BundleError: where one is missing, was changed or is no network.
+        """
+        return [self.bundle.read_network(file) for file in self.networks]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine on one kind of device.
+
+    Attributes:
+        name: what `--backend` calls it; on the CPU and on GPUs it may be the same.
+        on_gpu: whether it runs on GPUs, else on the CPU.
+        precisions: what it computes in.
+        open: reads and checks what the engine needs of the bundle, and returns what compiles it. Either raises
+            DeviceError, or AbsentEngineError where the engine is not installed.
+        available: whether it seems to be installed, told without loading it.
+        lower: the reduced precisions that `auto` may take, the best first.
+        computes: whether this CPU computes in a precision, told without loading the engine.
+        stored_in: the precision of the bundle's networks that it reads, where that is not its own.
+    """
+
+    name: str
+    on_gpu: bool
+    precisions: tuple[Precision, ...]
+    open: Callable[[Choice], Compile]
+    available: Callable[[], bool]
+    lower: tuple[Precision, ...] = ()
+    computes: Callable[[Precision], bool] = lambda _precision: True
+    stored_in: Literal["fp32", "fp16"] | None = None
+
+    def stored(self, precision: Precision) -> str:
+        """Return the precision of the bundle's networks that are read to compute in another."""
+        return self.stored_in or ("fp16" if precision == "fp16" else "fp32")
+
+
+def has_module(*names: str) -> bool:
+    """Whether one of these modules can be found; it is not imported."""
+    try:
+        return any(find_spec(name) for name in names)
+    except ValueError:  # one is in `sys.modules` without saying where it comes from
+        return True
+
+
+def has_package(name: str) -> bool:
+    """Whether a distribution is installed."""
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

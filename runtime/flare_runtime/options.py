@@ -1,0 +1,74 @@
+"""What a caller can choose of a run, checked as soon as it is said."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from flare_runtime.compute.device import check_name
+from flare_runtime.errors import UsageError
+from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
+from flare_runtime.model.manifest import MIN_STEP
+from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB
+
+Precision: TypeAlias = Literal["fp32", "bf16", "int8", "fp16"]
+Crop: TypeAlias = Literal["nonzero", "body"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+CROPS: tuple[Crop, ...] = get_args(Crop)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a caller can choose of a run; a model is not among it.
+
+    Attributes:
+        device: `auto` (a GPU where one can be used), `cpu`, `cuda` or `cuda:N`.
+        backend: `auto` or the name of one; see `flare_runtime.backends.registry`.
+        precision: `auto`, or what the network computes in; see `flare_runtime.backends.selection.choose`.
+        step: distance of neighbouring tiles as a share of the patch, 0.05 to 1; the model's own where None.
+        tta: average over all flips the model was trained for, as nnU-Net does by default.
+        crop: `nonzero` as nnU-Net does, or `body`: the network sees the patient alone, without the air around.
+        any_intensity: segment a CT that is not in Hounsfield units, with a remark, instead of refusing it.
+        threads: for the network on the CPU; all cores where None.
+        gpu_memory_mib: the bound of what is taken of a GPU's memory.
+        max_voxels: larger images are refused.
+        keep_header_text: masks take the free text of their image's header, which may name the patient.
+
+    Raises:
+        UsageError: for a value that is not allowed.
+    """
+
+    device: str = "auto"
+    backend: str = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    step: float | None = None
+    tta: bool = False
+    crop: Crop = "nonzero"
+    any_intensity: bool = False
+    threads: int | None = None
+    gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
+    max_voxels: int = DEFAULT_MAX_VOXELS
+    keep_header_text: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value by itself."""
+        check_name(self.device)
+        check_choice("precision", self.precision, ("auto", *PRECISIONS))
+        check_choice("crop", self.crop, CROPS)
+        if self.step is not None and not (isinstance(self.step, int | float) and MIN_STEP <= self.step <= 1):
+            raise UsageError(f"step is {self.step}; it must be at least {MIN_STEP} and at most 1")
+        for name in ("gpu_memory_mib", "max_voxels", *(["threads"] if self.threads is not None else [])):
+            number = getattr(self, name)
+            if not (isinstance(number, int) and number >= 1):
+                raise UsageError(f"{name} is {number}; it must be a whole number of at least 1")
+        for name in ("tta", "any_intensity", "keep_header_text"):
+            if not isinstance(flag := getattr(self, name), bool):
+                raise UsageError(f"{name} is {flag!r}; it must be True or False")
+
+
+def check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a name that is not among those allowed.
+
+    Raises:
+        UsageError: with all of them.
+    """
+    if given not in allowed:
+        raise UsageError(f"{what} {given!r} is not known; choose one of {', '.join(allowed)}")
