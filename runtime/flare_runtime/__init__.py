@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from flare_runtime.imaging.read import read_nifti, read_volume
     from flare_runtime.imaging.volume import Volume
     from flare_runtime.model.bundle import Bundle
+    from flare_runtime.options import RunOptions
     from flare_runtime.segmentation import Segmentation
     from flare_runtime.segmenter import Segmenter
 
-__all__ = ["Bundle", "Segmentation", "Segmenter", "Volume", "read_nifti", "read_volume"]
+__all__ = ["Bundle", "RunOptions", "Segmentation", "Segmenter", "Volume", "read_nifti", "read_volume"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "model.bundle",
+    "RunOptions": "options",
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",
     "Volume": "imaging.volume",

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from flare_runtime.files.cache_folder import cache_folder
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import BundleFile, Parity, encode_manifest
 from flare_runtime.options import RunOptions
+from flare_runtime.pipeline.host_memory import network_bytes
 from tests.runtime.manifests import ArithmeticNetwork, write_bundle
 from tests.runtime.nifti_files import blobs
 from tests.runtime.test_openvino_int8 import ranges_of
@@ -135,6 +137,28 @@ def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundl
     measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
     expected = "bf16" if agrees and openvino_backend.cpu_has_bf16() else "fp32"
     assert open_network(measured, RunOptions(threads=1)).precision == expected
+
+
+@pytest.mark.parametrize(("lists", "expected"), [("fpu avx512_bf16", "bf16"), ("fpu avx2", "fp32")])
+def test_the_memory_of_a_case_is_that_of_the_precision_which_the_cpu_has(
+    bundle, tmp_path, monkeypatch, lists, expected
+):
+    (tmp_path / "cpuinfo").write_text(lists)
+    asked = partial(openvino_backend.cpu_lists_bf16, tmp_path / "cpuinfo")
+    monkeypatch.setattr(openvino_backend, "cpu_lists_bf16", asked)
+    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=(record(1.0),)), bundle.sha256)
+    choice = choose(measured, RunOptions(device="cpu"))
+    assert choice.precision == expected
+    segmenter = Segmenter.open(choice)
+    assert segmenter.memory.network_bytes == network_bytes(bundle.manifest, "openvino", expected)
+    assert segmenter.network.precision in ("fp32", expected)
+
+
+def test_where_the_engine_has_no_bfloat16_that_the_system_lists_auto_goes_on_in_float32(bundle, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "cpu_lists_bf16", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_has_bf16", lambda: False)
+    measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=(record(1.0),)), bundle.sha256)
+    assert open_network(measured, RunOptions(threads=1)).precision == "fp32"
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 """Which device a name means, and what is said where it is not to be had."""
 
 import importlib.util
+import sys
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flare_runtime.backends.selection import choose
-from flare_runtime.compute.device import HOST, open_device, resolve
-from flare_runtime.errors import DeviceError, UsageError
+from flare_runtime.compute.device import HOST, as_gpu, open_device, resolve
+from flare_runtime.errors import DeviceError, GpuMemoryError, UsageError
 from tests.runtime.manifests import memory_bundle
 
 
@@ -60,3 +63,90 @@ def test_the_host_moves_nothing():
 def test_without_cupy_a_gpu_is_a_device_error_that_says_what_to_install():
     with pytest.raises(DeviceError, match=r"pip install '\.\[gpu\]' in the folder of flare-lite, or use --device cpu"):
         open_device("cuda:0")
+
+
+class Pool:
+    """What stands in for a `cupy.cuda.MemoryPool`."""
+
+    def __init__(self):
+        self.limit, self.freed = 0, False
+
+    def malloc(self, size):
+        return self
+
+    def set_limit(self, size):
+        self.limit = size
+
+    def total_bytes(self):
+        return 0
+
+    def free_all_blocks(self):
+        self.freed = True
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """What stands in for CuPy, with the allocator that is current in this thread."""
+    default = Pool()
+
+    @contextmanager
+    def using_allocator(malloc):
+        before, cuda.allocator = cuda.allocator, malloc
+        try:
+            yield
+        finally:
+            cuda.allocator = before
+
+    class Error(Exception):
+        pass
+
+    runtime = SimpleNamespace(
+        CUDARuntimeError=Error,
+        getDeviceCount=lambda: 1,
+        getDeviceProperties=lambda _index: {"name": b"a GPU", "major": 9, "minor": 0},
+        driverGetVersion=lambda: 13000,
+        memGetInfo=lambda: (1, 1),
+    )
+    cuda = SimpleNamespace(
+        runtime=runtime,
+        driver=SimpleNamespace(CUDADriverError=Error),
+        cublas=SimpleNamespace(CUBLASError=Error),
+        memory=SimpleNamespace(OutOfMemoryError=MemoryError),
+        Device=lambda _index: nullcontext(),
+        Stream=lambda non_blocking: nullcontext(),
+        MemoryPool=Pool,
+        using_allocator=using_allocator,
+        allocator=default.malloc,
+    )
+    module = SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: default)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+def test_a_gpus_memory_is_bounded_for_its_device_alone(cupy):
+    first, second = open_device("cuda:0"), open_device("cuda:0")
+    first.limit_memory(100)
+    second.limit_memory(200)
+    first.release()
+    assert (first.pool.limit, second.pool.limit, cupy.get_default_memory_pool().limit) == (100, 200, 0)
+    assert (first.pool.freed, second.pool.freed, cupy.get_default_memory_pool().freed) == (True, False, False)
+
+
+def test_arrays_are_the_devices_only_while_it_is_active(cupy):
+    first, second = open_device("cuda:0"), open_device("cuda:0")
+    with first.active():
+        assert cupy.cuda.allocator(1) is first.pool
+        with second.active():
+            assert cupy.cuda.allocator(1) is second.pool
+        assert cupy.cuda.allocator(1) is first.pool
+        with pytest.raises(GpuMemoryError), second.active():
+            raise MemoryError
+        assert cupy.cuda.allocator(1) is first.pool
+    assert cupy.cuda.allocator(1) is cupy.get_default_memory_pool()
+
+
+def test_only_a_gpu_is_taken_for_one(cupy):
+    device = open_device("cuda:0")
+    assert as_gpu(device) is device
+    with pytest.raises(UsageError, match="cpu is no GPU; give cuda:0"):
+        as_gpu(HOST)
