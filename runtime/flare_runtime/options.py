@@ -1,4 +1,4 @@
-"""What a caller can choose of a run, checked as soon as it is said."""
+"""The options of a run, checked when they are made."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -17,19 +17,19 @@ CROPS: tuple[Crop, ...] = get_args(Crop)
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a caller can choose of a run; a model is not among it.
+    """The options of a run, all but the model and the files.
 
     Attributes:
         device: `auto` (a GPU where one can be used), `cpu`, `cuda` or `cuda:N`.
-        backend: `auto` or the name of one; see `flare_runtime.backends.registry`.
+        backend: `auto` or the name of an engine; see `flare_runtime.backends.registry`.
         precision: `auto`, or what the network computes in; see `flare_runtime.backends.selection.choose`.
         step: distance of neighbouring tiles as a share of the patch, 0.05 to 1; the model's own where None.
         tta: average over all flips the model was trained for, as nnU-Net does by default.
         crop: `nonzero` as nnU-Net does, or `body`: the network sees the patient alone, without the air around.
         any_intensity: segment a CT that is not in Hounsfield units, with a remark, instead of refusing it.
         threads: for the network on the CPU; all cores where None.
-        gpu_memory_mib: the bound of what is taken of a GPU's memory.
-        max_voxels: larger images are refused.
+        gpu_memory_mib: the most that is taken of a GPU's memory.
+        max_voxels: images of more voxels are refused.
         keep_header_text: masks take the free text of their image's header, which may name the patient.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The model, loaded once, and what it makes of a case."""
+"""A loaded model, which segments cases."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -53,13 +53,15 @@ class StandInDevice:
     """A `CudaDevice` of the host's memory; it counts the bytes that `xp` holds and gives in `taken`."""
 
     is_gpu = True
-    gpu_name, compute_capability = "NVIDIA Stand-in", "9.0"
+    gpu_name, compute_capability, driver = "NVIDIA Stand-in", "9.0", 13000
 
     def __init__(self, index=0):
         self.name, self.index = f"cuda:{index}", index
         self.stream = SimpleNamespace(ptr=77)
         self.taken = []
+        self.limit = None
         self.xp = SimpleNamespace(
+            __version__="stand-in",
             cuda=SimpleNamespace(alloc=self._alloc),
             empty=self._empty,
             zeros=self._zeros,
@@ -98,6 +100,9 @@ class StandInDevice:
     @contextmanager
     def active(self):
         yield
+
+    def limit_memory(self, size):
+        self.limit = size
 
 
 class TensorIOMode(Enum):

@@ -86,7 +86,7 @@ class Pool:
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """What stands in for CuPy, with the allocator that is current in this thread."""
+    """What stands in for CuPy, with its current allocator: it shows the wiring alone."""
     default = Pool()
 
     @contextmanager

@@ -12,7 +12,7 @@ import pytest
 from flare_runtime.backends import onnxruntime_cuda
 from flare_runtime.backends.cudnn import check as cudnn_check
 from flare_runtime.backends.cudnn import network as cudnn_network
-from flare_runtime.backends.gpu import key_of
+from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.errors import DeviceError, LostDeviceError
 from flare_runtime.files.this_process import system_id
@@ -22,6 +22,7 @@ from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, MemoryPlan
 from tests.runtime.emulated_gpu import cudnn as stand_in
 from tests.runtime.emulated_gpu.device import EmulatedDevice, EmulatedMemory
 
+OPEN_ONNXRUNTIME = onnxruntime_cuda.open_networks
 AUTO, CUDNN = (RunOptions("cuda:0", backend, "fp16") for backend in ("auto", "cudnn"))
 
 
@@ -188,7 +189,42 @@ def test_too_little_memory_is_said_with_what_is_needed(bundle):
 
 
 def test_the_key_tells_engines_apart(bundle):
-    key = key_of(bundle, EmulatedDevice(), "cudnn", "1", "fp16")
+    key = GpuEngineKey.of(bundle, EmulatedDevice(), "cudnn", "1", "fp16")
     assert len(key.networks) == 2
     others = {field.name: "other" for field in dataclasses.fields(key)}
     assert all(dataclasses.replace(key, **{name: value}) != key for name, value in others.items())
+
+
+class RecordedNetwork:
+    """A network of ONNX Runtime on a GPU as far as it is told what it may take."""
+
+    backend, device, batch = "onnxruntime", "cuda:0", 1
+
+    def __init__(self, onnx, precision, manifest, device, memory_bytes):
+        self.onnx, self.precision, self.memory_bytes = onnx, precision, memory_bytes
+
+
+@pytest.fixture
+def onnxruntime_networks(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        onnxruntime_cuda, "OnnxRuntimeCudaNetwork", lambda *given: made.append(RecordedNetwork(*given)) or made[-1]
+    )
+    monkeypatch.setattr(onnxruntime_cuda, "open_networks", OPEN_ONNXRUNTIME)
+    return made
+
+
+@pytest.mark.parametrize(("precision", "mib"), [("fp16", 4096), ("fp32", 2000)])
+def test_onnx_runtime_gets_half_of_the_memory_until_its_need_was_measured(bundle, onnxruntime_networks, precision, mib):
+    device = EmulatedDevice()
+    network = opened(bundle, RunOptions("cuda:0", "onnxruntime", precision), device, mib)
+    assert (network.backend, network.precision) == ("onnxruntime", precision)
+    files = bundle.networks(precision)
+    assert [made.onnx for made in onnxruntime_networks] == [bundle.read(file) for file in files]
+    assert network.budget.engine.outside_bytes == mib * MIB // 2
+    assert {made.memory_bytes for made in onnxruntime_networks} == {(mib // 2 - 300) * MIB // 2}
+    assert device.limit == mib * MIB - mib * MIB // 2
+    network.memory_mib(MemoryPlan(True, True, True, MIB))
+    again = opened(bundle, RunOptions("cuda:0", "onnxruntime", precision), device, mib)
+    assert again.budget.engine.outside_bytes == 700 * MIB
+    assert onnxruntime_networks[-1].memory_bytes == 400 * MIB // 2

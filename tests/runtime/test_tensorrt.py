@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flare_runtime.backends.engine import AbsentEngineError
+from flare_runtime.backends.selection import choose, read_network
 from flare_runtime.backends.tensorrt import library
 from flare_runtime.backends.tensorrt import network as tensorrt_network
 from flare_runtime.backends.tensorrt.cache import EngineCache, EngineRecord
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB
 from tests.runtime.manifests import make_manifest
 from tests.runtime.stand_in_tensorrt import BrokenRuntime, DeviceArray, StandInDevice, engine_bytes, stand_in_module
 
@@ -252,6 +256,37 @@ def test_without_a_private_folder_there_are_no_engines(bundle, backend, cache, d
     told = []
     assert backend.find_networks(bundle, device, tell=told.append) == []
     assert told == ["there is no private cache folder, so no TensorRT engine"]
+
+
+def opened(bundle, device, mib=4096):
+    choice = choose(bundle, RunOptions("cuda:0", "tensorrt", gpu_memory_mib=mib))
+    return read_network(choice)(device)
+
+
+def test_engines_are_opened_within_the_memory_that_is_allowed(bundle, backend, cache, device):
+    for fold in "01":
+        keep(cache, backend, device, fold)
+    network = opened(bundle, device)
+    assert (network.backend, network.precision, network.batch) == ("tensorrt", "fp16", 2)
+    values, given = tiles(device, 2)
+    np.testing.assert_array_equal(network.run(given)[:, 1:], 1.5 * values)  # the mean of 1 and 2 times
+    # Two engines of 1,000 bytes in the pool; CUDA and the weights, 2 bytes for each of 1,000 parameters, beside it.
+    outside = CONTEXT_MIB * MIB + 2 * 2 * 1000
+    assert (network.budget.engine.outside_bytes, network.budget.engine.pool_bytes) == (outside, 2000)
+    assert device.limit == network.budget.pool_bytes == 4096 * MIB - outside
+    with pytest.raises(DeviceError, match="engines of batch 2 are not used: they take 2,000 bytes of 0; build one"):
+        opened(bundle, device, 640)
+
+
+def test_without_engines_a_line_says_why_and_how_to_build_them(bundle, backend, cache, device):
+    with pytest.raises(AbsentEngineError, match=r"no TensorRT engine of bundle for NVIDIA Stand-in can be used; build"):
+        opened(bundle, device)
+    path = keep(cache, backend, device, "0").path
+    path.write_bytes(path.read_bytes()[:-1])
+    keep(cache, backend, device, "1")
+    with pytest.raises(DeviceError, match=r"can be used: .* cut short.*; build one: flare-export trt ") as caught:
+        opened(bundle, device)
+    assert not isinstance(caught.value, AbsentEngineError)  # `auto` says so
 
 
 def test_a_bundle_without_float16_network_has_no_engines(backend, cache, device, tmp_path):

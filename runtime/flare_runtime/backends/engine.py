@@ -1,4 +1,4 @@
-"""What an engine is to the rest of the program: what it can do, and how it compiles the networks that were chosen."""
+"""The interface of an engine: what it computes in, whether it is installed, and how it compiles networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ Compile: TypeAlias = Callable[[Device], Network]
 
 
 class AbsentEngineError(DeviceError):
-    """The engine, or what only it needs, is not on this machine; `auto` takes the next one and says nothing."""
+    """The engine, or a file that it needs, is not on this machine; `auto` tries the next engine without a message."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to run a bundle's networks.
+    """The decision which engine runs a bundle's networks, where, and in which precision.
 
     Attributes:
         bundle: the model.
         options: what the caller asked for.
         device: `cpu` or `cuda:N`.
-        backend: the name of an engine, or `auto` on a GPU: the first that works there, which only the GPU can tell.
+        backend: the name of an engine, or `auto` on a GPU, where engines are tried in turn once the GPU is open.
         precision: what the networks compute in.
-        networks: the bundle's files of them, one per fold: those of the engine, with `auto` of the last one tried.
+        networks: the files that the engine reads, one per fold; with `auto` those of the engine that is tried last.
     """
 
     bundle: Bundle

@@ -1,21 +1,23 @@
-"""Everything that decides what an engine does on a GPU, and how much memory it takes there."""
+"""The key under which notes of an engine on a GPU are kept: everything that its results and its memory depend on."""
 
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 from flare_runtime import __version__
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.compute.device import CudaDevice
+from flare_runtime.model.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class GpuEngineKey:
-    """What notes of an engine on a GPU depend on.
+    """Everything that notes of an engine on a GPU depend on.
 
     Attributes:
-        engine: one of the backends.
-        version: of the engine, its libraries included as far as they tell.
+        engine: its name.
+        version: of the engine and of its libraries, as far as they tell.
         precision: it computes in.
-        networks: the SHA-256 of each fold's network.
+        networks: the SHA-256 of each fold's float32 network.
         patch: the networks' input size, (z, y, x).
         batch: the number of tiles it takes at once.
         gpu, compute_capability, driver: as the device has them.
@@ -34,16 +36,18 @@ class GpuEngineKey:
     flare_lite: str = __version__
 
     @classmethod
-    def on(
-        cls,
-        device: CudaDevice,
-        engine: str,
-        version: str,
-        precision: str,
-        networks: tuple[str, ...],
-        patch: Shape3,
-        batch: int = 1,
+    def of(
+        cls, bundle: Bundle, device: CudaDevice, engine: str, engine_version: str, precision: str, batch: int = 1
     ) -> "GpuEngineKey":
-        """Return the key of an engine on a device."""
+        """Return the key of an engine that runs a bundle's networks on a device."""
+        networks = tuple(file.sha256 for file in bundle.networks("fp32"))
+        libraries = f"{engine_version}, CuPy {device.xp.__version__}, cuDNN {_version('nvidia-cudnn-cu13')}"
         gpu = (device.gpu_name, device.compute_capability, device.driver)
-        return cls(engine, version, precision, networks, patch, batch, *gpu)
+        return cls(engine, libraries, precision, networks, bundle.manifest.patch, batch, *gpu)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

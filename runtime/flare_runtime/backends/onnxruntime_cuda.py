@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile
-from flare_runtime.backends.gpu import GpuNetwork, key_of, share_out
+from flare_runtime.backends.gpu import GpuNetwork, share_out
+from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice, Device, as_gpu
 from flare_runtime.compute.network import Network
@@ -116,7 +117,7 @@ def open_networks(choice: Choice) -> Compile:
     def compiled(device: Device) -> Network:
         gpu, count = as_gpu(device), len(choice.networks)
         version = f"ONNX Runtime {_load().__version__}"
-        key = key_of(choice.bundle, gpu, "onnxruntime", version, choice.precision)
+        key = GpuEngineKey.of(choice.bundle, gpu, "onnxruntime", version, choice.precision)
         estimate = CONTEXT_MIB * MIB + count * onnxruntime_bytes(choice.bundle.manifest, choice.precision)
         # An estimate may be short; half of all is left to the arena then.
         budget = share_out(choice, gpu, key, max(estimate, choice.options.gpu_memory_mib * MIB // 2))

@@ -1,4 +1,4 @@
-"""The engines there are: an engine is its own module and an entry here."""
+"""The list of engines: a new engine is a module of its own and an entry here."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def _onnxruntime_cuda(choice: Choice) -> Compile:
     return open_networks(choice)
 
 
-# On either kind of device: on the CPU `auto` is the first, on a GPU the first that works there, tried in this order.
+# `auto` takes the first of the CPU; on a GPU it tries them in this order and takes the first that works.
 ENGINES: tuple[Engine, ...] = (
     Engine(
         name="openvino",

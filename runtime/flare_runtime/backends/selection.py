@@ -1,4 +1,4 @@
-"""Which engine runs a bundle's network, in which precision, and the network opened there."""
+"""Choose the engine and the precision for a bundle, and open its networks."""
 
 import logging
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ MIN_AUTO_DICE = 0.995
 
 
 def choose(bundle: Bundle, options: RunOptions | None = None) -> Choice:
-    """Check what a caller asks for against the bundle and the engines, and decide what is left open.
+    """Check options against the bundle and the engines, and decide what they leave open.
 
-    `auto` is, of the devices, the first GPU that can be used, else the CPU, and the CPU where only that has what was
-    asked for. Of the precisions it is int8 or, where the CPU has it, bfloat16, on a GPU float16, each only where the
-    bundle's own record shows that it agrees with float32; else float32.
+    The device `auto` is the first GPU, or the CPU where no GPU can be used or no engine of GPUs has the backend or the
+    precision that was asked for. The precision `auto` is int8 or bfloat16 on the CPU and float16 on a GPU, each only
+    where the bundle's record shows that it agrees with float32 and the CPU computes in it; else float32.
 
     Args:
         bundle: the model.
-        options: what the caller asks for; the defaults where None.
+        options: the defaults where None.
 
     Raises:
         UsageError: for a name that is not known, and where what was asked for goes together on no machine.

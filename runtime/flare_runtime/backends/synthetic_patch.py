@@ -1,4 +1,4 @@
-"""What stands in for a real patch where no case is given."""
+"""A synthetic patch, for comparisons where no case is given."""
 
 import numpy as np
 from scipy.ndimage import zoom

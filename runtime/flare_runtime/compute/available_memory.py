@@ -1,4 +1,4 @@
-"""What memory this process can still take, by the machine, its container and its own limits; and what lacked it."""
+"""How much memory this process can still take, and whether an error means that memory ran out."""
 
 import resource
 from pathlib import Path
@@ -14,7 +14,7 @@ _GROUP_FILES = (
 _PROCESS_LIMITS = ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5))
 # What any engine's libraries, threads and their stacks take of a process's addresses.
 _ENGINE_BYTES = 256 << 20
-# What helps where it is too little.
+# What the user can do where it is too little.
 MORE_MEMORY = "close other programs, raise the limit (the container's, ulimit -v) or use a machine with more memory"
 _LACKED = (
     "bad_alloc",

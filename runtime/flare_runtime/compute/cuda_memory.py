@@ -1,11 +1,11 @@
-"""What this process takes of a GPU's memory, as the driver tells it."""
+"""How much of a GPU's memory this process takes, as the driver reports it."""
 
 import os
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-# CUDA's own share, where only what was taken after it can be told: 527 MiB on an H200.
+# What CUDA itself takes, 527 MiB on an H200; added where only what was taken after it can be measured.
 _CONTEXT_BYTES = 527 << 20
 
 
@@ -27,21 +27,21 @@ class CudaMemory:
 
     @property
     def is_exact(self) -> bool:
-        """Whether NVML tells what this process takes; else it is what all processes have taken since the start."""
+        """Whether NVML reports this process alone; else the figures are of all processes since the start."""
         return self._asked() is not None
 
     def used_bytes(self) -> int:
-        """Return what this process takes, CUDA itself included."""
+        """Return the bytes that this process takes, CUDA itself included."""
         used = self._asked()
         return self._free_at_start - self._free() + _CONTEXT_BYTES if used is None else used
 
     def outside_bytes(self) -> int:
-        """Return what it takes outside of the pool, and of that which CuPy has for the rest of the program."""
+        """Return the bytes that it takes outside of the device's pool and of CuPy's default one."""
         pools = (self._pool, self._cupy.get_default_memory_pool())
         return self.used_bytes() - sum(int(pool.total_bytes()) for pool in pools)
 
     def note_peak(self) -> int:
-        """Return the most that was in use whenever this was called; it has to be before memory is given back."""
+        """Return the most bytes in use at any call so far; call it before memory is given back."""
         self._peak = max(self._peak, self.used_bytes())
         return self._peak
 
@@ -50,7 +50,7 @@ class CudaMemory:
 
     @cached_property
     def _asked(self) -> Callable[[], int | None]:
-        """What asks NVML, which a container may keep from knowing its processes."""
+        """A function that asks NVML; it returns None in containers where NVML does not see this process."""
         try:
             import pynvml
 

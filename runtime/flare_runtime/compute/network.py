@@ -9,9 +9,9 @@ class Network(Protocol):
     """One compiled network.
 
     Attributes:
-        backend: one of `BACKENDS`.
+        backend: the name of the engine.
         device: `cpu` or `cuda:N`, where its tiles and logits are.
-        precision: one of `PRECISIONS`.
+        precision: what it computes in.
         batch: how many tiles it takes at most at once.
     """
 

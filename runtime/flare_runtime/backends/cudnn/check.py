@@ -1,4 +1,4 @@
-"""Whether the cudnn engine computes on this machine what the float32 network does: asked once, and kept."""
+"""Compare the cudnn engine with float32, once for each bundle on each machine, and keep the result."""
 
 import logging
 import time
@@ -26,13 +26,13 @@ _LOG = logging.getLogger(__name__)
 # Of the scores' standard deviation. Half precision costs a hundredth at most; what is computed wrongly is off by about
 # one.
 MAX_RELATIVE_ERROR = 0.05
-# Where it died in the middle of its first use, it is left alone for so long: it would cost another worker.
+# Where a process died during the first use, the engine is not tried again for so long: another worker would die.
 _PAUSE_S = 600.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """What is known of an engine.
+    """The state of the comparison of an engine.
 
     Attributes:
         begun_at: when its first use began, in seconds since 1970.

@@ -1,11 +1,12 @@
-"""The networks of a bundle in cudnn: their plans, their memory, and the comparison at their first use."""
+"""Open a bundle's networks in cudnn: place their tensors, share out the memory, and compare them at their first use."""
 
 from flare_runtime.backends.cudnn.check import CudnnCheck
 from flare_runtime.backends.cudnn.network import CudnnNetwork, CudnnRuntime, load
 from flare_runtime.backends.cudnn.plan import plan_memory
 from flare_runtime.backends.cudnn.steps import read_steps
 from flare_runtime.backends.engine import Choice, Compile
-from flare_runtime.backends.gpu import GpuNetwork, key_of, share_out
+from flare_runtime.backends.gpu import GpuNetwork, share_out
+from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.compute.device import Device, as_gpu
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import LostDeviceError
@@ -23,7 +24,7 @@ def open_networks(choice: Choice) -> Compile:
         gpu, bundle, cudnn = as_gpu(device), choice.bundle, load()
         plans = [plan_memory(read_steps(read_graph(bundle.read_network(file)))) for file in bundle.networks("fp32")]
         version = f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
-        key = key_of(bundle, gpu, "cudnn", version, "fp16")
+        key = GpuEngineKey.of(bundle, gpu, "cudnn", version, "fp16")
         block = max(plan.block_bytes for plan in plans)
         pool = block + sum(plan.weights_bytes for plan in plans) + _SMALL_ARRAYS_BYTES
         budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB, pool)

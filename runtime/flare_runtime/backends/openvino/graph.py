@@ -1,4 +1,4 @@
-"""What OpenVINO's graph of a U-Net gets on top of the ONNX: exact norms, no concatenations, float32 beside bfloat16."""
+"""Changes to OpenVINO's graph of a U-Net: exact norms, no concatenations, float32 where bfloat16 loses too much."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Convolutions of 8-bit integers: what their inputs range over, the graph that rounds them, the CPUs that have them."""
+"""Convolutions of 8-bit integers: the ranges of their inputs, the change of the graph, and which CPUs have them."""
 
 from collections.abc import Mapping
 from pathlib import Path

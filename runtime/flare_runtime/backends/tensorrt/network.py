@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile
-from flare_runtime.backends.gpu import GpuNetwork, key_of, share_out
+from flare_runtime.backends.gpu import GpuNetwork, share_out
+from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.backends.tensorrt.cache import CachedEngine, EngineCache, EngineKey
 from flare_runtime.backends.tensorrt.library import Log, is_lean, load, trt, version
 from flare_runtime.compute.arrays import FloatArray, Shape3
@@ -97,7 +98,7 @@ def open_networks(choice: Choice) -> Compile:
                 f"no TensorRT engine of {bundle.path.name} for {gpu.gpu_name} can be used{': ' if why else ''}{why}"
                 f"; build one: flare-export trt {bundle.path}"
             )
-        key = key_of(bundle, gpu, "tensorrt", version(), "fp16", engines[0].batch)
+        key = GpuEngineKey.of(bundle, gpu, "tensorrt", version(), "fp16", engines[0].batch)
         weights = 2 * bundle.manifest.network.parameters * len(engines)
         pool = sum(engine.memory_bytes for engine in engines)
         budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB + weights, pool)
