@@ -20,7 +20,7 @@ PLAN ?=
 RUN ?=
 # `make export-trt`: options of `flare-export trt`, such as '--batch 1 4 --verify a.nii.gz'.
 TRT ?=
-# `make bench`: '--store-ratios' makes this run's ratios the baselines of later ones.
+# `make bench`: '--store-ratios' makes this run's ratios the baselines of later ones; '--table FILE' keeps the figures.
 BENCH ?=
 # `make fuzz`: '--door nifti --count 1000 --seed 2 --jobs 4'; without, 134,000 inputs at all doors.
 FUZZ ?=

@@ -3,18 +3,19 @@
 Each runs in a fresh process on the same phantom with the same seeded random weights. Cold is one case from the start of
 the process to its end, first the same with an empty cache, and warm what each further case of a folder adds. usage:
 python -m benchmarks.gpu_case [--device cuda:0] [--shape 300 512 512] [--features 32 64 128 256] [--patch 128 160 160]
-[--gpu-memory 4096 2000] [--eager]
+[--gpu-memory 4096 2000] [--eager] [--table FILE]
 """
 
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.tables import Cell, Column, Table, add_table_option
 from benchmarks.whole_case import prepare, run_module
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import INTERVAL_S, Measurement
@@ -25,6 +26,17 @@ from flare_runtime.model.bundle import Bundle
 _COPIES = 3
 _ENGINES = (("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("cudnn", "fp16"), ("tensorrt", "fp16"))
 _REFERENCE = "onnxruntime fp32"
+_COLUMNS = (
+    Column(""),
+    Column("first, s", 1),
+    Column("cold, s", 1),
+    Column("warm, s", 2),
+    Column("network, ms a tile", 1),
+    Column("TFLOP/s"),
+    Column("GPU peak, MiB"),
+    Column("GPU area, MiB s"),
+    Column("Dice with fp32", 5),
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--patch", type=int, nargs=3, default=(128, 160, 160), metavar=("Z", "Y", "X"))
     parser.add_argument("--gpu-memory", type=int, nargs="+", default=[4096], metavar="MIB")
     parser.add_argument("--eager", action="store_true", help="leave out nnU-Net with its network compiled")
+    add_table_option(parser)
     return parser.parse_args(argv)
 
 
@@ -81,7 +94,10 @@ def run(args: argparse.Namespace) -> None:
                 print(f"{backend} {precision} within {mib} MiB: not measured: {reason}", flush=True)
         gmac = Bundle.open(work / "bundle").manifest.network.gmac
         print(f"\n{gpu.name}, {'x'.join(map(str, args.shape))} voxels, {tiles} tiles of {gmac:g} GMAC\n")
-        _print_table(results, tiles, gmac, stem)
+        table = Table.measured("make bench-gpu", _COLUMNS, _rows(results, tiles, gmac, stem))
+        print(table.markdown)
+        if args.table:
+            table.write(args.table)
 
 
 def _theirs(
@@ -133,23 +149,18 @@ def _ours(
     return _Result(name, first.wall_s, cold, warm, record["timings_s"]["network"], target)
 
 
-def _print_table(results: Sequence[_Result], tiles: int, gmac: float, stem: str) -> None:
-    """Print Markdown; agreement is with float32 on ONNX Runtime."""
+def _rows(results: Sequence[_Result], tiles: int, gmac: float, stem: str) -> Iterator[tuple[Cell, ...]]:
+    """Yield a row for each result; agreement is with float32 on ONNX Runtime."""
     masks = {result.name: read_volume(result.mask / f"{stem}.nii.gz").voxels for result in results}
     reference = masks.get(_REFERENCE)
-    columns = ("first, s", "cold, s", "warm, s", "network, ms a tile", "TFLOP/s", "GPU peak, MiB", "GPU area, MiB s")
-    print(f"| | {' | '.join((*columns, 'Dice with fp32'))} |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for result in results:
         tile_s = result.network_s / max(tiles, 1)
         idle = result.cold.idle_device_mib or 0.0
         used = [max((sample.device_mib or 0.0) - idle, 0.0) for sample in result.cold.samples]
-        dice = "" if reference is None else f"{compare(reference, masks[result.name]).dice:.5f}"
-        speed = f"{1000 * tile_s:.1f} | {2e-3 * gmac / max(tile_s, 1e-9):.0f}"
-        memory = f"{max(used, default=0):.0f} | {sum(used) * INTERVAL_S:.0f}"
-        first = "" if result.first_s is None else f"{result.first_s:.2f}"
-        seconds = f"{first} | {result.cold.wall_s:.2f} | {result.warm_s:.2f}"
-        print(f"| {result.name} | {seconds} | {speed} | {memory} | {dice} |")
+        dice = None if reference is None else compare(reference, masks[result.name]).dice
+        seconds = (result.first_s, result.cold.wall_s, result.warm_s)
+        speed = (1000 * tile_s, 2e-3 * gmac / max(tile_s, 1e-9))
+        yield result.name, *seconds, *speed, max(used, default=0), sum(used) * INTERVAL_S, dice
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and peak memory of `flare-infer` on a scan of thousands of slices: one phantom, over and over.
 
-usage: python -m benchmarks.large_scan [--slices 2000] [--model BUNDLE] [--precision fp32]
+usage: python -m benchmarks.large_scan [--slices 2000] [--model BUNDLE] [--precision fp32] [--table FILE]
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.scans import write_scan
+from benchmarks.tables import Column, Table, add_table_option
 from benchmarks.whole_case import run_module
 
 SIDE, SPACING_MM = 512, (1.5, 0.8, 0.8)
@@ -20,6 +21,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--slices", type=int, default=2000)
     parser.add_argument("--model", type=Path, help="default: the model that is shipped")
     parser.add_argument("--precision", default="fp32")
+    add_table_option(parser)
     return parser.parse_args(argv)
 
 
@@ -32,8 +34,13 @@ def run(args: argparse.Namespace) -> None:
         options = ["--device", "cpu", "--precision", args.precision, "--quiet", *model]
         measured = run_module("flare_runtime.cli", "-i", str(file), "-o", str(Path(scratch) / "mask.nii.gz"), *options)
         stored_mib = args.slices * SIDE * SIDE * 2 / 2**20
-        print(f"512 x 512 x {args.slices} voxels, {stored_mib:.0f} MiB as stored, {args.precision}")
+        scan = f"512 x 512 x {args.slices} voxels, {stored_mib:.0f} MiB as stored, {args.precision}"
+        print(scan)
         print(f"{measured.wall_s:.1f} s, peak {measured.peak_mib:.0f} MiB")
+        if args.table:
+            columns = (Column(""), Column("wall, s"), Column("peak memory, MiB"))
+            row = (scan, measured.wall_s, measured.peak_mib)
+            Table.measured("python -m benchmarks.large_scan", columns, [row]).write(args.table)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from time import perf_counter
 import numpy as np
 from samples.workspace import make_workspace
 
+from benchmarks.tables import Column, Table, add_table_option
 from flare_phantom.phantom import make_phantom, write_case
 
 MAX_START_S, MAX_SLOPE_MIB = 2.0, 2.0
@@ -46,6 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--model", type=Path, help="default: a tiny network, so that all else shows")
     parser.add_argument("--json", type=Path, help="where the samples are written")
+    add_table_option(parser)
     return parser.parse_args(argv)
 
 
@@ -65,7 +67,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         content = {"start_s": start_s, "mib_per_1000_cases": slope, "samples": [asdict(sample) for sample in samples]}
         args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if args.table:
+        write_table(args.table, args.cases, start_s, slope, samples)
     return 0 if start_s <= MAX_START_S and slope <= MAX_SLOPE_MIB and is_flat(samples) else 1
+
+
+def write_table(path: Path, cases: int, start_s: float, slope: float, samples: Sequence[Sample]) -> None:
+    """Keep the figures beside their bounds; the first sample after the run has settled stands for its begin."""
+    first, last = next(sample for sample in samples if sample.cases >= _SETTLED * samples[-1].cases), samples[-1]
+    between = f", after {first.cases:,} and {last.cases:,} cases"
+    rows = [
+        ("the first case is at the network after", f"{MAX_START_S:g} s", f"{start_s:.2f} s"),
+        ("memory, per 1,000 cases, fitted once the run has settled", f"{MAX_SLOPE_MIB:g} MiB", f"{slope:.2f} MiB"),
+        (f"memory{between}", "", f"{first.memory_mib:.0f} and {last.memory_mib:.0f} MiB"),
+        (f"open files{between}", "the same", f"{first.files} and {last.files}"),
+        (f"threads{between}", "the same", f"{first.threads} and {last.threads}"),
+    ]
+    columns = (Column(f"{cases:,} scans of 16 x 16 x 16 voxels in one process"), Column("bound"), Column("measured"))
+    Table.measured("python -m benchmarks.many_cases", columns, rows).write(path)
 
 
 def write_cases(folder: Path, count: int) -> None:

@@ -17,13 +17,23 @@ def ratios(benchmarks: Iterable[Any]) -> dict[str, float]:
     Args:
         benchmarks: pytest-benchmark's, each with `name`, `group` and `stats.median`.
     """
-    medians: dict[str, dict[str, float]] = {}
+    return {group: round(ratio, 3) for group, *_, ratio in stage_rows(benchmarks)}
+
+
+def stage_rows(benchmarks: Iterable[Any]) -> list[tuple[str, float, str, float, float]]:
+    """Return for each group with both sides our median in seconds, the reference with its median, and their ratio."""
+    ours, references = {}, {}
     for benchmark in benchmarks:
-        name = benchmark.name
-        side = "ours" if name == _OURS else "reference" if name.endswith(_REFERENCE) else ""
-        if side and benchmark.stats:
-            medians.setdefault(benchmark.group, {})[side] = benchmark.stats.median
-    return {group: round(sides["reference"] / sides["ours"], 3) for group, sides in medians.items() if len(sides) == 2}
+        if benchmark.stats and benchmark.name == _OURS:
+            ours[benchmark.group] = benchmark.stats.median
+        elif benchmark.stats and benchmark.name.endswith(_REFERENCE):
+            name = benchmark.name.removeprefix("test_").removesuffix(_REFERENCE)
+            references[benchmark.group] = name, benchmark.stats.median
+    return [
+        (group, seconds, *references[group], references[group][1] / seconds)
+        for group, seconds in ours.items()
+        if group in references
+    ]
 
 
 def lost(found: Mapping[str, float], baselines: Mapping[str, float]) -> list[str]:

@@ -1,7 +1,7 @@
 """nnUNetv2_predict and flare-infer in turn on every case, each in a fresh process: time, memory, masks, scores, report.
 
 usage: python -m benchmarks.side_by_side MODEL_FOLDER IMAGES -o OUT [--reference LABELS] [--fold all]
-       [--checkpoint checkpoint_final.pth] [--precision fp32]
+       [--checkpoint checkpoint_final.pth] [--precision fp32] [--table FILE]
 """
 
 import argparse
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import flare_eval.cli
 import flare_export.cli
+from benchmarks.tables import Cell, Column, Table, add_table_option
+from flare_eval.efficiency.costs import peak
+from flare_eval.results import Efficiency, load
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,6 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="checkpoint_final.pth")
     parser.add_argument("--device", default="cpu", help="nnU-Net's")
     parser.add_argument("--precision", nargs="+", default=["auto"], help="flare-infer's; each is a method of its own")
+    add_table_option(parser)
     return parser.parse_args(argv)
 
 
@@ -51,8 +55,23 @@ def run(args: argparse.Namespace) -> int:
     command = ["efficiency", "-i", str(args.images), "-o", str(results)]
     command += [part for method in methods for part in ("--run", method)]
     code = flare_eval.cli.main([*command, *(["--reference", str(args.reference)] if args.reference else [])])
+    if args.table:
+        measured = (load(Efficiency, results / method.partition("=")[0]) for method in methods)
+        efficiency_table([one for one in measured if one]).write(args.table)
     report = ["report", str(results), "-o", str(args.output / "report"), "--images", str(args.images)]
     return max(code, flare_eval.cli.main(report))
+
+
+def efficiency_table(methods: Sequence[Efficiency]) -> Table:
+    """Return time and peak memory of every method on every case."""
+    names = [method.method for method in methods]
+    columns = [Column("case"), Column("voxels (x, y, z)")]
+    columns += [*(Column(f"{name}, s", 1) for name in names), *(Column(f"{name}, peak MiB") for name in names)]
+    rows: list[list[Cell]] = []
+    for runs in zip(*(method.runs for method in methods), strict=True):
+        size = " x ".join(map(str, runs[0].image_size or ()))
+        rows.append([runs[0].case, size, *(run.wall_s for run in runs), *(peak(run, "host_mib") for run in runs)])
+    return Table.measured("python -m benchmarks.side_by_side MODEL_FOLDER IMAGES -o OUT", columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """The documentation's tables of figures, made of the JSON beside them: `python -m benchmarks.tables` writes them anew.
 
 A page says where a table goes by two comments, `<!-- table: NAME -->` and `<!-- end of table -->`; what stands between
-them is made of docs/benchmarks/NAME.json. tests/test_docs.py holds the pages to it.
+them is made of docs/benchmarks/NAME.json. The benchmarks write such files with `--table FILE`.
 """
 
+import argparse
 import json
+import platform
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,6 +45,20 @@ class Table:
     date: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    @classmethod
+    def measured(cls, command: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> "Table":
+        """Return what was measured here, just now."""
+        from flare_eval.efficiency.costs import machine
+        from flare_eval.efficiency.gpu import GpuMeter
+
+        here, gpu = machine(GpuMeter.find(0)), ""
+        if here["gpu"] != "none":
+            gpu = f", {here['gpu']}"
+        versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        place = f"{here['processor']}, {here['cores']} cores{gpu}; Python {platform.python_version()}, {versions}"
+        rounded = (tuple(_rounded(*pair) for pair in zip(row, columns, strict=True)) for row in rows)
+        return cls(command, place, date.today().isoformat(), tuple(columns), tuple(rounded))
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -101,6 +120,18 @@ class Table:
 
 
 _HEAD = ("command", "machine", "date")
+_PACKAGES = ("nnunetv2", "openvino")
+
+
+def add_table_option(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark keep its figures."""
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="write the figures there, as docs/benchmarks holds them"
+    )
+
+
+def _rounded(cell: Cell, column: Column) -> Cell:
+    return round(cell, column.digits) if isinstance(cell, float) else cell
 
 
 def _shown(cell: Cell, digits: int) -> str:

@@ -4,6 +4,7 @@ Each runs in a fresh process on the same phantom with the same weights (seeded r
 do). The steps take one thing after the other: the same tiles in float32, in bfloat16 and in 8-bit integers (calibrated
 on the same phantom) where the CPU has them, over the patient alone, and with less overlap.
 usage: python -m benchmarks.whole_case [--shape 208 512 512] [--features 32 64 128 256] [--patch 128 160 160]
+[--table FILE]
 """
 
 import argparse
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from samples.model_folders import write_model_folder
 
+from benchmarks.tables import Cell, Column, Table, add_table_option
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import Measurement, measure
 from flare_export.parity.agreement import compare
@@ -30,6 +32,16 @@ for _precision in ("bf16", "int8"):
     STEPS[f"{_precision}, body"] = (*STEPS[_precision], "--crop", "body")
     STEPS[f"{_precision}, body, step 0.75"] = (*STEPS[_precision], "--crop", "body", "--step", "0.75")
 
+COLUMNS = (
+    Column(""),
+    Column("wall, s", 1, ratio=True),
+    Column("inside the network, s", 1, ratio=True),
+    Column("outside, s", 1, ratio=True),
+    Column("peak memory, MiB", ratio=True),
+    Column("voxels equal, %", 4),
+    Column("Dice", 5),
+)
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; the defaults are the paper's network on a chest-sized scan."""
@@ -41,6 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     able = {"fp32": True, "bf16": cpu_has_bf16(), "int8": cpu_has_int8()}
     usual = [step for step in STEPS if able[step.split(",")[0]]]
     parser.add_argument("--steps", nargs="+", default=usual, choices=STEPS, metavar="STEP")
+    add_table_option(parser)
     return parser.parse_args(argv)
 
 
@@ -60,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{'':<26}{'wall s':>9}{'network s':>11}{'outside s':>11}{'peak MiB':>10}{'voxels equal':>14}{'Dice':>9}")
         inside = float(found[1])
         _print("nnU-Net", theirs, inside)
+        rows = [_row("nnU-Net's predictor", theirs, inside)]
         reference = read_volume(work / "nnunet" / f"{stem}.nii.gz").voxels
         for step in args.steps:
             report = work / f"{step}.json"
@@ -71,11 +85,15 @@ def run(args: argparse.Namespace) -> None:
             ours_inside = timings["network"]
             agreed = f"{agreement.voxel_agreement:>14.4%}{agreement.dice:>9.5f}"
             _print(step, ours, ours_inside, agreed)
+            shown = (100 * agreement.voxel_agreement, agreement.dice)
+            rows.append(_row(f"`{' '.join(STEPS[step])}`", ours, ours_inside, *shown))
             outside = (theirs.wall_s - inside) / (ours.wall_s - ours_inside)
             ratios = (theirs.wall_s / ours.wall_s, inside / ours_inside, outside, theirs.peak_mib / ours.peak_mib)
             wall, within, beyond, memory = ratios
             print(f"{'  nnU-Net / flare-infer':<26}{wall:>9.1f}{within:>11.1f}{beyond:>11.1f}{memory:>10.1f}")
             print("  " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items()), flush=True)
+        if args.table:
+            Table.measured("python -m benchmarks.whole_case", COLUMNS, rows).write(args.table)
 
 
 def prepare(args: argparse.Namespace, work: Path) -> tuple[Path, str]:
@@ -107,6 +125,10 @@ def run_module(module: str, *arguments: str, gpu: GpuMeter | None = None, **envi
     if run.exit_code:
         raise RuntimeError(f"{module} ended with {run.exit_code}:\n{run.error_tail}")
     return run
+
+
+def _row(name: str, run: Measurement, network_s: float, equal: Cell = None, dice: Cell = None) -> tuple[Cell, ...]:
+    return name, run.wall_s, network_s, run.wall_s - network_s, run.peak_mib, equal, dice
 
 
 def _print(name: str, run: Measurement, network_s: float, rest: str = "") -> None:

@@ -31,7 +31,7 @@ def bench(tmp_path):
     """A function that runs a folder of benchmarks whose one stage takes `ours` seconds, its reference 0.04."""
     folder = tmp_path / "benchmarks"
     folder.mkdir()
-    for name in ("__init__.py", "conftest.py", "ratios.py"):
+    for name in ("__init__.py", "conftest.py", "ratios.py", "tables.py"):
         shutil.copy(ROOT / "benchmarks" / name, folder)
 
     def run(ours, *options):
