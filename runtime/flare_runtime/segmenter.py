@@ -16,8 +16,9 @@ from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
-from flare_runtime.errors import GpuMemoryError, UsageError
-from flare_runtime.imaging.volume import Remark, Template, Volume
+from flare_runtime.errors import GpuMemoryError
+from flare_runtime.imaging.inputs import Image, as_volumes
+from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.model.bundle import Bundle, default_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
@@ -146,7 +147,7 @@ class Segmenter:
 
     def segment(
         self,
-        image: Volume | Sequence[Volume] | AnyArray,
+        image: Image | Sequence[Image],
         spacing_mm: Vector3 | None = None,
         *,
         progress: Progress = iter,
@@ -154,14 +155,15 @@ class Segmenter:
         """Segment one case.
 
         Args:
-            image: a `Volume`, one per channel, or an array (z, y, x) or (channels, z, y, x) in the intensities the
-                model was trained on, Hounsfield units for CT.
-            spacing_mm: (z, y, x), for arrays only.
+            image: a file, an array (z, y, x) or (channels, z, y, x), a nibabel or SimpleITK image, a `Volume`, or a
+                list of these with one for each channel; see `as_volumes`. In the intensities that the model was trained
+                on, Hounsfield units for CT.
+            spacing_mm: of arrays, (z, y, x).
             progress: wraps the sequence of tiles, for a progress bar.
 
         Raises:
-            CaseError: where the case does not fit the model.
-            UsageError: where the arguments contradict each other.
+            CaseError: where the image cannot be read or does not fit the model.
+            UsageError: where the image is nothing of these, or the arguments contradict each other.
         """
         with self._turn:
             return self.within_memory(
@@ -182,7 +184,7 @@ class Segmenter:
 
     def prepare(
         self,
-        image: Volume | Sequence[Volume] | AnyArray,
+        image: Image | Sequence[Image],
         spacing_mm: Vector3 | None = None,
         *,
         smallest: bool = False,
@@ -192,7 +194,7 @@ class Segmenter:
         `smallest` takes as little of a GPU's memory as can be.
         """
         started = perf_counter()
-        channels = _channels(image, spacing_mm)
+        channels = as_volumes(image, spacing_mm, self.options.max_voxels)
         device = self.device
         with self._turn, device.active():
             prepared = prepare(
@@ -304,18 +306,3 @@ def _gpu_plan(network: "Future[Network]") -> Plan:
         return compiled.budget.plan(size)
 
     return plan
-
-
-def _channels(image: Volume | Sequence[Volume] | AnyArray, spacing_mm: Vector3 | None) -> list[Volume]:
-    if isinstance(image, np.ndarray):
-        if spacing_mm is None:
-            raise UsageError("an array needs spacing_mm, in mm, (z, y, x)")
-        if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
-            raise UsageError(f"spacing_mm is {tuple(spacing_mm)}; give three positive numbers, (z, y, x)")
-        if image.ndim not in (3, 4):
-            raise UsageError(f"the array has {image.ndim} axes; give (z, y, x) or (channels, z, y, x)")
-        arrays = image[None] if image.ndim == 3 else image
-        return [Volume.of_array(array, spacing_mm) for array in arrays]
-    if spacing_mm is not None:
-        raise UsageError("spacing_mm goes with arrays; a Volume has its own")
-    return [image] if isinstance(image, Volume) else list(image)

@@ -7,7 +7,7 @@ import pytest
 
 from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import GpuMemoryError
-from flare_runtime.imaging.intensities import check_intensities
+from flare_runtime.imaging.checks import check_volume
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import plans
 from flare_runtime.run.cases import find_cases
@@ -86,7 +86,7 @@ def test_voxels_that_are_no_numbers_are_the_background_there_too(model, index):
     (volume,) = scan()
     voxels = volume.voxels.astype(np.float32)
     voxels[5, 10:13, 20:30] = np.nan
-    volume = check_intensities(Volume.of_array(voxels, volume.spacing_mm))
+    volume = check_volume(Volume.of_array(voxels, volume.spacing_mm))
     expected, result = host.segment(volume), on_device.segment(volume)
     assert len(np.unique(expected.mask)) > 1
     np.testing.assert_array_equal(result.mask, expected.mask)

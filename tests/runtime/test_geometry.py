@@ -61,5 +61,5 @@ def test_what_has_no_place_is_compared_by_shape_and_spacing():
     assert ORIENTED.difference(array) is None
     assert array.difference(Geometry(None, (3.002, 2.0, 1.5), SHAPE)) is None
     assert ORIENTED.difference(Geometry(None, (3.01, 2.0, 1.5), SHAPE)) == (
-        "has a spacing of 3.01 x 2 x 1.5 mm (z, y, x), not 3 x 2 x 1.5 mm (z, y, x)"
+        "has a spacing of 1.5 x 2 x 3.01 mm (x, y, z), not 1.5 x 2 x 3 mm (x, y, z)"
     )

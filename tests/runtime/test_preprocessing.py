@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.geometry import Geometry
-from flare_runtime.imaging.intensities import check_intensities
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.preprocessing import prepare
 from tests.runtime.manifests import make_manifest, manifest_fields
@@ -69,9 +69,9 @@ def test_voxels_that_are_no_numbers_are_air_in_a_ct_and_zero_elsewhere(channel, 
     voxels[:, :, 0] = -1000
     where = np.random.default_rng(0).choice(voxels.size, 50, replace=False)
     voxels.reshape(-1)[where] = background
-    expected = prepare([check_intensities(Volume.of_array(voxels.copy(), ONE_MM))], manifest)
+    expected = prepare([check_volume(Volume.of_array(voxels.copy(), ONE_MM))], manifest)
     voxels.reshape(-1)[where] = bad
-    prepared = prepare([check_intensities(Volume.of_array(voxels, ONE_MM))], manifest)
+    prepared = prepare([check_volume(Volume.of_array(voxels, ONE_MM))], manifest)
     np.testing.assert_array_equal(prepared.image, expected.image)
     assert np.isfinite(prepared.image).all()
     assert np.count_nonzero(~np.isfinite(voxels)) == 50  # the caller's array is left as it was
@@ -80,7 +80,7 @@ def test_voxels_that_are_no_numbers_are_air_in_a_ct_and_zero_elsewhere(channel, 
 def test_nothing_but_zeros_and_voxels_that_are_no_numbers_is_none():
     voxels = np.zeros((9, 9, 9), np.float32)
     voxels[4, 4, 4] = np.nan
-    volume = check_intensities(Volume.of_array(voxels, ONE_MM))
+    volume = check_volume(Volume.of_array(voxels, ONE_MM))
     assert prepare([volume], make_manifest(channels=[MASKED])) is None
 
 

@@ -10,6 +10,7 @@ from flare_runtime import Segmenter, cli, read_volume
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging import read, write
 from flare_runtime.imaging.read import read_grid
+from flare_runtime.options import RunOptions
 from tests.runtime.example_format import RawMaskWriter, RawReader, decoded, encoded
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -33,7 +34,7 @@ def raw_masks(monkeypatch):
 @pytest.fixture
 def expected(tiny_bundle):
     """The mask of the same voxels in an array."""
-    segmenter = Segmenter.load(tiny_bundle, device="cpu", precision="fp32", threads=1)
+    segmenter = Segmenter.load(tiny_bundle, RunOptions(device="cpu", precision="fp32", threads=1))
     mask = segmenter.segment(SCAN, SPACING).mask
     assert 0 < np.count_nonzero(mask) < mask.size
     return mask

@@ -1,5 +1,6 @@
 """Where the voxels of an image lie in the patient, whatever kind of file they came from."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,12 @@ import numpy.typing as npt
 
 from flare_runtime.compute.arrays import Shape3, Vector3
 from flare_runtime.compute.box import Box
+from flare_runtime.errors import CaseError
 
+SPACING_RANGE_MM = (0.1, 20.0)
+MAX_EXTENT_MM = 3000.0
+# The largest |cosine| between two axes that still counts as rounding rather than shear.
+MAX_SHEAR = 0.01
 # Two grids are the same where no corner of the volume is farther apart than this share of a voxel.
 MAX_CORNER_SHIFT = 0.05
 # And where nobody knows their places, where their spacings differ by no more than this share.
@@ -29,6 +35,22 @@ class Geometry:
     spacing_mm: Vector3
     shape: Shape3
 
+    @classmethod
+    def of_affine(cls, affine: npt.ArrayLike, shape: Shape3) -> "Geometry":
+        """Return the grid of an affine, whose columns are as long as its spacing.
+
+        Raises:
+            CaseError: `bad_orientation`, `bad_spacing` or `sheared` where it can be no image's.
+        """
+        matrix = np.asarray(affine, np.float64)
+        lengths = axis_lengths(matrix[:3, :3])
+        if lengths is None or not np.all(np.isfinite(matrix)):
+            raise CaseError("bad_orientation", "the axes, or the origin, cannot be those of a grid; mend the image")
+        x, y, z = (float(length) for length in lengths)
+        check_spacing((z, y, x), shape)
+        check_right_angles(matrix[:3, :3] / lengths, "the axes")
+        return cls(matrix, (z, y, x), shape)
+
     def difference(self, other: "Geometry") -> str | None:
         """Return in what another grid differs from this one, or None where they are one.
 
@@ -39,7 +61,8 @@ class Geometry:
         if self.affine is None or other.affine is None:
             if np.allclose(other.spacing_mm, self.spacing_mm, rtol=MAX_SPACING_DIFFERENCE, atol=0):
                 return None
-            return f"has a spacing of {_mm(other.spacing_mm)}, not {_mm(self.spacing_mm)}"
+            theirs, ours = (format_mm(grid.spacing_mm[::-1]) for grid in (other, self))
+            return f"has a spacing of {theirs}, not {ours}"
         corners = np.stack(np.meshgrid(*((0, n - 1) for n in self.shape[::-1]), (1,)), axis=-1).reshape(-1, 4)
         with np.errstate(all="ignore"):  # places beyond all numbers are no places
             difference = self.affine - other.affine
@@ -62,5 +85,59 @@ class Geometry:
         return Geometry(affine, self.spacing_mm, box.shape)
 
 
-def _mm(sides: Vector3) -> str:
-    return " x ".join(f"{side:g}" for side in sides) + " mm (z, y, x)"
+def checked_shape(counts: Sequence[int]) -> Shape3:
+    """Return the shape (z, y, x) of an image with these numbers of voxels (x, y, z, ...).
+
+    Raises:
+        CaseError: `bad_dimensions` unless there are three, or nothing but ones beyond.
+    """
+    if len(counts) < 3 or any(count != 1 for count in counts[3:]) or min(counts) < 1:
+        given = "x".join(map(str, counts))
+        raise CaseError("bad_dimensions", f"the image is {given}; one 3D volume is needed, each side at least 1")
+    x, y, z = counts[:3]
+    return z, y, x
+
+
+def check_spacing(spacing_mm: Vector3, shape: Shape3) -> None:
+    """Refuse a spacing, or an extent, (z, y, x) that no scan has.
+
+    Raises:
+        CaseError: `bad_spacing`.
+    """
+    low, high = SPACING_RANGE_MM
+    if not all(low <= side <= high for side in spacing_mm):
+        raise CaseError(
+            "bad_spacing", f"the spacing is {format_mm(spacing_mm[::-1])}; each side must lie in {low} to {high} mm"
+        )
+    extent = [side * count for side, count in zip(spacing_mm, shape, strict=True)]
+    if max(extent) > MAX_EXTENT_MM:
+        text = f"the volume measures {format_mm(extent[::-1])}; at most {MAX_EXTENT_MM:g} mm a side"
+        raise CaseError("bad_spacing", text)
+
+
+def axis_lengths(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """Return how long the columns of a matrix (3, 3) are; None where they span no space."""
+    with np.errstate(all="ignore"):  # what overflows spans none
+        lengths: npt.NDArray[np.float64] = np.linalg.norm(columns, axis=0)
+        unit = columns / lengths
+    if not np.all(np.isfinite(lengths)) or not np.all(np.isfinite(unit)) or abs(np.linalg.det(unit)) < 1e-3:
+        return None
+    return lengths
+
+
+def check_right_angles(unit: npt.NDArray[np.float64], axes: str) -> None:
+    """Refuse unit vectors, the columns of a matrix (3, 3), that are not at right angles.
+
+    Raises:
+        CaseError: `sheared`, calling them `axes`.
+    """
+    shear = float(np.max(np.abs(unit.T @ unit - np.eye(3))))
+    if shear > MAX_SHEAR:
+        raise CaseError(
+            "sheared", f"{axes} are not at right angles (cosine {shear:.3f}, at most {MAX_SHEAR}); resample it"
+        )
+
+
+def format_mm(sizes: Iterable[float]) -> str:
+    """Return sizes (x, y, z) for a message."""
+    return " x ".join(f"{side:g}" for side in sizes) + " mm (x, y, z)"

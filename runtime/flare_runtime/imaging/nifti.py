@@ -9,7 +9,7 @@ import numpy as np
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, ByteStream
-from flare_runtime.imaging.nifti_header import HEADER_BYTES, forget_invalid, grid_geometry, grid_shape, grid_spacing
+from flare_runtime.imaging.nifti_header import HEADER_BYTES, grid_shape, grid_spacing, header_geometry
 from flare_runtime.imaging.volume import Grid, Remark, Volume
 
 _REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
@@ -40,8 +40,7 @@ class NiftiReader:
 def _read(stream: ByteStream, max_voxels: int) -> Volume:
     header, header_bytes = _read_header(stream)
     shape, dtype = _checked_size(stream, header, max_voxels)
-    spacing_mm, remarks = grid_spacing(header, shape)
-    forget_invalid(header, remarks)
+    geometry, remarks = header_geometry(header)
 
     offset = float(header["vox_offset"])
     if not header_bytes + 4 <= offset <= 2**31:
@@ -65,7 +64,7 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
     if not dtype.isnative:
         voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
     slope, intercept = _scaling(header)
-    return Volume(voxels, grid_geometry(header, shape, spacing_mm), slope, intercept, header, tuple(notes))
+    return Volume(voxels, geometry, slope, intercept, header, tuple(notes))
 
 
 def _read_header(stream: ByteStream) -> tuple[Any, int]:

@@ -8,15 +8,18 @@ import numpy.typing as npt
 
 from flare_runtime.compute.arrays import Shape3, Vector3
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.geometry import (
+    Geometry,
+    axis_lengths,
+    check_right_angles,
+    check_spacing,
+    checked_shape,
+    format_mm,
+)
 from flare_runtime.imaging.volume import Remark
 
 # Of NIfTI-1 and NIfTI-2.
 HEADER_BYTES = (348, 540)
-SPACING_RANGE_MM = (0.1, 20.0)
-MAX_EXTENT_MM = 3000.0
-# The largest |cosine| between two axes of the sform that still counts as rounding rather than shear.
-MAX_SHEAR = 0.01
 MAX_SPACING_DISAGREEMENT = 0.01
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial units: metre and micrometre; unknown counts as mm
@@ -34,12 +37,9 @@ def grid_shape(header: Any) -> Shape3:
         CaseError: `bad_dimensions` unless the image is 3D, or has nothing but ones beyond.
     """
     rank = int(header["dim"][0])
-    counts = [int(n) for n in header["dim"][1 : 1 + max(rank, 0)]]
-    if not 3 <= rank <= 7 or any(n != 1 for n in counts[3:]) or any(n < 1 for n in counts):
-        given = "x".join(map(str, counts)) or f"rank {rank}"
-        raise CaseError("bad_dimensions", f"the image is {given}; one 3D volume is needed, each side at least 1")
-    x, y, z = counts[:3]
-    return z, y, x
+    if not 0 <= rank <= 7:
+        raise CaseError("bad_dimensions", f"the image is of rank {rank}; one 3D volume is needed")
+    return checked_shape([int(count) for count in header["dim"][1 : 1 + rank]])
 
 
 def grid_spacing(header: Any, shape: Shape3) -> tuple[Vector3, tuple[Remark, ...]]:
@@ -50,15 +50,9 @@ def grid_spacing(header: Any, shape: Shape3) -> tuple[Vector3, tuple[Remark, ...
     """
     unit_mm = _unit_mm(header)
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * unit_mm
-    low, high = SPACING_RANGE_MM
-    if not np.all(np.isfinite(pixdim)) or np.any(pixdim < low) or np.any(pixdim > high):
-        raise CaseError("bad_spacing", f"the spacing is {_mm(pixdim)}; each side must lie in {low} to {high} mm")
-    extent = pixdim[::-1] * shape
-    if np.any(extent > MAX_EXTENT_MM):
-        raise CaseError("bad_spacing", f"the volume measures {_mm(extent[::-1])}; at most {MAX_EXTENT_MM:g} mm a side")
-    remarks = _orientation_remarks(header, pixdim / unit_mm)
     x, y, z = (float(s) for s in pixdim)
-    return (z, y, x), remarks
+    check_spacing((z, y, x), shape)
+    return (z, y, x), _orientation_remarks(header, pixdim / unit_mm)
 
 
 def _unit_mm(header: Any) -> float:
@@ -107,20 +101,14 @@ def _check_offset(form: str, offset: Sequence[Any]) -> None:
 def _check_sform(header: Any, pixdim: npt.NDArray[np.float64]) -> bool:
     """Return whether the sform is regular; refuse a regular one that no grid of this spacing has."""
     columns = np.stack([header[name][:3] for name in _SFORM]).astype(np.float64)
-    with np.errstate(all="ignore"):  # what overflows is singular
-        norms = np.linalg.norm(columns, axis=0)
-        unit = columns / norms
-    if not np.all(np.isfinite(norms)) or not np.all(np.isfinite(unit)) or abs(np.linalg.det(unit)) < 1e-3:
+    lengths = axis_lengths(columns)
+    if lengths is None:
         return False
-    shear = float(np.max(np.abs(unit.T @ unit - np.eye(3))))
-    if shear > MAX_SHEAR:
+    check_right_angles(columns / lengths, "the sform's axes")
+    if np.any(np.abs(lengths / pixdim - 1) > MAX_SPACING_DISAGREEMENT):
         raise CaseError(
-            "sheared",
-            f"the sform's axes are not at right angles (cosine {shear:.3f}, at most {MAX_SHEAR}); resample it",
-        )
-    if np.any(np.abs(norms / pixdim - 1) > MAX_SPACING_DISAGREEMENT):
-        raise CaseError(
-            "spacing_mismatch", f"the sform's spacing {_mm(norms)} and pixdim {_mm(pixdim)} disagree; mend the header"
+            "spacing_mismatch",
+            f"the sform's spacing {format_mm(lengths)} and pixdim {format_mm(pixdim)} disagree; mend the header",
         )
     return True
 
@@ -131,8 +119,16 @@ def _quaternion_is_valid(header: Any) -> bool:
     return bool(np.isfinite(handedness) and np.all(np.abs(bcd) <= 2) and np.sum(bcd**2) <= 1 + 1e-4)
 
 
-def _mm(sizes: npt.NDArray[np.float64]) -> str:
-    return " x ".join(f"{s:g}" for s in sizes) + " mm (x, y, z)"
+def header_geometry(header: Any) -> tuple[Geometry, tuple[Remark, ...]]:
+    """Return the grid of a header and remarks on its orientation, of which what is invalid is unset in the header.
+
+    Raises:
+        CaseError: as `grid_shape` and `grid_spacing` do.
+    """
+    shape = grid_shape(header)
+    spacing_mm, remarks = grid_spacing(header, shape)
+    forget_invalid(header, remarks)
+    return grid_geometry(header, shape, spacing_mm), remarks
 
 
 def grid_geometry(header: Any, shape: Shape3, spacing_mm: Vector3) -> Geometry:

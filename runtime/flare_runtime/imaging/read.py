@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.intensities import check_intensities
+from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.nifti import NiftiReader
-from flare_runtime.imaging.volume import Grid, Remark, Volume
+from flare_runtime.imaging.volume import Grid, Volume
 
 DEFAULT_MAX_VOXELS = 2_000_000_000
-_FEW_SLICES = 3
 
 
 class Reader(Protocol):
@@ -50,12 +48,7 @@ def read_volume(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volum
     """
     path = Path(path)
     with _naming(path):
-        volume = _reader_of(path).read_volume(path, max_voxels)
-        slices = volume.shape[0]
-        if slices < _FEW_SLICES:
-            remark = Remark("few_slices", f"the volume has only {slices} slice(s)")
-            volume = replace(volume, remarks=(*volume.remarks, remark))
-        return check_intensities(volume)
+        return check_volume(_reader_of(path).read_volume(path, max_voxels))
 
 
 def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:

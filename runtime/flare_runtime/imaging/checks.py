@@ -1,4 +1,4 @@
-"""Whether the intensities of an image, of whatever modality and file format, can be computed with."""
+"""What is looked at in every image, of whatever modality and from wherever: its intensities and its slices."""
 
 from dataclasses import replace
 
@@ -13,10 +13,11 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # An image of fewer intensities, though its voxels have more, was ruined by its header.
 _MIN_LEVELS = 100
 _SLAB = 8
+_FEW_SLICES = 3
 
 
-def check_intensities(volume: Volume) -> Volume:
-    """Return the volume with the number of its voxels that are NaN or infinite, and a remark if there are any.
+def check_volume(volume: Volume) -> Volume:
+    """Return the volume with the number of its voxels that are NaN or infinite, and remarks on what is odd.
 
     Raises:
         CaseError: `nonfinite` where they are more than MAX_NONFINITE_SHARE, or where slope and intercept make integers
@@ -29,10 +30,12 @@ def check_intensities(volume: Volume) -> Volume:
         )
     if (volume.slope, volume.intercept) != (1.0, 0.0):
         _check_scaling(volume, low, high)
-    if not count:
-        return replace(volume, nonfinite=0)
-    remark = Remark("nonfinite", f"{count} voxels are NaN or infinite and count as background")
-    return replace(volume, nonfinite=count, remarks=(*volume.remarks, remark))
+    remarks = list(volume.remarks)
+    if volume.shape[0] < _FEW_SLICES:
+        remarks.append(Remark("few_slices", f"the volume has only {volume.shape[0]} slice(s)"))
+    if count:
+        remarks.append(Remark("nonfinite", f"{count} voxels are NaN or infinite and count as background"))
+    return replace(volume, nonfinite=count, remarks=tuple(remarks))
 
 
 def _survey(volume: Volume) -> tuple[int, float, float]:
