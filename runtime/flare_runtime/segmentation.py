@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flare_runtime.compute.arrays import MaskArray
+from flare_runtime.compute.arrays import FloatArray, MaskArray
 from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
@@ -23,6 +23,8 @@ class Segmentation:
         template: the input's grid, and what else a file of the mask takes from the input.
         remarks: what was odd about the input.
         gpu_memory_mib: of a GPU: `planned` at most for this case, `measured` at most in this process so far.
+        probabilities: float32 (classes or regions, z, y, x) on the input's grid, where they were asked for: of every
+            class, the background being the first, or of every region, as nnU-Net's `save_probabilities` gives them.
         inputs: the files that were segmented, over which the mask is not saved; none for an array.
         keep_header_text: a file of the mask takes the free text of the input's header, which may name the patient.
     """
@@ -33,6 +35,7 @@ class Segmentation:
     template: Template
     remarks: tuple[Remark, ...] = ()
     gpu_memory_mib: dict[str, int] | None = None
+    probabilities: FloatArray | None = None
     inputs: tuple[Path, ...] = ()
     keep_header_text: bool = False
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -13,7 +14,7 @@ import numpy as np
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.backends.selection import choose, open_network, read_network
-from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
+from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray, Shape3, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
@@ -28,7 +29,7 @@ from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInfer
 from flare_runtime.pipeline.lesions import find_lesions
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.resampling import Resizing
-from flare_runtime.pipeline.restoring import restore
+from flare_runtime.pipeline.restoring import restore, restore_probabilities
 from flare_runtime.segmentation import Segmentation
 
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them.
@@ -214,15 +215,20 @@ class Segmenter:
         plan = smallest_plan if smallest else self._plan
         return lambda size: plan(replace(size, batch=self.network.batch, folds=self.bundle.folds))
 
-    def finish(self, case: "PreparedCase", *, progress: Progress = iter) -> Segmentation:
+    def finish(
+        self, case: "PreparedCase", *, progress: Progress = iter, with_probabilities: bool = False
+    ) -> Segmentation:
         """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
         geometry = case.template.geometry
         mask = np.zeros(geometry.shape, np.uint8)
         prepared = case.prepared
+        if with_probabilities:
+            self.memory.check_probabilities(geometry.shape, prod(prepared.image.shape[1:]) if prepared else 0)
         if prepared is None:
             timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
-            empty = Remark("all_zero", "every voxel is 0; the mask is empty")
-            return Segmentation(mask, [], timings, case.template, (*case.remarks, empty))
+            remarks = (*case.remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
+            background = self._decoder.background(geometry.shape) if with_probabilities else None
+            return Segmentation(mask, [], timings, case.template, remarks, probabilities=background)
         network, device, memory = self.network, self.device, prepared.memory
         sums = device if memory is None or memory.sums_on_device else HOST
         give_back()
@@ -232,6 +238,9 @@ class Segmenter:
             blended = self._infer(prepared, sums, progress)
             inferred_at = perf_counter()
             self._restore(blended.scores, prepared, mask, sums)
+            probabilities = (
+                self._probabilities(blended.scores, prepared, geometry.shape, sums) if with_probabilities else None
+            )
             gpu_memory_mib = network.memory_mib(memory) if isinstance(network, GpuNetwork) and memory else None
         timings = {
             "preprocess": case.seconds,
@@ -243,7 +252,7 @@ class Segmenter:
         remarks = case.remarks + prepared.remarks + self._remarks(len(lesions), blended.rescued)
         names = self.bundle.manifest.label_names
         described = [lesion.described(names, geometry) for lesion in lesions[:MAX_LESIONS]]
-        return Segmentation(mask, described, timings, case.template, remarks, gpu_memory_mib)
+        return Segmentation(mask, described, timings, case.template, remarks, gpu_memory_mib, probabilities)
 
     def _remarks(self, lesions: int, rescued: int) -> tuple[Remark, ...]:
         """Return what is odd about the result: more lesions than are listed, tiles that were computed again."""
@@ -281,14 +290,21 @@ class Segmenter:
             self._rescuer = open_network(self.bundle, options)
         return self._rescuer
 
-    def _restore(self, scores: AnyArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
+    def _restore(self, scores: FloatArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
+        target = mask.transpose(self.bundle.manifest.transpose_forward)[prepared.crop]
+        restore(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
+
+    def _probabilities(self, scores: FloatArray, prepared: Prepared, shape: Shape3, device: Device) -> FloatArray:
+        probabilities = self._decoder.background(shape)
+        axes = (0, *(axis + 1 for axis in self.bundle.manifest.transpose_forward))
+        target = prepared.crop.cut(probabilities.transpose(axes))
+        restore_probabilities(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
+        return probabilities
+
+    def _resizing(self, prepared: Prepared) -> Resizing:
         manifest = self.bundle.manifest
-        inner, crop = prepared.inner, prepared.crop
-        resizing = Resizing.between(
-            inner.shape, crop.shape, manifest.spacing_mm, prepared.spacing_mm, manifest.logits_resampling
-        )
-        target = mask.transpose(manifest.transpose_forward)[crop]
-        restore(inner.cut(scores), resizing, self._decoder, target, device)
+        old, new = prepared.inner.shape, prepared.crop.shape
+        return Resizing.between(old, new, manifest.spacing_mm, prepared.spacing_mm, manifest.logits_resampling)
 
 
 def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:

@@ -121,7 +121,7 @@ def test_more_than_there_is_is_refused_with_both_figures(available):
 
 def test_probabilities_of_two_classes_need_nine_bytes_a_voxel_beside_the_scores(available):
     # 78.6 million voxels of the scan, 16.4 million scores of four bytes.
-    shape, padded = (300, 512, 512), (250, 256, 256)
+    shape, padded = (300, 512, 512), 250 * 256 * 256
     available(9 * 75 + 62.5 + 1)
     memory_of().check_probabilities(shape, padded)
     available(9 * 75 + 62.5 - 1)

@@ -298,3 +298,31 @@ def test_regions_are_decoded_in_their_order():
     result = segmenter_of(network, regions_class_order=[2, 1]).segment(image, ONE_MM)
     assert result.mask.tolist() == [[[0, 2, 1]]]
     assert [(lesion.label, lesion.voxels) for lesion in result.lesions] == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("transpose", [[0, 1, 2], [1, 2, 0], [2, 1, 0]])
+def test_probabilities_are_given_on_the_inputs_grid_where_asked_for(transpose):
+    image = np.zeros((12, 14, 16), np.int16)
+    image[2:11, 1:13, 3:15] = np.random.default_rng(0).integers(-4, 5, (9, 12, 12))
+    image[2, 1, 3] = image[10, 12, 14] = 3  # the corners of what nnU-Net crops to
+    segmenter = segmenter_of(transpose_forward=transpose)
+    result = segmenter.finish(segmenter.prepare(image, ONE_MM), with_probabilities=True)
+    # The logits are -v and v.
+    expected = 1 / (1 + np.exp(-2.0 * image))
+    outside = np.ones(image.shape, bool)
+    outside[2:11, 1:13, 3:15] = False
+    expected[outside] = 0
+    assert (result.probabilities.dtype, result.probabilities.shape) == (np.float32, (2, 12, 14, 16))
+    np.testing.assert_allclose(result.probabilities, [1 - expected, expected], atol=1e-5)
+    plain = segmenter.finish(segmenter.prepare(image, ONE_MM))
+    np.testing.assert_array_equal(result.mask, plain.mask)
+    assert plain.probabilities is None
+
+
+def test_probabilities_of_nothing_are_background():
+    segmenter = segmenter_of()
+    case = segmenter.prepare(np.zeros((4, 5, 6), np.int16), ONE_MM)
+    probabilities = segmenter.finish(case, with_probabilities=True).probabilities
+    assert probabilities.shape == (2, 4, 5, 6)
+    assert (probabilities[0] == 1).all()
+    assert not probabilities[1].any()

@@ -116,19 +116,19 @@ class HostMemory:
         grid = channels[0].transposed(self.manifest.transpose_forward)
         return self.need(self._size(channels, grid.shape)).peak
 
-    def check_probabilities(self, shape: Shape3, padded: Shape3) -> None:
+    def check_probabilities(self, shape: Shape3, padded_voxels: int) -> None:
         """Refuse to compute the probabilities of a prepared case where they do not fit beside its scores and its mask.
 
         Args:
             shape: of the scan, (z, y, x).
-            padded: of the prepared image, (z, y, x).
+            padded_voxels: of the prepared image.
 
         Raises:
             CaseError: `too_little_memory`, with both figures.
         """
         outputs = self.manifest.network.outputs
         channels = 0 if self.network_bytes is None else Decoder(outputs, self.manifest.regions_class_order).channels
-        needed = channels * prod(padded) * _FLOAT + (outputs * _FLOAT + 1) * prod(shape)
+        needed = channels * padded_voxels * _FLOAT + (outputs * _FLOAT + 1) * prod(shape)
         self._check(needed, 0, "the probabilities")
 
     def _size(self, channels: Sequence[Grid], crop: tuple[int, int, int]) -> CaseSize:
