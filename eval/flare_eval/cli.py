@@ -11,7 +11,7 @@ from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
-from flare_runtime.program.command_line import exit_code_of, path_of, positive
+from flare_runtime.program.command_line import add_version, exit_code_of, path_of, positive
 from flare_runtime.program.terminal import open_streams, progress_bar, say
 
 EXIT_CODES = """\
@@ -26,6 +26,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="flare-eval", description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_accuracy(commands.add_parser("accuracy", help="DSC and NSD by the FLARE challenge's rules, lesion by lesion"))
     _add_efficiency(commands.add_parser("efficiency", help="time and memory of commands, one fresh process a case"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flare_runtime.files.naming import visible
 from flare_runtime.model.manifest import MAX_CAUTION
-from flare_runtime.program.command_line import exit_code_of, path_of, positive
+from flare_runtime.program.command_line import add_version, exit_code_of, path_of, positive
 from flare_runtime.program.terminal import open_streams
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="replace a bundle although the new one lacks its model card, what int8 needs or how it agrees on cases",
     )
+    add_version(parser)
     return parser.parse_args(argv)
 
 

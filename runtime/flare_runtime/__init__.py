@@ -8,21 +8,48 @@ TYPE_CHECKING = False  # of `typing`, which takes longer to import than the comm
 if TYPE_CHECKING:
     from typing import Any
 
+    from flare_runtime.errors import BundleError, CaseError, DeviceError, FlareError, OutputError, UsageError
+    from flare_runtime.imaging.geometry import Geometry
     from flare_runtime.imaging.read import read_nifti, read_volume
     from flare_runtime.imaging.volume import Volume
     from flare_runtime.model.bundle import Bundle
     from flare_runtime.options import RunOptions
+    from flare_runtime.run.session import Session
     from flare_runtime.segmentation import Segmentation
     from flare_runtime.segmenter import Segmenter
 
-__all__ = ["Bundle", "RunOptions", "Segmentation", "Segmenter", "Volume", "read_nifti", "read_volume"]
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "CaseError",
+    "DeviceError",
+    "FlareError",
+    "Geometry",
+    "OutputError",
+    "RunOptions",
+    "Segmentation",
+    "Segmenter",
+    "Session",
+    "UsageError",
+    "Volume",
+    "read_nifti",
+    "read_volume",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "model.bundle",
+    "BundleError": "errors",
+    "CaseError": "errors",
+    "DeviceError": "errors",
+    "FlareError": "errors",
+    "Geometry": "imaging.geometry",
+    "OutputError": "errors",
     "RunOptions": "options",
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",
+    "Session": "run.session",
+    "UsageError": "errors",
     "Volume": "imaging.volume",
     "read_nifti": "imaging.read",
     "read_volume": "imaging.read",
@@ -38,3 +65,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, which are there before they are imported."""
+    return [*globals(), *__all__]

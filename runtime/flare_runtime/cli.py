@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 
-from flare_runtime import __version__
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import PatientLine, open_streams, say
 
@@ -24,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     import argparse
 
-    from flare_runtime.program.command_line import path_of, positive
+    from flare_runtime.program.command_line import add_version, path_of, positive
 
     parser = argparse.ArgumentParser(
         prog="flare-infer",
@@ -75,12 +74,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
     add(
         "--gpu-memory",
+        dest="gpu_memory_mib",
         type=positive,
-        default=None,
         metavar="MIB",
         help="take at most so much of a GPU's memory (default: 4096)",
     )
-    add("--max-voxels", type=positive, default=None, metavar="N", help="refuse larger inputs (default: 2e9)")
+    add("--max-voxels", type=positive, metavar="N", help="refuse larger inputs (default: 2e9)")
     add("--report", type=path_of, metavar="FILE", help="write a JSON report of the whole run")
     add(
         "--keep-header-text",
@@ -90,24 +89,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     verbosity = parser.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="say nothing unless a case fails")
     verbosity.add_argument("--verbose", action="store_true", help="also print the time of every stage and every lesion")
-    add("--version", action="version", version=f"flare-infer {__version__}")
-    return parser.parse_args(argv)
+    add_version(parser)
+    args, surplus = parser.parse_known_args(argv)
+    if surplus and not surplus[0].startswith("-"):
+        parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")
+    if surplus:
+        parser.error(f"unrecognized arguments: {' '.join(surplus)}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command and return its exit code.
+
+    Given arguments, as by a notebook, it leaves the signals to the caller: Ctrl-C ends the run, not the process.
+    """
     open_streams()  # before anything else is opened
+    if argv is not None:
+        return _main(parse_args(argv), ("flare-infer", *argv), None)
     interruption = Interruption()
     interruption.last_words = [(lambda word: say(f"flare-infer: {word}"), 0.5)]
     interruption.begin()
-    try:
-        return _main(parse_args(argv), interruption)
-    finally:
-        if argv is not None:  # a program of its own minds signals to its end
-            interruption.end()
+    return _main(parse_args(), ("flare-infer", *sys.argv[1:]), interruption)
 
 
-def _main(args: argparse.Namespace, interruption: Interruption) -> int:
+def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> int:
     import logging
 
     from flare_runtime.program.command_line import exit_code_of, log_to_stderr, skip_model_converter
@@ -120,11 +125,12 @@ def _main(args: argparse.Namespace, interruption: Interruption) -> int:
     def run() -> int:
         if may_need_worker(args.device):
             start_early()  # before the imports here, which take as long as those there
-        with PatientLine(f"flare-infer: looking at the model and at {args.input} ..."):
-            from flare_runtime.run.run_loop import RunLoop
+        looking = PatientLine(f"flare-infer: looking at the model and at {args.input} ...")
+        with looking:
+            from flare_runtime.command import Command
 
-            loop = RunLoop(args, interruption)
-        return loop.run()
+            begun = Command(args, command, interruption)
+        return begun.run()
 
     return exit_code_of("flare-infer", run)
 

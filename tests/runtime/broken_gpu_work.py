@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from flare_runtime.errors import DeviceError
-from flare_runtime.run.case_work import CaseWork
 from flare_runtime.run.cases import Case
+from flare_runtime.run.events import Listener
 from flare_runtime.run.record import CaseRecord
+from flare_runtime.run.work import CaseWork
 
 
 class BrokenGpuWork(CaseWork):
     """Fails in a worker, and works on the CPU."""
 
-    def __call__(self, _cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    def __call__(self, _cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
         raise DeviceError("cuda:0 cannot be used (the driver is too old)")

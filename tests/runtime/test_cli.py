@@ -252,6 +252,26 @@ def test_usage_errors_are_one_line(infer, cohort, scan, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_second_input_is_called_that(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["-i", "a.nii", "b.nii", "-o", "out"])
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("b.nii: is one input too many; -i takes one image, or a folder that holds all of them")
+
+
+@pytest.mark.parametrize(("text", "number"), [("2e9", 2_000_000_000), ("12", 12), ("1e3", 1000)])
+def test_large_numbers_can_be_given_as_the_help_writes_them(text, number):
+    assert cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text]).max_voxels == number
+
+
+@pytest.mark.parametrize("text", ["2.5", "1e-3", "inf", "nan", "-2e9", "0e0"])
+def test_what_is_no_whole_number_is_none_in_any_spelling(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text])
+    assert "argument --max-voxels: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -464,11 +484,11 @@ BROKEN_GPU = """
 import sys
 from flare_runtime import cli
 from flare_runtime.backends import selection as backends
-from flare_runtime.run import run_loop
+from flare_runtime.run import session
 from tests.runtime.broken_gpu_work import BrokenGpuWork
 
 backends.resolve = lambda name, _has_engine: "cuda:0" if name == "auto" else name
-run_loop.CaseWork = BrokenGpuWork
+session.CaseWork = BrokenGpuWork
 sys.exit(cli.main(sys.argv[1:]))
 """
 

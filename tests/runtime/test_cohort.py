@@ -68,6 +68,7 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
     assert (lesion["extent_mm"], lesion["centre_mm"]) == ([3.0, 4.0, 5.0], [1.0, -1.5, -4.0])  # from (-5, -6, -7) on
     assert written["model"]["name"] == "hand-made"
     assert written["model"]["backend"] == "arithmetic"
+    assert (written["model"]["step"], written["model"]["tta"]) == (0.5, False)
     assert set(written["timings_s"]) == {"read", "preprocess", "network", "blend", "restore", "write", "total"}
     stages = sum(seconds for stage, seconds in written["timings_s"].items() if stage != "total")
     assert stages == pytest.approx(written["timings_s"]["total"], abs=0.05)
@@ -107,6 +108,7 @@ def test_a_bad_case_is_refused_and_the_others_are_done(tmp_path, run):
         "format": "flare-lite record",
         "case": "b",
         "status": "refused",
+        "schema_version": 2,
         "reason": "truncated",
         "message": records["b"].message,
         "inputs": [str(tmp_path / "in" / "b.nii.gz")],

@@ -13,8 +13,8 @@ import pytest
 
 import flare_runtime
 from flare_runtime.cli import parse_args
+from flare_runtime.command import Command
 from flare_runtime.program.interruption import Interruption
-from flare_runtime.run.run_loop import RunLoop
 from tests.processes import has_ended
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -30,7 +30,7 @@ from flare_runtime.backends import selection as backends
 from flare_runtime.run import cohort
 from flare_runtime.compute import device
 from flare_runtime.files import output
-from flare_runtime.run import run_loop
+from flare_runtime.run import session
 
 def stuck(*_args, **_options):
     print("stuck", flush=True)
@@ -49,7 +49,7 @@ def second(function, then):  # what to do the first time, and from the second on
 """
 # Where the program hangs, by how it is made to; `a` is the first case.
 PLACES = {
-    "listing the cases": "run_loop.find_cases = stuck",
+    "listing the cases": "session.find_cases = stuck",
     "reading the first case": "cohort.read_volume = stuck",
     "reading ahead": "cohort.read_volume = second(cohort.read_volume, stuck)",
     "compiling": "segmenter.read_network = lambda *_args, **_options: stuck",
@@ -61,7 +61,7 @@ PLACES = {
     "a disk that does not answer": "os.fsync = stuck",
     "the worker of a GPU": (
         "backends.resolve = lambda *_args: 'cuda:0';"
-        "from tests.runtime.troubled_work import StuckWork; run_loop.CaseWork = StuckWork"
+        "from tests.runtime.troubled_work import StuckWork; session.CaseWork = StuckWork"
     ),
 }
 
@@ -106,11 +106,7 @@ def finish(process, number):
 def test_the_last_words_take_less_than_two_seconds(folder, tiny_bundle):
     paths = ["-i", folder / "in", "-o", folder / "out", "-m", tiny_bundle]
     interruption = Interruption()
-    interruption.begin()
-    try:
-        RunLoop(parse_args([*map(str, paths), "--device", "cpu", "--threads", "1"]), interruption)
-    finally:
-        interruption.end()
+    Command(parse_args([*map(str, paths), "--device", "cpu", "--threads", "1"]), (), interruption)
     assert 0 < sum(limit_s for _, limit_s in interruption.last_words) < 2
 
 

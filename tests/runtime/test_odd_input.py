@@ -12,7 +12,7 @@ import pytest
 from flare_runtime import cli
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.read import read_volume
-from flare_runtime.run import run_loop
+from flare_runtime.run import session
 from flare_runtime.run.cases import find_cases
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -146,7 +146,7 @@ def test_what_nobody_foresaw_is_shown_whole(tiny_bundle, monkeypatch, capsys):
     def fail(*_arguments):
         raise ZeroDivisionError("by\x1b[31m\nzero")
 
-    monkeypatch.setattr(run_loop, "find_cases", fail)
+    monkeypatch.setattr(session, "find_cases", fail)
     assert cli.main(["-i", "a.nii", "-o", "b.nii", "-m", str(tiny_bundle), "--quiet"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"

@@ -62,6 +62,17 @@ def test_public_names_are_there(name):
     assert getattr(flare_runtime, name).__name__ == name
 
 
+def test_public_names_are_listed():
+    assert set(flare_runtime.__all__) <= set(dir(flare_runtime))
+
+
+def test_errors_are_there_without_an_array_library():
+    loaded = modules_after(
+        "from flare_runtime import BundleError, CaseError, DeviceError, FlareError, OutputError, UsageError"
+    )
+    assert not loaded & HEAVY
+
+
 def test_other_names_are_not():
     with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
         flare_runtime.Segmentor  # noqa: B018

@@ -9,6 +9,7 @@ from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import Lesion
 from flare_runtime.run.record import (
     CaseRecord,
+    RunTime,
     environment,
     failed_record,
     is_record,
@@ -18,6 +19,7 @@ from flare_runtime.run.record import (
     write_report,
 )
 
+RUN = RunTime("2026-01-31T12:00:00+00:00", 1.5, ["flare-infer", "-i", "a.nii"])
 DONE = CaseRecord(
     case="a",
     status="done",
@@ -63,35 +65,47 @@ def test_a_finished_case_says_that_it_has_no_lesions(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["lesions"] == []
 
 
+def test_a_record_says_which_schema_it_follows(tmp_path):
+    write_json(tmp_path / "a.json", DONE)
+    assert json.loads((tmp_path / "a.json").read_bytes())["schema_version"] == 2
+
+
 def test_a_report_holds_every_case_and_the_environment(tmp_path):
     records = [DONE, failed_record("b", CaseError("truncated", "cut"))]
-    write_report(tmp_path / "run.json", records, [])
+    write_report(tmp_path / "run.json", RUN, records, [])
     report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert (report["complete"], report["not_begun"]) == (True, [])
     assert [(case["case"], case["status"]) for case in report["cases"]] == [("a", "done"), ("b", "refused")]
     assert report["environment"] == environment()
+    assert (report["format"], report["schema_version"]) == ("flare-lite report", 2)
+    assert report["started"] == "2026-01-31T12:00:00+00:00"
+    assert (report["duration_s"], report["command"]) == (1.5, ["flare-infer", "-i", "a.nii"])
     assert {"python", "system", "numpy", "openvino", "flare-lite"} <= report["environment"].keys()
 
 
 def test_the_report_of_an_interrupted_run_says_what_was_not_begun(tmp_path):
-    write_report(tmp_path / "run.json", [DONE], ["b", "c"])
+    write_report(tmp_path / "run.json", RUN, [DONE], ["b", "c"])
     report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     assert (report["complete"], report["not_begun"]) == (False, ["b", "c"])
 
 
 def test_records_and_reports_are_told_from_other_files(tmp_path):
     write_json(tmp_path / "a.json", DONE)
-    write_report(tmp_path / "run.json", [DONE], [])
+    write_report(tmp_path / "run.json", RUN, [DONE], [])
     record, report = ((tmp_path / name).read_bytes() for name in ("a.json", "run.json"))
     # Written before there was a `format`.
     old_record = b'{"case": "a", "status": "done", "model": {"bundle_sha256": "0"}}'
     old_refusal = b'{"case": "a", "status": "refused", "reason": "truncated", "message": "cut short"}'
     old_report = b'{"cases": [], "environment": {"flare-lite": "0.1.0"}}'
+    # Written before there was a `schema_version`.
+    old_record_2 = b'{"format": "flare-lite record", "case": "a", "model": {"tta": "false", "step": "0.5"}}'
+    old_report_2 = b'{"format": "flare-lite report", "cases": []}'
     others = [b"", b"{", b"[1]", b"\xff", b"null", b'{"format": "other"}', b'{"case": "a"}', b'{"environment": 1}']
     others += [b'{"a":' * 10_000, b'{"case": "a", "status": "done", "model": "x"}', b'{"schema_version": 1}']
-    for content in (record, report, old_record, old_refusal, old_report, *others):
-        assert is_record(content) == (content in (record, old_record, old_refusal)), content
-        assert is_report(content) == (content in (report, old_report)), content
+    records, reports = (record, old_record, old_refusal, old_record_2), (report, old_report, old_report_2)
+    for content in (*records, *reports, *others):
+        assert is_record(content) == (content in records), content
+        assert is_report(content) == (content in reports), content
 
 
 def test_a_files_hash(tmp_path):

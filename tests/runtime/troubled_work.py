@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flare_runtime.errors import LostDeviceError
 from flare_runtime.run.cases import Case
+from flare_runtime.run.events import Listener
 from flare_runtime.run.record import CaseRecord
 
 Trouble = Callable[[int], object]
@@ -62,7 +63,7 @@ class TroubledWork:
     file: Path
     trouble: dict[str, Trouble] = field(default_factory=dict)
 
-    def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
         for case in cases:
             attempt = _counted(self.file, case.name)
             self.trouble.get(case.name, lambda _attempt: None)(attempt)
@@ -77,7 +78,7 @@ class PatternWork:
     pattern: list[str]
     end: Trouble
 
-    def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
         for case, ahead in zip_longest(cases, cases[1:]):
             attempt = _counted(self.file, case.name)
             if ahead and BEHAVIOURS[self.pattern[int(ahead.name)]][1]:
@@ -93,7 +94,7 @@ class ModuleWork:
 
     name: str
 
-    def __call__(self, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
         for case in cases:
             yield CaseRecord(case=case.name, status="done", message=str(self.name in sys.modules))
 
@@ -104,7 +105,7 @@ class StuckWork:
     def __init__(self, *_of: object) -> None:
         pass
 
-    def __call__(self, _cases: Sequence[Case]) -> Iterator[CaseRecord]:
+    def __call__(self, _cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
         sys.stdout.write(f"{self.word}\n")
         sys.stdout.flush()
         hang(1)

@@ -8,10 +8,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from flare_runtime import __version__
 from flare_runtime.compute.available_memory import MORE_MEMORY, lacked_memory
 from flare_runtime.errors import DeviceError, FlareError, UsageError, install_hint
 from flare_runtime.program.telemetry import silence_command
 from flare_runtime.program.terminal import say, say_lines
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Give a program `--version`; all of them have the version of the package."""
+    parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
 
 
 def path_of(text: str) -> Path:
@@ -21,9 +27,20 @@ def path_of(text: str) -> Path:
     return Path(text)
 
 
+def _whole(text: str) -> int:
+    """Read a whole number, also as people write large ones: 2e9."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number")
+    return int(number)
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1."""
-    number = int(text)
+    number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
     return number
@@ -31,7 +48,7 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     """Read a whole number of at least 0."""
-    number = int(text)
+    number = _whole(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is below 0")
     return number

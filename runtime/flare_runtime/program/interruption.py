@@ -9,14 +9,13 @@ import threading
 TYPE_CHECKING = False  # of `typing`: until this module is there, SIGINT is a traceback
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 # How the end is called, by signal.
 _WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 class Interruption:
-    """Ends the process on SIGINT, SIGTERM or SIGHUP with 128 and its number, from a thread of its own.
+    """Ends the program on SIGINT, SIGTERM or SIGHUP with 128 and the signal's number, from a thread of its own.
 
     Python's handlers run in the main thread, and only when an engine or a read there has returned. The number of a
     signal is written to a pipe the moment it arrives, and the thread that reads it needs nobody's return.
@@ -29,36 +28,20 @@ class Interruption:
     def __init__(self) -> None:
         self.last_words: list[tuple[Callable[[str], None], float]] = []
         self._pipe = os.pipe()
-        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-        self._wakeup_before = -1
-        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
 
     def begin(self) -> None:
         """Mind the signals from here on, but for one that this process was told to ignore."""
         os.set_blocking(self._pipe[1], False)
-        self._wakeup_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        self._thread.start()
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
         for number in _WORDS:
             if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, lambda _number, _frame: None)
-
-    def end(self) -> None:
-        """Leave the signals to whoever had them before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._pipe[1])
-        # A thread that Python stops at its exit aborts the process if it is freeing an object of OpenVINO's just then.
-        self._thread.join()
+                signal.signal(number, lambda _number, _frame: None)
 
     def _watch(self) -> None:
         number = 0
         while number not in _WORDS:
-            arrived = os.read(self._pipe[0], 1)
-            if not arrived:
-                os.close(self._pipe[0])
-                return
-            number = arrived[0]
+            number = os.read(self._pipe[0], 1)[0]
         try:
             for step, limit_s in self.last_words:
                 thread = threading.Thread(target=step, args=(_WORDS[number],), daemon=True)

@@ -1,24 +1,32 @@
 """The records of a run as they come, and its report, which is written once however the run ends."""
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from time import perf_counter
 
 import msgspec
 
 from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.naming import visible
 from flare_runtime.run.cases import Case
-from flare_runtime.run.record import CaseRecord, write_report
+from flare_runtime.run.record import CaseRecord, RunTime, write_report
 
 
 class Journal:
     """What a run has come to.
+
+    Args:
+        report: the file for its report, if there is to be one.
+        cases: of the run.
+        command: what it was begun by, word by word.
 
     Attributes:
         count: of cases that are over.
         failed: those of them that are not done.
     """
 
-    def __init__(self, report: Path | None, cases: Sequence[Case]) -> None:
+    def __init__(self, report: Path | None, cases: Sequence[Case], command: Sequence[str] = ()) -> None:
         self.count = 0
         self.failed = 0
         self._report = report
@@ -26,6 +34,9 @@ class Journal:
         # As JSON they take a third of the memory.
         self._records: list[msgspec.Raw] = []
         self._written = False
+        self._command = [visible(word) for word in command]
+        self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._started_s = perf_counter()
 
     def add(self, record: CaseRecord) -> None:
         """Note that a case is over."""
@@ -50,4 +61,5 @@ class Journal:
         with committing:  # which an interruption takes before it writes
             if self._report and not self._written:
                 self._written = True
-                write_report(self._report, self._records, list(self._not_begun))
+                run = RunTime(self._started, round(perf_counter() - self._started_s, 3), self._command)
+                write_report(self._report, run, self._records, list(self._not_begun))

@@ -6,6 +6,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,8 @@ from flare_runtime.segmenter import Segmenter
 
 _RECORD_FORMAT = "flare-lite record"
 _REPORT_FORMAT = "flare-lite report"
+# 1 held the whole of `model` as strings, and less beside it.
+_SCHEMA_VERSION = 2
 _MIB = 1 << 20
 _PACKAGES = (
     "flare-lite",
@@ -56,6 +59,8 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
 
     case: str
     status: Literal["done", "refused", "failed"]
+    # A factory's value is written although it is the default.
+    schema_version: int = msgspec.field(default_factory=lambda: _SCHEMA_VERSION)
     reason: str | None = None
     message: str | None = None
     traceback: str | None = None
@@ -69,7 +74,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     spacing_mm: tuple[float, ...] | None = None
     lesions: list[Lesion] | None = None
     remarks: list[Remark] = []
-    model: dict[str, str] = {}
+    model: dict[str, str | float | bool] = {}
 
     @property
     def line(self) -> str:
@@ -121,7 +126,7 @@ def traceback_of(error: Exception) -> str:
     return visible_lines("".join(traceback.format_exception(error)))
 
 
-def model_identity(segmenter: Segmenter) -> dict[str, str]:
+def model_identity(segmenter: Segmenter) -> dict[str, str | float | bool]:
     """Return which model ran, and how."""
     network, manifest = segmenter.network, segmenter.bundle.manifest
     return {
@@ -131,8 +136,8 @@ def model_identity(segmenter: Segmenter) -> dict[str, str]:
         "backend": network.backend,
         "device": network.device,
         "precision": network.precision,
-        "step": f"{segmenter.step:g}",
-        "tta": str(segmenter.options.tta).lower(),
+        "step": segmenter.step,
+        "tta": segmenter.options.tta,
         "crop": segmenter.options.crop,
         "flare-lite": _version("flare-lite"),
     }
@@ -177,11 +182,29 @@ def _is_ours(data: bytes, wanted: str, was_ours: Callable[[dict[str, Any]], bool
         return False
 
 
-def write_report(target: Path, records: Sequence[CaseRecord | msgspec.Raw], not_begun: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class RunTime:
+    """When and how a run was made.
+
+    Attributes:
+        started: date and time in UTC, ISO 8601.
+        duration_s: from then until the report is written.
+        command: the command line, word by word; empty where it was none.
+    """
+
+    started: str
+    duration_s: float
+    command: list[str]
+
+
+def write_report(
+    target: Path, run: RunTime, records: Sequence[CaseRecord | msgspec.Raw], not_begun: Sequence[str]
+) -> None:
     """Write the report of a run.
 
     Args:
         target: the file.
+        run: when and how it was made.
         records: of the cases that were done, refused or failed, as they are or as JSON.
         not_begun: the names of the others; where there are any, the run was interrupted and the report says so.
 
@@ -190,6 +213,8 @@ def write_report(target: Path, records: Sequence[CaseRecord | msgspec.Raw], not_
     """
     content = {
         "format": _REPORT_FORMAT,
+        "schema_version": _SCHEMA_VERSION,
+        **asdict(run),
         "complete": not not_begun,
         "not_begun": list(not_begun),
         "cases": list(records),

@@ -4,8 +4,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import TypeAlias
@@ -13,17 +15,34 @@ from typing import TypeAlias
 from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
+from flare_runtime.program.terminal import open_streams
 from flare_runtime.run.cases import Case
-from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.commit import alone_in, commit_failure
+from flare_runtime.run.events import Event, Listener
 from flare_runtime.run.record import CaseRecord, failed_record, traceback_of
 from flare_runtime.run.worker_server import CONTEXT, start_early
 
-# Segments cases in turn and yields the record of each.
-Work: TypeAlias = Callable[[Sequence[Case]], Iterable[CaseRecord]]
+# Segments cases in turn and yields the record of each; tells the listener how far it is.
+Work: TypeAlias = Callable[[Sequence[Case], Listener], Iterable[CaseRecord]]
 _LOG = logging.getLogger(__name__)
+_PACKAGE = __name__.partition(".")[0]
+# How long a worker that is not needed any more may take to bring a record to its mask.
+_MOMENT_S = 0.3
 
 
-def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
+@dataclass(frozen=True)
+class _LogLine:
+    """What a worker logs, which its parent logs in its place."""
+
+    logger: str
+    level: int
+    text: str
+
+
+_Message: TypeAlias = CaseRecord | FlareError | Event | _LogLine
+
+
+def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _event: None) -> Iterator[CaseRecord]:
     """Yield what `work` yields of `cases`, each case in a worker process.
 
     Where the worker loses its device or is killed, the case it was at is tried once more by a worker that does nothing
@@ -33,6 +52,7 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
     Args:
         work: is pickled for the workers, which import its module; not the program's main one.
         cases: from `find_cases`.
+        listener: is called here with what `work` tells its own.
 
     Raises:
         FlareError: what `work` raises, but for a lost device.
@@ -44,7 +64,7 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
         alone = remaining[0] is suspect
         waiting = remaining[1:] if alone else []
         remaining = remaining[:1] if alone else remaining
-        loss = yield from _one_worker(work, remaining)
+        loss = yield from _one_worker(work, remaining, listener)
         if alone and remaining:
             message = f"two workers were lost at this case ({loss})"
             lost = remaining.pop()
@@ -57,10 +77,14 @@ def supervise(work: Work, cases: Sequence[Case]) -> Iterator[CaseRecord]:
         remaining += waiting
 
 
-def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None, LostDeviceError]:
+def _one_worker(
+    work: Work, remaining: list[Case], listener: Listener
+) -> Generator[CaseRecord, None, LostDeviceError]:
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
+    folder = remaining[0].mask.parent
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs), daemon=True)
+    level = logging.getLogger(_PACKAGE).getEffectiveLevel()
+    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs, level), daemon=True)
     try:
         with committing, _main_module_hidden():
             process.start()
@@ -78,15 +102,20 @@ def _one_worker(work: Work, remaining: list[Case]) -> Generator[CaseRecord, None
                 yield message
             elif isinstance(message, LostDeviceError):
                 loss = message
-            else:
+            elif isinstance(message, FlareError):
                 raise message
+            elif isinstance(message, _LogLine):
+                logging.getLogger(message.logger).log(message.level, "%s", message.text)
+            else:
+                listener(message)
         process.join()
         with committing:  # where a signal has ended the worker, this process ends here too
             pass
     finally:
         ours.close()
-        process.kill()
-        process.join()
+        with alone_in(folder, _MOMENT_S):  # not between a mask and its record
+            process.kill()
+            process.join()
     return loss or LostDeviceError(f"the worker ended with {process.exitcode}")
 
 
@@ -101,27 +130,49 @@ def _main_module_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _receive(results: Connection) -> CaseRecord | FlareError | None:
+def _receive(results: Connection) -> _Message | None:
     try:
-        message: CaseRecord | FlareError = results.recv()
+        message: _Message = results.recv()
     except (EOFError, OSError):  # ended, perhaps in the middle of a message
         return None
     return message
 
 
-def _worker(work: Work, cases: Sequence[Case], results: Connection) -> None:
+class _Forwarder(logging.Handler):
+    def __init__(self, send: Callable[[_Message], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send(_LogLine(record.name, record.levelno, self.format(record)))
+
+
+def _worker(work: Work, cases: Sequence[Case], results: Connection, log_level: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
     signal.set_wakeup_fd(-1)
+    open_streams()
+    one_at_a_time = threading.Lock()
+
+    def send(message: _Message) -> None:
+        with one_at_a_time:
+            results.send(message)
+
+    def tell(message: _Message) -> None:
+        with suppress(OSError):  # nobody listens any more; the case at hand is finished all the same
+            send(message)
+
+    logging.getLogger().addHandler(_Forwarder(tell))
+    logging.getLogger(_PACKAGE).setLevel(log_level)
     try:
-        for record in work(cases):
-            results.send(record)
+        for record in work(cases, tell):
+            send(record)
     except FlareError as error:
-        results.send(error)
+        send(error)
     except BrokenPipeError:  # nobody is left to work for
         pass
     except Exception as error:
-        results.send(LostDeviceError(f"{type(error).__name__}: {visible(error)}", traceback_of(error)))
+        send(LostDeviceError(f"{type(error).__name__}: {visible(error)}", traceback_of(error)))
     finally:
         results.close()
         # Not the usual way out: CUDA's own clean-up can hang once it has failed.

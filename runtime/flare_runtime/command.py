@@ -1,0 +1,118 @@
+"""What `flare-infer` does once its arguments are parsed: it runs a session and prints what becomes of the cases."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import fields
+from typing import Any
+
+from flare_runtime.errors import FlareError
+from flare_runtime.files.naming import visible
+from flare_runtime.options import RunOptions
+from flare_runtime.program.interruption import Interruption
+from flare_runtime.program.terminal import PatientLine, clear_line, say, say_lines
+from flare_runtime.run.events import CaseProgress, DeviceFallback, Event, NetworkReady
+from flare_runtime.run.record import CaseRecord
+from flare_runtime.run.session import Session
+
+SOME_FAILED = 4
+
+
+class Command:
+    """One call of `flare-infer`: everything is checked when it is made, and done when it is run.
+
+    Args:
+        args: of the command line.
+        command: the command line itself.
+        interruption: is given the last words of a run that a signal ends; None where somebody else minds signals.
+    """
+
+    def __init__(self, args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> None:
+        self._args = args
+        self._place: NetworkReady | None = None
+        self._bar: Any = None
+        self._waiting = PatientLine("flare-infer: preparing the network and the first case ...")
+        self._session = Session(args.model, options_of(args), listener=self._hear)
+        self._run = self._session.run(args.input, args.output, report=args.report, command=command)
+        if interruption is not None:
+            interruption.last_words = [(self._give_up, 1.0), (self._clean_up, 0.2), (self._say_goodbye, 0.2)]
+
+    def run(self) -> int:
+        """Segment the cases and return the exit code."""
+        with self._waiting, closing(iter(self._run)) as records:
+            for record in records:
+                self._tell(record)
+        journal = self._run.journal
+        if journal.failed:
+            say(f"{journal.failed} of {journal.count} case(s) not done")
+        return SOME_FAILED if journal.failed else 0
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, DeviceFallback):
+            say(f"flare-infer: {event.reason}; going on on the CPU")
+        elif isinstance(event, NetworkReady):
+            self._announce(event)
+        elif not self._args.quiet:
+            self._show_progress(event)
+
+    def _announce(self, place: NetworkReady) -> None:
+        self._waiting.end()
+        if place == self._place or self._args.quiet:
+            return
+        self._place = place
+        manifest = self._session.bundle.manifest
+        where = f"{place.device} ({place.backend}, {place.precision})"
+        say(f"{manifest.name} on {where}, {len(self._run.cases)} case(s)")
+        if manifest.caution:
+            say(f"caution: {manifest.caution}")
+
+    def _show_progress(self, progress: CaseProgress) -> None:
+        if progress.done == 0:
+            self._end_bar()
+            if sys.stderr.isatty():
+                from tqdm import tqdm
+
+                self._bar = tqdm(desc=visible(progress.case), unit="tile", total=progress.total, leave=False)
+        elif self._bar is not None:
+            self._bar.update(progress.done - self._bar.n)
+            if progress.done == progress.total:
+                self._end_bar()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _tell(self, record: CaseRecord) -> None:
+        self._waiting.end()
+        self._end_bar()
+        if record.status != "done" or not self._args.quiet:
+            say(record.line)
+        if not self._args.verbose:
+            return
+        if record.timings_s:
+            say("  " + ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in record.timings_s.items()))
+        for lesion in record.lesions or []:
+            say(f"  lesion of label {lesion.label}: {lesion.volume_ml:.3f} ml about voxel {lesion.centre} (z, y, x)")
+        if record.traceback:
+            say_lines(record.traceback)
+
+    def _give_up(self, _word: str) -> None:
+        try:
+            self._run.give_up()
+        except FlareError as error:
+            say(f"flare-infer: {error}")
+
+    def _clean_up(self, _word: str) -> None:
+        self._run.clean_up()
+
+    def _say_goodbye(self, word: str) -> None:
+        clear_line()
+        say(f"flare-infer: {word}; finished cases are kept")
+
+
+def options_of(args: argparse.Namespace) -> RunOptions:
+    """Return the options of a run that a command line gives; what it leaves out is the default."""
+    names = {field.name for field in fields(RunOptions)}
+    return RunOptions(**{name: value for name, value in vars(args).items() if name in names and value is not None})

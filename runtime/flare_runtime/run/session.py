@@ -1,0 +1,175 @@
+"""From images to masks, as `flare-infer` does it: one model, and the runs over cases that it is used for."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flare_runtime.backends.selection import choose
+from flare_runtime.errors import DeviceError, UsageError
+from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.output import check_folder
+from flare_runtime.files.target import check_targets
+from flare_runtime.files.temporary import remove_ours, sweep
+from flare_runtime.model.bundle import Bundle, default_bundle
+from flare_runtime.options import RunOptions
+from flare_runtime.run.cases import Case, find_cases
+from flare_runtime.run.commit import alone_in, commits_made
+from flare_runtime.run.events import DeviceFallback, Listener
+from flare_runtime.run.journal import Journal
+from flare_runtime.run.record import CaseRecord, is_report
+from flare_runtime.run.supervision import supervise
+from flare_runtime.run.work import CaseWork
+from flare_runtime.segmenter import Segmenter
+
+# How long the report of a run that is ended by a signal waits for what should take no time.
+_MOMENT_S = 0.3
+
+
+def _ignore(_event: object) -> None:
+    """Listen to nothing."""
+
+
+class Session:
+    """A model and how it is run, ready for any number of runs over cases.
+
+    On a GPU the cases of a run are segmented in a process of their own, which is begun anew where it dies; where
+    `options.device` is `auto` and no GPU can be used, the run goes on on the CPU.
+
+    Args:
+        bundle: folder or zip made by `flare-export`, or one that is open already; the default model where None.
+        options: what to run it on, and how; the defaults where None.
+        listener: is called with what happens beside the records; see `flare_runtime.run.events`.
+
+    Raises:
+        BundleError, DeviceError, UsageError: where the model cannot be run so.
+
+    Example:
+        >>> session = Session("models/default", RunOptions(crop="body"))
+        >>> for record in session.run("scans", "masks", report="run.json"):
+        ...     print(record.line)
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle | None = None,
+        options: RunOptions | None = None,
+        *,
+        listener: Listener = _ignore,
+    ) -> None:
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
+        self._choice = choose(opened, options)
+        self._listener = listener
+        self._segmenter = None if self._choice.on_gpu else Segmenter.open(self._choice, wait=False)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model."""
+        return self._choice.bundle
+
+    def run(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        report: str | Path | None = None,
+        command: Sequence[str] = (),
+    ) -> "Run":
+        """Find the cases and check every output, and return the run over them, which has not begun.
+
+        Args:
+            source: an image, or a folder of them.
+            target: a file for a file, a folder for a folder.
+            report: a file for the JSON report of the whole run.
+            command: what the report says that the run was begun by, such as `sys.argv`.
+
+        Raises:
+            UsageError: where there is nothing to do, or two inputs would write one output.
+            OutputError: where an output cannot or must not be written.
+        """
+        cases = find_cases(Path(source), Path(target), len(self.bundle.manifest.channels))
+        if report is not None:
+            _check_report(Path(report), cases)
+        journal = Journal(Path(report) if report is not None else None, cases, command)
+        return Run(cases, journal, lambda: self._segment(cases, journal))
+
+    def _segment(self, cases: Sequence[Case], journal: Journal) -> Iterator[CaseRecord]:
+        work = CaseWork(self._choice)
+        if self._segmenter is None:
+            try:
+                yield from supervise(work, cases, self._listener)
+                return
+            except DeviceError as error:
+                if self._choice.options.device != "auto" or journal.count:
+                    raise
+                self._listener(DeviceFallback(str(error)))
+            self._segmenter = Segmenter.load(self.bundle, replace(self._choice.options, device="cpu"), wait=False)
+        yield from work.segment(self._segmenter, cases, self._listener)
+
+
+class Run:
+    """One run over cases: an iterator of their records, each of which is yielded when its case is committed or refused.
+
+    The report is written when the last record was taken, and however else the run ends.
+
+    Attributes:
+        cases: in their order.
+        journal: what the run has come to so far.
+    """
+
+    def __init__(self, cases: Sequence[Case], journal: Journal, segment: Callable[[], Iterator[CaseRecord]]) -> None:
+        self.cases = cases
+        self.journal = journal
+        self._records = self._noted(segment)
+        self._folder = cases[0].mask.parent
+        self._commits_before = commits_made()
+
+    def __iter__(self) -> Generator[CaseRecord, None, None]:
+        """Return the one iterator over the records.
+
+        Raises:
+            DeviceError, BundleError: where no further case can be segmented, while the records are taken.
+            OutputError: where the report cannot be written.
+        """
+        return self._records
+
+    def _noted(self, segment: Callable[[], Iterator[CaseRecord]]) -> Generator[CaseRecord, None, None]:
+        try:
+            for record in segment():
+                self.journal.add(record)
+                yield record
+        finally:
+            self.journal.write()
+
+    def give_up(self) -> None:
+        """End the workers and write the report from another thread, while this process is about to end.
+
+        It takes less than a second, unless the disk does not answer.
+
+        Raises:
+            OutputError: where the report cannot be written.
+        """
+        if committing.acquire(timeout=_MOMENT_S):
+            # What was committed just now may not have come to the journal yet.
+            until = time.monotonic() + _MOMENT_S
+            while self.journal.done < commits_made() - self._commits_before and time.monotonic() < until:
+                time.sleep(0.001)
+        with alone_in(self._folder, _MOMENT_S):  # no worker is between a mask and its record
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join(_MOMENT_S)
+        self.journal.write()
+
+    def clean_up(self) -> None:
+        """Remove the temporary files of this process and of workers that were ended."""
+        remove_ours()
+        sweep(self._folder)
+
+
+def _check_report(report: Path, cases: Sequence[Case]) -> None:
+    results = {path.name for case in cases for path in (case.mask, case.record, case.stale)}
+    if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
+        raise UsageError("the report would replace a result")
+    check_targets([report], [image for case in cases for image in case.images.values()], over=is_report)
+    check_folder(report.parent)
