@@ -61,6 +61,7 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
     assert written["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "a.nii.gz").read_bytes()).hexdigest()
     assert written["mask"] == str(tmp_path / "out" / "a.nii.gz")
     assert written["inputs"] == [str(source)]
+    assert written["inputs_sha256"] == [hashlib.sha256(source.read_bytes()).hexdigest()]
     assert (written["shape"], written["spacing_mm"]) == ([9, 10, 11], [1, 1, 1])
     (lesion,) = written["lesions"]
     assert (lesion["label"], lesion["name"]) == (1, "lesion")
@@ -127,7 +128,10 @@ def test_missing_or_surplus_channels_refuse_the_case(tmp_path, run, names):
 def test_channels_reach_the_network_by_their_numbers(tmp_path, run):
     write_nifti(tmp_path / "in" / "a_0001.nii.gz", image(-50), spacing_mm=ONE_MM)
     write_nifti(tmp_path / "in" / "a_0000.nii.gz", image(50), spacing_mm=ONE_MM)
-    assert run(segmenter_of(channels=[RAW, RAW]))["a"].lesions[0].voxels == 60
+    record = run(segmenter_of(channels=[RAW, RAW]))["a"]
+    assert record.lesions[0].voxels == 60
+    files = [tmp_path / "in" / f"a_000{channel}.nii.gz" for channel in (0, 1)]
+    assert record.inputs_sha256 == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def test_inputs_above_the_limit_are_refused(tmp_path, run):
@@ -263,4 +267,4 @@ def test_a_run_that_is_left_in_the_middle_ends_its_reading(tmp_path):
     records = segment_cases(segmenter_of(), find_cases(tmp_path / "in", tmp_path / "out", 1))
     assert next(records).case == "a"
     records.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read", "hash"))]

@@ -15,7 +15,8 @@ from flare_runtime.files.output import StagedFile, check_folder
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure, commit_result
-from flare_runtime.run.record import CaseRecord, failed_record, sha256_of
+from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.record import CaseRecord, failed_record
 from tests.processes import fork
 from tests.runtime.nifti_files import noise, write_nifti
 

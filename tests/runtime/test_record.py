@@ -1,12 +1,15 @@
 """What is written down: one line, one JSON object."""
 
 import json
+import subprocess
+import sys
 
 import msgspec
 
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import (
     CaseRecord,
     RunTime,
@@ -14,7 +17,6 @@ from flare_runtime.run.record import (
     failed_record,
     is_record,
     is_report,
-    sha256_of,
     write_json,
     write_report,
 )
@@ -111,3 +113,14 @@ def test_records_and_reports_are_told_from_other_files(tmp_path):
 def test_a_files_hash(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_peak_of_memory_is_none_of_the_program_that_started_this_one():
+    code = """
+import subprocess, sys
+filled = bytearray(b"x") * (300 << 20)
+code = "from flare_runtime.run.record import peak_memory_mib; print(peak_memory_mib())"
+print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10 < float(run.stdout) < 200

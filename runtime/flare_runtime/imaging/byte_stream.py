@@ -38,7 +38,7 @@ class ByteStream:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.remarks: list[Remark] = []
-        self._file = _open_regular(path)
+        self._file = open_regular(path)
         magic = self._file.read(2)
         self._file.seek(0)
         self.compressed = magic == GZIP_MAGIC
@@ -117,7 +117,13 @@ class ByteStream:
                 return
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    Raises:
+        CaseError: `not_a_file` for anything else.
+        OSError: where it cannot be opened.
+    """
     # What is none is not even opened: that blocks on a pipe and does things to devices.
     _check_regular(path, path.stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

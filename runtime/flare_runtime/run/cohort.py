@@ -15,6 +15,7 @@ from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure, commit_result
+from flare_runtime.run.digests import InputDigests
 from flare_runtime.run.record import CaseRecord, done_record, failed_record
 from flare_runtime.segmenter import Segmenter
 
@@ -43,6 +44,8 @@ def segment_cases(
                 raise
             except Exception as error:  # one bad case must not cost the others
                 yield commit_failure(case, failed_record(case.name, error))
+            finally:
+                images.digests.forget(case)
 
 
 class _ReadAhead:
@@ -54,6 +57,7 @@ class _ReadAhead:
         self._max_voxels = segmenter.options.max_voxels
         self._coming = deque(cases)
         self._thread = ThreadPoolExecutor(1, "read")
+        self.digests = InputDigests()
         self._ahead: tuple[Case, Future[list[Volume] | None]] | None = None
 
     def take(self, case: Case) -> list[Volume]:
@@ -75,7 +79,8 @@ class _ReadAhead:
         return images
 
     def read(self, case: Case) -> list[Volume]:
-        """Read the images of a case."""
+        """Read the images of a case, and have them hashed."""
+        self.digests.begin(case)
         return [read_volume(path, self._max_voxels) for path in self._files(case)]
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:
@@ -105,27 +110,24 @@ class _ReadAhead:
 
     def __exit__(self, *_error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
+        self.digests.close()
 
 
 def _segment_in_memory(segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress) -> CaseRecord:
     """Segment a case, and once more with as little of the GPU's memory as can be where that ran out."""
-    return segmenter.within_memory(
-        lambda smallest: _segment(
-            segmenter, case, images.read if smallest else images.take, progress, smallest=smallest
-        )
-    )
+    return segmenter.within_memory(lambda smallest: _segment(segmenter, case, images, progress, smallest=smallest))
 
 
 def _segment(
     segmenter: Segmenter,
     case: Case,
-    take_images: Callable[[Case], list[Volume]],
+    images: _ReadAhead,
     progress: Progress,
     *,
     smallest: bool = False,
 ) -> CaseRecord:
     started = perf_counter()
-    volumes = take_images(case)
+    volumes = images.read(case) if smallest else images.take(case)
     read_at = perf_counter()
     prepared = segmenter.prepare(volumes, smallest=smallest)
     del volumes  # the scan as read takes no memory while the network runs
@@ -142,6 +144,7 @@ def _segment(
         }
         record = done_record(case.name, result, timings, segmenter)
         record.inputs = [visible(path) for path in case.channel_files()]
+        record.inputs_sha256 = images.digests.of(case)
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record
 

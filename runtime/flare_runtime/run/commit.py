@@ -16,7 +16,8 @@ from flare_runtime.files.target import check_kind
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.cases import Case
-from flare_runtime.run.record import CaseRecord, encode_json, sha256_of, write_json
+from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.record import CaseRecord, encode_json, write_json
 
 # Two files take their names in much less.
 _WAIT_S, _PAUSE_S = 5.0, 0.005

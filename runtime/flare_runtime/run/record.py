@@ -1,9 +1,6 @@
 """What is written down about a run: one record per case, one report for all of them."""
 
-import hashlib
 import platform
-import resource
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +24,6 @@ _RECORD_FORMAT = "flare-lite record"
 _REPORT_FORMAT = "flare-lite report"
 # 1 held the whole of `model` as strings, and less beside it.
 _SCHEMA_VERSION = 2
-_MIB = 1 << 20
 _PACKAGES = (
     "flare-lite",
     "numpy",
@@ -52,7 +48,8 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         traceback: of an error that nobody foresaw.
         timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
             the case before is segmented; `total` is from before that wait until after writing.
-        peak_memory_mib: of the whole process so far.
+        inputs, inputs_sha256: the images, and of a case that is done their hashes.
+        peak_memory_mib: of the process that segments, so far.
         gpu_memory_mib: of a GPU, all the process takes: `planned` for this case, and the most `measured` so far.
         remarks: what was odd about the input.
     """
@@ -65,6 +62,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     message: str | None = None
     traceback: str | None = None
     inputs: list[str] = []
+    inputs_sha256: list[str] = []
     mask: str | None = None
     mask_sha256: str | None = None
     timings_s: dict[str, float] = {}
@@ -229,14 +227,13 @@ def environment() -> dict[str, str]:
 
 
 def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / _MIB if sys.platform == "darwin" else peak / 1024, 1)
+    """Return the largest resident memory of this process so far, in MiB, as Linux counts it.
 
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    Not `getrusage`'s: to a process that another has started it gives the peak of that one where it was larger.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return round(kib / 1024, 1)
 
 
 @cache

@@ -77,9 +77,7 @@ def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _ev
         remaining += waiting
 
 
-def _one_worker(
-    work: Work, remaining: list[Case], listener: Listener
-) -> Generator[CaseRecord, None, LostDeviceError]:
+def _one_worker(work: Work, remaining: list[Case], listener: Listener) -> Generator[CaseRecord, None, LostDeviceError]:
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
     folder = remaining[0].mask.parent
     ours, theirs = CONTEXT.Pipe(duplex=False)

@@ -1,0 +1,53 @@
+"""SHA-256 of the images that a run reads, computed in a thread of its own at the time when they are read."""
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from flare_runtime.errors import CaseError
+from flare_runtime.imaging.byte_stream import open_regular
+from flare_runtime.run.cases import Case
+
+_BLOCK_BYTES = 1 << 20
+
+
+class InputDigests:
+    """The hashes of cases' images, each begun when its file is read, so that the disk reads it once for both."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "hash")
+        self._digests: dict[str, list[Future[str]]] = {}
+
+    def begin(self, case: Case) -> None:
+        """Hash the images of a case, unless that was begun before."""
+        if case.name not in self._digests:
+            self._digests[case.name] = [self._thread.submit(sha256_of, path) for path in case.channel_files()]
+
+    def of(self, case: Case) -> list[str]:
+        """Return the hashes of a case's images, in the order of the channels; none where one cannot be read."""
+        try:
+            return [digest.result() for digest in self._digests[case.name]]
+        except (OSError, CaseError):
+            return []
+
+    def forget(self, case: Case) -> None:
+        """Keep nothing of a case that is over."""
+        self._digests.pop(case.name, None)
+
+    def close(self) -> None:
+        """End the thread, once it has done with the image at hand."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        CaseError: `not_a_file` for anything but a regular file or a link to one.
+        OSError: where it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
