@@ -32,10 +32,10 @@ class _Parser(BaseException):
 def parser_of(program: str, *words: str) -> argparse.ArgumentParser:
     """Return the parser that a program uses for a command line that begins with these words."""
 
-    def parse_args(parser: argparse.ArgumentParser, *_args: object) -> None:
+    def parse_known_args(parser: argparse.ArgumentParser, *_args: object) -> None:
         raise _Parser(parser)
 
-    with patch.object(argparse.ArgumentParser, "parse_args", parse_args):
+    with patch.object(argparse.ArgumentParser, "parse_known_args", parse_known_args):
         try:
             import_module(PROGRAMS[program]).main([*words])
         except _Parser as caught:
