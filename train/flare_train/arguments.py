@@ -29,7 +29,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_inspect(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="statistics by source, and what is wrong with which file")
-    inspect.add_argument("dataset", type=path_of, nargs="+", help="folder of a FLARE-style data set")
+    inspect.add_argument(
+        "dataset",
+        type=path_of,
+        nargs="+",
+        help="folder that holds images <case>_0000.nii.gz and labels <case>.nii.gz, at any depth",
+    )
     inspect.add_argument(
         "-o", "--output", type=path_of, required=True, help="gets facts.jsonl, summary.json, sources.png"
     )
