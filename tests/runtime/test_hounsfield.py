@@ -62,6 +62,12 @@ def with_metal(image):
     return changed
 
 
+def with_one_voxel(image, value):
+    changed = image.copy()
+    changed[0, 0, 0] = value
+    return changed
+
+
 def cut_out(image, low, high):
     """Set everything but a tissue to air, as segmentations do."""
     return np.where((image > low) & (image < high), image, np.int16(-1024))
@@ -107,6 +113,8 @@ def without_units(image):
         "+1024, padded with 0": padded((image + 1024).astype(np.int16), 0),
         "+1024, padded with -2000": padded((image + 1024).astype(np.int16), -2000),
         "+1024, its padding of -2000 too": padded(image.astype(np.int16), -2000) + 1024,
+        "+1024, padded twice": np.concatenate([padded(image + 1024, -500), np.full_like(image, -1000)]),
+        "+1024, metal": with_metal(image) + 1024,
         "+32768": image + 32768,
         "-1024": image - 1024,
         "-32768": image - 32768,
@@ -115,6 +123,7 @@ def without_units(image):
         "-1 to 1": 2 * (image - smallest) / (largest - smallest) - 1,
         "z-score": (image - image.mean()) / image.std(),
         "0 to 255": np.round((image.clip(-160, 240) + 160) / 400 * 255),
+        "0 to 200": np.round((image.clip(-160, 240) + 160) / 2),
         "0 to 255, wide": np.round((image.clip(-1000, 1000) + 1000) / 2000 * 255),
         "0 to 255, of 12 bits": np.round((image.clip(-1024, 3071) + 1024) / 4095 * 255),
         "x 10": image * 10,
@@ -136,12 +145,21 @@ def test_other_modalities_are_refused(trunk):
     for name, image in {
         "MR": magnitude,
         "MR with the overshoot of a spline": magnitude - 12,
+        "MR with a voxel as dark as air": with_one_voxel(magnitude, -1000),
         "PET in SUV": uptake,
         "PET in Bq/ml": uptake * 5000,
         "labels": (trunk > 0).astype(np.uint8),
         "one value": np.full((20, 20, 20), 7, np.int16),
+        "nothing but padding": np.full((20, 20, 20), -2000, np.int16),
     }.items():
         assert finding(image), name
+
+
+def test_voxels_that_are_no_numbers_hide_nothing(trunk):
+    image = trunk.astype(np.float32)
+    image[0, :20, :20] = np.nan
+    assert finding(image) is None
+    assert "within 20 of 0" in finding(image / 3000)
 
 
 def test_crops_of_tissue_alone_are_taken():
