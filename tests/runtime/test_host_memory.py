@@ -18,7 +18,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Grid
 from flare_runtime.pipeline.gpu_memory import CaseSize
-from flare_runtime.pipeline.host_memory import HostMemory, network_bytes
+from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, network_bytes
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, make_manifest, memory_bundle
@@ -92,6 +92,28 @@ def test_the_network_takes_what_its_backend_and_precision_do():
     assert (memory_of("onnxruntime").need(CHEST).running - openvino) / MIB == 1600 - 900
     on_gpu = HostMemory(MANIFEST).need(CHEST)
     assert on_gpu.peak == on_gpu.scan
+
+
+def test_every_fold_takes_its_share():
+    # Nine quarters of a tensor of 400 MiB each; to compile, 5 x 5,602,950 weights of 4 bytes each beside 96 MiB.
+    assert network_bytes(MANIFEST, "openvino", "fp32", 5) / MIB == 5 * 900
+    assert [engine_bytes(MANIFEST, folds) - 96 * MIB for folds in (1, 3)] == [112_059_000, 336_177_000]
+
+
+def test_the_mask_of_what_is_not_zero_is_counted_where_it_is_made():
+    def preparing(**scheme):
+        channels = [{"name": "MR", "normalisation": {"scheme": "zscore", **scheme}}]
+        return HostMemory(make_manifest(patch=[128, 160, 160], channels=channels), 0).need(CHEST).preparing
+
+    assert preparing(masked=True) - preparing(masked=False) == 300 * 512 * 512
+    assert preparing() == preparing(masked=False)
+
+
+def test_two_channels_are_read_and_prepared_side_by_side():
+    one, two = (memory_of().need(replace(CHEST, channels=count)) for count in (1, 2))
+    assert (two.scan - one.scan) / MIB == 150
+    assert (two.preparing - one.preparing) / MIB == 150 + 62.5
+    assert (two.running - one.running) / MIB == 62.5 + 12.5
 
 
 def test_a_long_scan_is_at_its_peak_while_it_is_prepared_or_restored():

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime.errors import CaseError, DeviceError
+from flare_runtime.imaging.volume import Grid
 from flare_runtime.pipeline.gpu_memory import (
     CONTEXT_MIB,
     MIB,
@@ -65,6 +66,14 @@ def test_a_plan_keeps_to_its_budget_and_is_the_fastest_that_does(size, budget):
         with pytest.raises(CaseError, match="raise --gpu-memory"):
             GpuBudget(EngineMemory(0), budget).plan(size)
     assert smallest_plan(size).peak_bytes == min(plan.peak_bytes for plan in options)
+
+
+@given(sizes())
+def test_a_plan_may_take_all_of_its_budget_and_not_a_byte_more(size):
+    least = smallest_plan(size).peak_bytes
+    assert GpuBudget(EngineMemory(0), least).plan(size).peak_bytes == least
+    with pytest.raises(CaseError, match="raise --gpu-memory"):
+        GpuBudget(EngineMemory(0), least - 1).plan(size)
 
 
 @given(sizes(), st.integers(0, 3))
@@ -144,6 +153,35 @@ def test_the_share_of_the_network_is_taken_off_first():
     assert (budget.arrays_bytes, budget.pool_bytes) == (500 * MIB, 1000 * MIB)
     with pytest.raises(DeviceError, match="--gpu-memory 1500 is too little: the network in fp16 needs about 1500 MiB"):
         GpuBudget.sharing(1500, engine, "the network in fp16")
+
+
+def test_a_case_counts_every_channel_as_wide_as_the_widest():
+    grids = [Grid((10, 20, 30), (2.5, 1.5, 1.5), itemsize) for itemsize in (2, 8, 1)]
+    assert CaseSize.of(grids, (1, 1, 1), make_manifest()).scan_bytes == 3 * 8 * 10 * 20 * 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors"),
+    [
+        # Three of the tile, three of each of two logits, three of the score, and the weights.
+        ({}, 3 + 3 * 2 + 3 + 1),
+        ({"batch": 4}, 4 * (3 + 3 * 2) + 3 + 1),
+        # Each network's logits, two means and a sum.
+        ({"folds": 2}, 3 + 5 * 2 + 3 + 1),
+        ({"channels": 2}, 2 * 3 + 3 * 2 + 3 + 1),
+    ],
+)
+def test_at_least_a_batch_of_tiles_has_to_fit(changes, tensors):
+    cube = (10, 10, 10)
+    size = replace(CHEST, scan=cube, crop=cube, resampled=cube, padded=cube, patch=cube, **changes)
+    # All beside two slices of the sums.
+    assert smallest_plan(size).peak_bytes == (1000 * tensors + 200) * 4
+
+
+def test_onnxruntime_takes_an_arena_and_the_weights_twice():
+    manifest = make_manifest(patch=[8, 8, 8])  # 4 features, 1,000 parameters
+    assert onnxruntime_bytes(manifest, "fp16") == 26 * 4 * 512 + 2 * 2000
+    assert onnxruntime_bytes(manifest, "fp32") == 23 * 4 * 512 + 2 * 4000
 
 
 def test_two_folds_need_twice_as_much():

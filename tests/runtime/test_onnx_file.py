@@ -203,6 +203,12 @@ def add_layer(model, kind, inputs, **attributes):
     model.graph.node.extend([*nodes[:-1], made, nodes[-1]])
 
 
+def join_with_pooled(model):
+    add_layer(model, "AveragePool", ["c"], kernel_shape=[2, 2, 2], strides=[2, 2, 2])
+    model.graph.node[3].output[0] = "pooled"
+    add_layer(model, "Concat", ["c", "pooled"], axis=1)
+
+
 # Layers 0 to 3 are a convolution, a norm, an activation and the head; weights 0 to 3 the first kernel, the norm's two
 # and the head's kernel.
 UNFIT = {
@@ -210,8 +216,22 @@ UNFIT = {
     "a kernel of four axes": (lambda model: set_weights(model, 0, (4, 1, 3, 3)), "does not fit what it takes"),
     "a norm of other channels": (lambda model: set_weights(model, 1, (5,)), "does not fit what it takes"),
     "no padding": (lambda model: set_attribute(model, 0, "pads", [0] * 6), "gives (1, 2, 6, 6, 6)"),
+    "nothing left of the image": (
+        lambda model: (
+            set_weights(model, 0, (4, 1, 9, 9, 9)),
+            set_attribute(model, 0, "kernel_shape", [9] * 3),
+            set_attribute(model, 0, "pads", [0] * 6),
+        ),
+        "gives nothing",
+    ),
+    "padding as wide as the kernel": (lambda model: set_attribute(model, 0, "pads", [3] + [1] * 5), "does not fit"),
     "endless padding": (lambda model: set_attribute(model, 0, "pads", [10**9] * 6), "does not fit what it takes"),
     "a stride of nothing": (lambda model: set_attribute(model, 0, "strides", [0, 1, 1]), "does not fit"),
+    "a stride over voxels": (lambda model: set_attribute(model, 3, "strides", [1, 3, 1]), "does not fit what it takes"),
+    "a bias of other channels": (lambda model: model.graph.node[3].input.append("bias"), "does not fit what it takes"),
+    "a norm without a shift": (lambda model: model.graph.node[1].input.pop(), "does not fit what it takes"),
+    "joined along no axis": (lambda model: add_layer(model, "Concat", ["c", "c"]), "does not fit what it takes"),
+    "joined of unlike sides": (join_with_pooled, "does not fit what it takes"),
     "a kernel of another shape": (lambda model: set_attribute(model, 0, "kernel_shape", [3, 3, 1]), "does not fit"),
     "groups": (lambda model: set_attribute(model, 0, "group", 2), "has group 2"),
     "an unknown word": (lambda model: set_attribute(model, 0, "extra", 1), "has extra 1"),

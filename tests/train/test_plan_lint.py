@@ -59,6 +59,12 @@ def test_lists_that_do_not_fit_the_stage_count(plans):
     assert texts(plans) == ["error: 3d_fullres: `features_per_stage` has 2 entries for 6 stages"]
 
 
+def test_two_stages_leave_the_loss_without_a_weight():
+    (text,) = texts(make_plans(FINGERPRINT, "D", "p", (32, 64)))
+    assert text.startswith("error: 3d_fullres: 2 stages: nnU-Net gives the coarsest scale")
+    assert texts(make_plans(FINGERPRINT, "D", "p", (32, 64, 128))) == []
+
+
 def test_a_patch_that_the_strides_do_not_divide(plans):
     plans["configurations"]["3d_fullres"]["patch_size"] = [128, 160, 168]
     (text,) = texts(plans)
