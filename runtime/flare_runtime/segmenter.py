@@ -14,7 +14,7 @@ import numpy as np
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.backends.selection import choose, open_network, read_network
-from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray, Shape3, Vector3
+from flare_runtime.compute.arrays import FloatArray, MaskArray, Shape3, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
@@ -23,7 +23,7 @@ from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.model.bundle import Bundle, default_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
-from flare_runtime.pipeline.gpu_memory import CaseSize, MemoryPlan, smallest_plan
+from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import find_lesions
@@ -34,8 +34,8 @@ from flare_runtime.segmentation import Segmentation
 
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them.
 MAX_LESIONS = 10_000
-# Decides what of a case is on a GPU, None for the host; may refuse the case.
-Plan: TypeAlias = Callable[[CaseSize], MemoryPlan | None]
+# Decides which arrays of a case are on a GPU, None for the host; may refuse the case.
+Place: TypeAlias = Callable[[CaseSize], Placement | None]
 _T = TypeVar("_T")
 
 
@@ -75,7 +75,7 @@ class Segmenter:
         options: RunOptions | None = None,
         *,
         device: "Device | Future[Device]" = HOST,
-        plan: Plan = lambda _size: None,
+        place: Place = lambda _size: None,
         memory: HostMemory | None = None,
     ) -> None:
         self.bundle = bundle
@@ -83,7 +83,7 @@ class Segmenter:
         self.memory = memory or HostMemory(bundle.manifest)
         self._network = network
         self._device = device
-        self._plan = plan
+        self._place = place
         self._rescuer: Network | None = None
         self._turn = RLock()
         self._decoder = Decoder(bundle.manifest.network.outputs, bundle.manifest.regions_class_order)
@@ -114,14 +114,14 @@ class Segmenter:
         """
         compiled = read_network(choice)
         worker = ThreadPoolExecutor(1, "compile")
-        place = worker.submit(open_device, choice.device)
-        network = worker.submit(lambda: compiled(place.result()))
+        opened = worker.submit(open_device, choice.device)
+        network = worker.submit(lambda: compiled(opened.result()))
         worker.shutdown(wait=wait)
         if wait:
             network.result()
         memory = _host_memory(choice, network)
-        plan = _gpu_plan(network) if choice.on_gpu else memory.check
-        return cls(choice.bundle, network, choice.options, device=place, plan=plan, memory=memory)
+        place = _gpu_place(network) if choice.on_gpu else memory.check
+        return cls(choice.bundle, network, choice.options, device=opened, place=place, memory=memory)
 
     @property
     def step(self) -> float:
@@ -202,18 +202,18 @@ class Segmenter:
                 channels,
                 self.bundle.manifest,
                 device,
-                self._planner(smallest),
+                self._place_for(smallest),
                 body_only=self.options.crop == "body",
                 any_intensity=self.options.any_intensity,
             )
         remarks = tuple(remark for volume in channels for remark in volume.remarks)
         return PreparedCase(prepared, channels[0].template, remarks, perf_counter() - started)
 
-    def _planner(self, smallest: bool) -> Plan:
+    def _place_for(self, smallest: bool) -> Place:
         if not self.device.is_gpu:
-            return self._plan  # and no wait for the network
-        plan = smallest_plan if smallest else self._plan
-        return lambda size: plan(replace(size, batch=self.network.batch, folds=self.bundle.folds))
+            return self._place  # and no wait for the network
+        place = smallest_placement if smallest else self._place
+        return lambda size: place(replace(size, batch=self.network.batch, folds=self.bundle.folds))
 
     def finish(
         self, case: "PreparedCase", *, progress: Progress = iter, with_probabilities: bool = False
@@ -229,8 +229,8 @@ class Segmenter:
             remarks = (*case.remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
             background = self._decoder.background(geometry.shape) if with_probabilities else None
             return Segmentation(mask, [], timings, case.template, remarks, probabilities=background)
-        network, device, memory = self.network, self.device, prepared.memory
-        sums = device if memory is None or memory.sums_on_device else HOST
+        network, device, placement = self.network, self.device, prepared.placement
+        sums = device if placement is None or placement.sums_on_device else HOST
         give_back()
         with self._turn, device.active():
             device.release()
@@ -241,7 +241,7 @@ class Segmenter:
             probabilities = (
                 self._probabilities(blended.scores, prepared, geometry.shape, sums) if with_probabilities else None
             )
-            gpu_memory_mib = network.memory_mib(memory) if isinstance(network, GpuNetwork) and memory else None
+            gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
         timings = {
             "preprocess": case.seconds,
             "network": blended.network_s,
@@ -315,10 +315,10 @@ def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:
     return HostMemory(manifest, running, lambda: 0 if network.done() else engine_bytes(manifest, folds))
 
 
-def _gpu_plan(network: "Future[Network]") -> Plan:
-    def plan(size: CaseSize) -> MemoryPlan:
+def _gpu_place(network: "Future[Network]") -> Place:
+    def place(size: CaseSize) -> Placement:
         compiled = network.result()
         assert isinstance(compiled, GpuNetwork)
-        return compiled.budget.plan(size)
+        return compiled.budget.place(size)
 
-    return plan
+    return place

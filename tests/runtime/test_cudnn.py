@@ -1,4 +1,4 @@
-"""The cudnn backend without a GPU: its plan in NumPy, its kernels compiled for the CPU, cuDNN stood in for."""
+"""The cudnn backend without a GPU: its layout in NumPy, its kernels compiled for the CPU, cuDNN stood in for."""
 
 import shutil
 import sys
@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from flare_runtime.backends.cudnn import network
-from flare_runtime.backends.cudnn.plan import Place, plan_memory
+from flare_runtime.backends.cudnn.layout import Place, lay_out
 from flare_runtime.backends.cudnn.steps import Norm, read_steps
 from flare_runtime.errors import BundleError, DeviceError, LostDeviceError
 from flare_runtime.model.onnx_graph import read_graph
@@ -29,8 +29,8 @@ def backend(monkeypatch):
     return network
 
 
-def plan_of(onnx):
-    return plan_memory(read_steps(read_graph(onnx)))
+def layout_of(onnx):
+    return lay_out(read_steps(read_graph(onnx)))
 
 
 def tile_and_logits(onnx, seed=0):
@@ -62,12 +62,12 @@ def put(block, place, values):
     inside[...] = values.reshape(inside.shape)
 
 
-def run_plan(plan, tile):
-    """Compute a plan in float32, on a block of NaNs: what is read has to have been written, and not over."""
-    block = np.full(plan.size, np.nan, np.float32)
-    spare = plan.source.shape[3] - tile.shape[1]
-    put(block, plan.source, np.pad(np.moveaxis(tile[0], 0, -1), [(0, 0)] * 3 + [(0, spare)]))
-    for placed in plan.steps:
+def run_layout(layout, tile):
+    """Compute a layout's steps in float32, on a block of NaNs: what is read has to have been written, and not over."""
+    block = np.full(layout.size, np.nan, np.float32)
+    spare = layout.source.shape[3] - tile.shape[1]
+    put(block, layout.source, np.pad(np.moveaxis(tile[0], 0, -1), [(0, 0)] * 3 + [(0, spare)]))
+    for placed in layout.steps:
         step = placed.step
         x, *added = (get(block, place) for place in placed.reads)
         x = np.pad(x, [*zip(step.pads[:3], step.pads[3:], strict=True), (0, 0)])
@@ -89,23 +89,23 @@ def run_plan(plan, tile):
         y = np.where(y < 0, y * step.slope, y)
         for place in placed.writes:
             put(block, place, y)
-    logits = get(block, plan.features) @ plan.head.filters[:, 0, 0, 0].T + plan.head.bias
+    logits = get(block, layout.features) @ layout.head.filters[:, 0, 0, 0].T + layout.head.bias
     return np.moveaxis(logits, -1, 0)[None]
 
 
 @pytest.mark.parametrize("make", SUPPORTED.values(), ids=SUPPORTED)
-def test_the_plan_computes_the_network(make):
+def test_the_layout_computes_the_network(make):
     onnx = make()
     tile, logits = tile_and_logits(onnx)
-    np.testing.assert_allclose(run_plan(plan_of(onnx), tile), logits, atol=1e-4)
+    np.testing.assert_allclose(run_layout(layout_of(onnx), tile), logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("processors", [1, 5])
 @pytest.mark.parametrize("make", SUPPORTED.values(), ids=SUPPORTED)
 def test_the_engine_computes_the_network_in_float16(backend, make, processors):
     onnx = make()
-    plan, device = plan_of(onnx), EmulatedDevice(processors)
-    network = backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes))
+    layout, device = layout_of(onnx), EmulatedDevice(processors)
+    network = backend.CudnnNetwork(layout, backend.CudnnRuntime(device, layout.logits[0], layout.block_bytes))
     (first, expected), (second, _) = (tile_and_logits(onnx, seed) for seed in (0, 1))
     logits = device.download(network.run(device.upload(first)))
     assert np.abs(logits - expected).max() < 0.01 * np.abs(expected).max()
@@ -137,11 +137,11 @@ def test_norms_are_exact_where_the_mean_is_large_and_the_first_voxel_odd(backend
     np.testing.assert_allclose(shift, beta - exact.mean(axis=0) * expected, rtol=1e-5, atol=1e-4)
 
 
-def test_networks_of_one_plan_share_their_memory(backend):
+def test_networks_of_one_layout_share_their_memory(backend):
     onnx = SUPPORTED["plain_unet"]()
-    plan, device = plan_of(onnx), EmulatedDevice()
-    runtime = backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes)
-    first, second = (backend.CudnnNetwork(plan, runtime) for _ in range(2))
+    layout, device = layout_of(onnx), EmulatedDevice()
+    runtime = backend.CudnnRuntime(device, layout.logits[0], layout.block_bytes)
+    first, second = (backend.CudnnNetwork(layout, runtime) for _ in range(2))
     tile, _ = tile_and_logits(onnx)
     logits = device.download(first.run(device.upload(tile)))
     second.run(device.upload(-tile))
@@ -150,22 +150,22 @@ def test_networks_of_one_plan_share_their_memory(backend):
 
 def test_a_plan_of_cudnn_that_fails_is_left_for_the_next(backend, monkeypatch):
     onnx = SUPPORTED["plain_unet"]()
-    plan, device = plan_of(onnx), EmulatedDevice()
+    layout, device = layout_of(onnx), EmulatedDevice()
     tile, expected = tile_and_logits(onnx)
     monkeypatch.setattr(stand_in, "FAILING", {0, 1})
-    network = backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes))
+    network = backend.CudnnNetwork(layout, backend.CudnnRuntime(device, layout.logits[0], layout.block_bytes))
     assert np.abs(network.run(device.upload(tile)) - expected).max() < 0.01 * np.abs(expected).max()
     monkeypatch.setattr(stand_in, "FAILING", {0, 1, 2})
     with pytest.raises(LostDeviceError, match="cuDNN failed on cuda:0: this plan fails"):
         network.run(device.upload(tile))
     with pytest.raises(DeviceError, match=r"cuDNN has no plan for the convolution of .* this plan fails"):
-        backend.CudnnNetwork(plan, backend.CudnnRuntime(device, plan.logits[0], plan.block_bytes))
+        backend.CudnnNetwork(layout, backend.CudnnRuntime(device, layout.logits[0], layout.block_bytes))
 
 
 @pytest.mark.parametrize("onnx", UNSUPPORTED.values(), ids=UNSUPPORTED)
 def test_another_kind_of_network_is_refused(onnx):
     with pytest.raises(DeviceError, match=r"the cudnn backend cannot run this network \(.*\); use --backend onnx"):
-        plan_of(onnx)
+        layout_of(onnx)
 
 
 def test_a_file_that_is_cut_off_is_refused():

@@ -9,7 +9,7 @@ from flare_runtime import Segmenter, Volume
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.options import RunOptions
-from flare_runtime.pipeline.gpu_memory import plans
+from flare_runtime.pipeline.gpu_memory import placements
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
@@ -52,18 +52,18 @@ def scan(channels=1, slope=1.0):
 
 
 def segmenters(model, *, index=0, tta=False, batch=1):
-    """Return the same model on the host, and on a device by the plan of that index."""
+    """Return the same model on the host, and on a device by the placement of that index."""
     changes, function = MODELS[model]
     bundle = memory_bundle(**{"channels": [CT], "spacing_mm": [3.0, 1.0, 1.0], "patch": [6, 16, 12], **changes})
     device = StrictDevice()
     network = StrictNetwork(ArithmeticNetwork(function), device, batch)
     chosen = []
 
-    def plan(size):
-        chosen.append(list(plans(size))[index])
+    def place(size):
+        chosen.append(list(placements(size))[index])
         return chosen[-1]
 
-    on_device = Segmenter(bundle, network, RunOptions(tta=tta), device=device, plan=plan)
+    on_device = Segmenter(bundle, network, RunOptions(tta=tta), device=device, place=place)
     return Segmenter(bundle, ArithmeticNetwork(function), RunOptions(tta=tta)), on_device, device, chosen
 
 
@@ -155,7 +155,7 @@ def test_out_of_memory_is_tried_once_more_with_as_little_as_can_be():
     result = on_device.segment(scan())
     np.testing.assert_array_equal(result.mask, host.segment(scan()).mask)
     assert device.memory.peak < largest
-    assert len(chosen) == 2  # the second attempt asks for the smallest plan, not for this one
+    assert len(chosen) == 2  # the second attempt asks for the smallest placement, not for this one
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.0, "failed"), (0.9, "done"), (1.0, "done")])

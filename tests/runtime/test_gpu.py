@@ -13,7 +13,7 @@ from flare_runtime.cli import main
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import DeviceError, GpuMemoryError
 from flare_runtime.options import RunOptions
-from flare_runtime.pipeline.gpu_memory import MIB, plans
+from flare_runtime.pipeline.gpu_memory import MIB, placements
 from tests.runtime.nifti_files import blobs, write_nifti
 
 pytestmark = pytest.mark.gpu
@@ -68,11 +68,11 @@ def test_every_plan_gives_the_same_mask_within_its_memory(cuda, tiny_bundle, ima
     reference = Segmenter.load(tiny_bundle, RunOptions(device="cuda:0", backend="onnxruntime", precision="fp32"))
     chosen = []
 
-    def plan(size):
-        chosen.append(list(plans(size))[index])
+    def place(size):
+        chosen.append(list(placements(size))[index])
         return chosen[-1]
 
-    planned = Segmenter(reference.bundle, reference.network, device=reference.device, plan=plan)
+    planned = Segmenter(reference.bundle, reference.network, device=reference.device, place=place)
     pool = reference.device.pool
     reference.device.release()
     mask = planned.segment(image, SPACING).mask
@@ -86,7 +86,7 @@ def test_every_plan_gives_the_same_mask_within_its_memory(cuda, tiny_bundle, ima
 def test_a_pool_that_is_too_small_is_tried_once_more_and_then_fails_the_case(cuda, tiny_bundle, image, tmp_path):
     segmenter = Segmenter.load(tiny_bundle, RunOptions(device="cuda:0", backend="onnxruntime", precision="fp32"))
     expected = segmenter.segment(image, SPACING).mask
-    smallest = min(plan.peak_bytes for plan in plans(_size_of(segmenter, image)))
+    smallest = min(placement.peak_bytes for placement in placements(_size_of(segmenter, image)))
     segmenter.device.release()
     segmenter.device.limit_memory(2 * smallest + 4 * MIB)
     try:
@@ -149,7 +149,7 @@ def _size_of(segmenter, image):
 
     def remember(size):
         seen.append(size)
-        return next(plans(size))
+        return next(placements(size))
 
-    Segmenter(segmenter.bundle, segmenter.network, device=segmenter.device, plan=remember).prepare(image, SPACING)
+    Segmenter(segmenter.bundle, segmenter.network, device=segmenter.device, place=remember).prepare(image, SPACING)
     return seen[0]

@@ -18,7 +18,7 @@ from flare_runtime.errors import DeviceError, LostDeviceError
 from flare_runtime.files.this_process import system_id
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
-from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, MemoryPlan
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, Placement
 from tests.runtime.emulated_gpu import cudnn as stand_in
 from tests.runtime.emulated_gpu.device import EmulatedDevice, EmulatedMemory
 
@@ -161,23 +161,23 @@ def test_the_budget_is_planned_with_what_was_measured(bundle):
     assert budget.engine.outside_bytes == CONTEXT_MIB * MIB
     assert budget.engine.total_bytes + budget.arrays_bytes == 4096 * MIB
     assert device.limit == budget.pool_bytes == 4096 * MIB - CONTEXT_MIB * MIB
-    plan = MemoryPlan(True, True, True, 100 * MIB)
-    network.memory_mib(plan)
+    placement = Placement(True, True, True, 100 * MIB)
+    network.memory_mib(placement)
     assert opened(bundle).budget.engine.outside_bytes == 700 * MIB
     # The last run's is planned with, where NVML tells what is this process's.
     for memory in (EmulatedMemory(650), EmulatedMemory(2000, is_exact=False)):
-        opened(bundle, device=EmulatedDevice(memory=memory)).memory_mib(plan)
+        opened(bundle, device=EmulatedDevice(memory=memory)).memory_mib(placement)
     assert opened(bundle).budget.engine.outside_bytes == 650 * MIB
     # What leaves nothing was another program's in that process.
-    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(9000))).memory_mib(plan)
+    opened(bundle, device=EmulatedDevice(memory=EmulatedMemory(9000))).memory_mib(placement)
     assert opened(bundle).budget.engine.outside_bytes == CONTEXT_MIB * MIB
 
 
 def test_planned_and_measured_memory_are_those_of_the_whole_process(bundle):
     network = opened(bundle)
-    plan = MemoryPlan(True, True, True, 100 * MIB)
+    placement = Placement(True, True, True, 100 * MIB)
     expected = -(-(network.budget.engine.total_bytes + 100 * MIB) // MIB)
-    assert network.memory_mib(plan) == {"planned": expected, "measured": 900}
+    assert network.memory_mib(placement) == {"planned": expected, "measured": 900}
 
 
 def test_too_little_memory_is_said_with_what_is_needed(bundle):
@@ -224,7 +224,7 @@ def test_onnx_runtime_gets_half_of_the_memory_until_its_need_was_measured(bundle
     assert network.budget.engine.outside_bytes == mib * MIB // 2
     assert {made.memory_bytes for made in onnxruntime_networks} == {(mib // 2 - 300) * MIB // 2}
     assert device.limit == mib * MIB - mib * MIB // 2
-    network.memory_mib(MemoryPlan(True, True, True, MIB))
+    network.memory_mib(Placement(True, True, True, MIB))
     again = opened(bundle, RunOptions("cuda:0", "onnxruntime", precision), device, mib)
     assert again.budget.engine.outside_bytes == 700 * MIB
     assert onnxruntime_networks[-1].memory_bytes == 400 * MIB // 2

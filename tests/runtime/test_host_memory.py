@@ -23,7 +23,7 @@ from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, make_manifest, memory_bundle
 from tests.runtime.nifti_files import nifti_header, write_nifti
-from tests.runtime.test_memory_plan import CHEST, four_stages
+from tests.runtime.test_gpu_memory import CHEST, four_stages
 
 MIB = 1 << 20
 MANIFEST = make_manifest(patch=[128, 160, 160], network=four_stages())

@@ -10,7 +10,7 @@ from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.compute.network import Network
 from flare_runtime.files.private_notes import PrivateNotes
-from flare_runtime.pipeline.gpu_memory import MIB, EngineMemory, GpuBudget, MemoryPlan
+from flare_runtime.pipeline.gpu_memory import MIB, EngineMemory, GpuBudget, Placement
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class GpuNetwork:
         """Give back what only running needs, where the engine can."""
         self._network.release()
 
-    def memory_mib(self, plan: MemoryPlan) -> dict[str, int]:
+    def memory_mib(self, placement: Placement) -> dict[str, int]:
         """Return the GPU memory that a case was planned to take, and the most that this process has taken so far.
 
-        Call it at the end of a case. It also notes the memory outside of the device's pool, with which later runs plan:
-        CUDA loads its libraries' code when it is first used, so the first tile does not show all of it.
+        Call it at the end of a case. It also notes the memory outside of the device's pool, which later runs take into
+        account: CUDA loads its libraries' code when it is first used, so the first tile does not show all of it.
         """
-        planned, measured = self.budget.planned_bytes(plan), self._device.memory.note_peak()
+        planned, measured = self.budget.total_bytes(placement), self._device.memory.note_peak()
         self._keep_measured()
         return {"planned": -(-planned // MIB), "measured": -(-measured // MIB)}
 

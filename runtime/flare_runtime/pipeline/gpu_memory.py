@@ -88,8 +88,8 @@ class CaseSize:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
-    """Where the large arrays of a case live.
+class Placement:
+    """Which of the large arrays of a case are on the GPU.
 
     Attributes:
         raw_on_device: the scan is uploaded at once, else slab by slab.
@@ -154,28 +154,28 @@ class GpuBudget:
         """What CuPy's pool may take."""
         return self.engine.pool_bytes + self.arrays_bytes
 
-    def planned_bytes(self, plan: MemoryPlan) -> int:
-        """Return what a case takes at most by a plan, CUDA and the networks included."""
-        return self.engine.total_bytes + plan.peak_bytes
+    def total_bytes(self, placement: Placement) -> int:
+        """Return what a case takes at most, CUDA and the networks included."""
+        return self.engine.total_bytes + placement.peak_bytes
 
-    def plan(self, size: CaseSize) -> MemoryPlan:
-        """Return the fastest plan of a case that keeps to the budget.
+    def place(self, size: CaseSize) -> Placement:
+        """Return the fastest placement of a case that keeps to the budget.
 
         Raises:
             CaseError: `gpu_memory` where even one batch of tiles is too much.
         """
-        options = list(plans(size))
-        for plan in options:
-            if plan.peak_bytes <= self.arrays_bytes:
-                return plan
-        needed, left = _mib(min(plan.peak_bytes for plan in options)), _mib(self.arrays_bytes)
+        options = list(placements(size))
+        for placement in options:
+            if placement.peak_bytes <= self.arrays_bytes:
+                return placement
+        needed, left = _mib(min(placement.peak_bytes for placement in options)), _mib(self.arrays_bytes)
         message = f"a tile needs {needed} MiB of GPU memory beside the network, {left} MiB are left"
         raise CaseError("gpu_memory", f"{message}; raise --gpu-memory or use --device cpu")
 
 
-def smallest_plan(size: CaseSize) -> MemoryPlan:
-    """Return the plan that takes least of the GPU's memory, to be tried after it ran out."""
-    return min(plans(size), key=lambda plan: plan.peak_bytes)
+def smallest_placement(size: CaseSize) -> Placement:
+    """Return the placement that takes least of the GPU's memory, to be tried after it ran out."""
+    return min(placements(size), key=lambda placement: placement.peak_bytes)
 
 
 def onnxruntime_bytes(manifest: Manifest, precision: str) -> int:
@@ -184,10 +184,10 @@ def onnxruntime_bytes(manifest: Manifest, precision: str) -> int:
     return prod(manifest.patch) * manifest.network.features[0] * _ARENA_BYTES[precision] + 2 * weights
 
 
-def plans(size: CaseSize) -> Iterator[MemoryPlan]:
-    """Yield all plans, the fastest first."""
+def placements(size: CaseSize) -> Iterator[Placement]:
+    """Yield all placements, the fastest first."""
     for raw, image, sums in ((1, 1, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
-        yield MemoryPlan(bool(raw), bool(image), bool(sums), _peak(size, bool(raw), bool(image), bool(sums)))
+        yield Placement(bool(raw), bool(image), bool(sums), _peak(size, bool(raw), bool(image), bool(sums)))
 
 
 def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:

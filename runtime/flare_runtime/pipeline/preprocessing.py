@@ -14,7 +14,7 @@ from flare_runtime.model.manifest import CTScheme, Manifest, ZScoreScheme
 from flare_runtime.pipeline import normalisation
 from flare_runtime.pipeline.body import body_box
 from flare_runtime.pipeline.crop import nonzero_box
-from flare_runtime.pipeline.gpu_memory import CaseSize, MemoryPlan
+from flare_runtime.pipeline.gpu_memory import CaseSize, Placement
 from flare_runtime.pipeline.hounsfield import check_hounsfield
 from flare_runtime.pipeline.resampling import Resizing, new_shape, resize_image
 from flare_runtime.pipeline.tiling import padded_shape
@@ -27,13 +27,13 @@ class Prepared:
     """An image on the network's grid, and the way back.
 
     Attributes:
-        image: float32 (channels, z, y, x), at least as large as the patch; on the device or on the host, by the plan.
+        image: float32 (channels, z, y, x), at least as large as the patch; on the device or the host, by `placement`.
         inner: where the image lies in `image`, the rest being padding.
         crop: where the cropped image lies in the transposed input.
         spacing_mm: of the transposed input, (z, y, x).
         remarks: what was found odd on the way.
         region: of `image` that the network is to see.
-        memory: what is to be on the device; None on the host, where everything is.
+        placement: which arrays are on the device; None on the host, where everything is.
     """
 
     image: FloatArray
@@ -42,14 +42,14 @@ class Prepared:
     spacing_mm: Vector3
     remarks: tuple[Remark, ...]
     region: Box
-    memory: MemoryPlan | None = None
+    placement: Placement | None = None
 
 
 def prepare(
     channels: Sequence[Volume],
     manifest: Manifest,
     device: Device = HOST,
-    plan: Callable[[CaseSize], MemoryPlan | None] = lambda _size: None,
+    place: Callable[[CaseSize], Placement | None] = lambda _size: None,
     *,
     body_only: bool = False,
     any_intensity: bool = False,
@@ -60,12 +60,12 @@ def prepare(
         channels: in the model's order, on the host.
         manifest: the model.
         device: where the image is computed and the network runs.
-        plan: decides what of the case is on the device, needed unless that is the host; may refuse it.
+        place: decides which arrays are on the device, needed unless that is the host; may refuse the case.
         body_only: the network is to see the patient alone, for models whose first channel is a CT.
         any_intensity: remark upon a CT that is not in Hounsfield units instead of refusing it.
 
     Raises:
-        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `plan` does.
+        CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `place` does.
     """
     _check_channels(channels, manifest)
     volumes = [
@@ -80,9 +80,9 @@ def prepare(
     resizing = _image_resizing(crop.shape, spacing, manifest)
     padded = padded_shape(resizing.new_shape, manifest.patch)
     inner = Box.centred(resizing.new_shape, padded)
-    memory = plan(CaseSize.of([volume.grid for volume in volumes], crop.shape, manifest))
-    if memory is not None:
-        device = device if memory.image_on_device else HOST
+    placement = place(CaseSize.of([volume.grid for volume in volumes], crop.shape, manifest))
+    if placement is not None and not placement.image_on_device:
+        device = HOST
     remarks = [
         remark
         for volume, channel in zip(volumes, manifest.channels, strict=True)
@@ -93,12 +93,12 @@ def prepare(
     for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
         cropped = volume.cropped(crop)
         normalise = normalisation.fit(channel.normalisation, cropped, inside, device)
-        reader = _SlabReader(cropped, normalise, device, at_once=memory is not None and memory.raw_on_device)
+        reader = _SlabReader(cropped, normalise, device, at_once=placement is not None and placement.raw_on_device)
         resize_image(reader, resizing, image[index][inner], device)
         del reader  # and with it the scan on the device, before the next one goes there
     body = _body_region(volumes[0], crop, inner) if body_only else None
     region = body.grown_to(manifest.patch, padded) if body else Box.whole(padded)
-    return Prepared(image, inner, crop, spacing, tuple(remarks), region, memory)
+    return Prepared(image, inner, crop, spacing, tuple(remarks), region, placement)
 
 
 def _image_resizing(shape: Shape3, spacing: Vector3, manifest: Manifest) -> Resizing:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flare_runtime.backends.cudnn.plan import Place, PlacedStep, Plan
+from flare_runtime.backends.cudnn.layout import Layout, Place, PlacedStep
 from flare_runtime.backends.cudnn.steps import GROUP, Norm, Step
 from flare_runtime.backends.engine import AbsentEngineError
 from flare_runtime.compute.arrays import FloatArray
@@ -47,7 +47,7 @@ class CudnnRuntime:
     Args:
         device: the GPU.
         outputs: channels of the logits.
-        block_bytes: that the largest of the networks' plans takes.
+        block_bytes: that the largest of the networks' layouts takes.
 
     Attributes:
         block: the address of the memory in which they run, one after the other.
@@ -88,8 +88,8 @@ class CudnnNetwork:
     """One network, ready to run on a GPU; its memory is taken for good, from CuPy's pool.
 
     Args:
-        plan: of the network.
-        runtime: which networks of the same plan may share.
+        layout: of the network.
+        runtime: which networks of the same layout may share.
 
     Raises:
         DeviceError: where cuDNN has no way to compute one of the convolutions here.
@@ -99,15 +99,15 @@ class CudnnNetwork:
     precision = "fp16"
     batch = 1
 
-    def __init__(self, plan: Plan, runtime: CudnnRuntime) -> None:
+    def __init__(self, layout: Layout, runtime: CudnnRuntime) -> None:
         self.device = runtime.device.name
-        self._plan = plan
+        self._layout = layout
         self._runtime = runtime
         self._xp = runtime.device.xp
-        self._logits = self._xp.empty((1, *plan.logits), np.float32)
-        launches = [launch for placed in plan.steps for launch in self._prepare(placed)]
-        voxels, features = prod(plan.logits[1:]), plan.features
-        head = (self._upload(plan.head.filters[:, 0, 0, 0].T), self._upload(plan.head.bias), self._logits, voxels)
+        self._logits = self._xp.empty((1, *layout.logits), np.float32)
+        launches = [launch for placed in layout.steps for launch in self._prepare(placed)]
+        voxels, features = prod(layout.logits[1:]), layout.features
+        head = (self._upload(layout.head.filters[:, 0, 0, 0].T), self._upload(layout.head.bias), self._logits, voxels)
         place = (*self._pitched(features), features.shape[3] // GROUP)
         self._launches = [*launches, runtime.kernel("head", -(-voxels // _THREADS), (_THREADS,), *place, *head)]
 
@@ -120,9 +120,9 @@ class CudnnNetwork:
         Raises:
             LostDeviceError: where cuDNN fails.
         """
-        source = self._plan.source
+        source = self._layout.source
         voxels, groups = prod(source.shape[:3]), source.shape[3] // GROUP
-        places = (tiles, self._plan.channels, self._at(source), groups, voxels)
+        places = (tiles, self._layout.channels, self._at(source), groups, voxels)
         try:
             self._runtime.kernel("pack_tile", -(-voxels // _THREADS), (_THREADS,), *places)()
             for launch in self._launches:

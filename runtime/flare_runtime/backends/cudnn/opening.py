@@ -1,8 +1,8 @@
 """Open a bundle's networks in cudnn: place their tensors, share out the memory, and compare them at their first use."""
 
 from flare_runtime.backends.cudnn.check import CudnnCheck
+from flare_runtime.backends.cudnn.layout import lay_out
 from flare_runtime.backends.cudnn.network import CudnnNetwork, CudnnRuntime, load
-from flare_runtime.backends.cudnn.plan import plan_memory
 from flare_runtime.backends.cudnn.steps import read_steps
 from flare_runtime.backends.engine import Choice, Compile
 from flare_runtime.backends.gpu import GpuNetwork, share_out
@@ -22,17 +22,17 @@ def open_networks(choice: Choice) -> Compile:
 
     def compiled(device: Device) -> Network:
         gpu, bundle, cudnn = as_gpu(device), choice.bundle, load()
-        plans = [plan_memory(read_steps(read_graph(bundle.read_network(file)))) for file in bundle.networks("fp32")]
+        layouts = [lay_out(read_steps(read_graph(bundle.read_network(file)))) for file in bundle.networks("fp32")]
         version = f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
         key = GpuEngineKey.of(bundle, gpu, "cudnn", version, "fp16")
-        block = max(plan.block_bytes for plan in plans)
-        pool = block + sum(plan.weights_bytes for plan in plans) + _SMALL_ARRAYS_BYTES
+        block = max(layout.block_bytes for layout in layouts)
+        pool = block + sum(layout.weights_bytes for layout in layouts) + _SMALL_ARRAYS_BYTES
         budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB, pool)
         check = CudnnCheck(bundle, key, required=choice.backend == "cudnn")
         with gpu.active():
             try:
-                runtime = CudnnRuntime(gpu, plans[0].logits[0], block)
-                network = GpuNetwork([CudnnNetwork(plan, runtime) for plan in plans], gpu, budget, key)
+                runtime = CudnnRuntime(gpu, layouts[0].logits[0], block)
+                network = GpuNetwork([CudnnNetwork(layout, runtime) for layout in layouts], gpu, budget, key)
                 check.run(network, gpu)
             except LostDeviceError:
                 raise

@@ -19,7 +19,7 @@ class Place:
         shape: (z, y, x, channels).
         pitch: channels of the buffer.
         buffer: which one.
-        offset: of the first element: in the buffer, and in a finished plan in the block.
+        offset: of the first element: in the buffer, and in a finished layout in the block.
     """
 
     shape: Shape4
@@ -39,7 +39,7 @@ class PlacedStep:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Layout:
     """A network's steps in one block of memory.
 
     Attributes:
@@ -71,24 +71,24 @@ class Plan:
         return sum(placed.step.filters.size for placed in self.steps) * _HALF + self.head.filters.size * _FLOAT
 
 
-def plan_memory(network: Steps) -> Plan:
+def lay_out(network: Steps) -> Layout:
     """Return where everything is to lie.
 
     Raises:
         DeviceError: where a tensor is a part of two concatenations.
     """
-    layout = _Layout(network)
-    steps = [layout.placed(step) for step in network.steps]
-    features = layout.place_of(network.head.inputs[0])
-    offsets, size = _offsets(layout.sizes, _lifetimes(layout.source, steps, features))
+    buffers = _Buffers(network)
+    steps = [buffers.placed(step) for step in network.steps]
+    features = buffers.place_of(network.head.inputs[0])
+    offsets, size = _offsets(buffers.sizes, _lifetimes(buffers.source, steps, features))
 
     def final(place: Place) -> Place:
         return replace(place, offset=offsets[place.buffer] + place.offset)
 
     z, y, x, outputs = network.shapes[network.head.output]
-    return Plan(
+    return Layout(
         channels=network.channels,
-        source=final(layout.source),
+        source=final(buffers.source),
         steps=[
             PlacedStep(each.step, tuple(map(final, each.reads)), final(each.raw), tuple(map(final, each.writes)))
             for each in steps
@@ -100,7 +100,7 @@ def plan_memory(network: Steps) -> Plan:
     )
 
 
-class _Layout:
+class _Buffers:
     """Gives tensors buffers: a concatenation is one, into which the steps before it write their channels.
 
     What a convolution reads is always packed, for which a tensor in a concatenation has a second place: cuDNN would

@@ -1,4 +1,4 @@
-"""The planner of GPU memory, which is arithmetic: it keeps to the bound, and does no less than the bound allows."""
+"""Which arrays are placed on the GPU: the arithmetic keeps to the bound, and places all that the bound allows."""
 
 from dataclasses import astuple, replace
 
@@ -15,8 +15,8 @@ from flare_runtime.pipeline.gpu_memory import (
     EngineMemory,
     GpuBudget,
     onnxruntime_bytes,
-    plans,
-    smallest_plan,
+    placements,
+    smallest_placement,
 )
 from tests.runtime.manifests import make_manifest
 
@@ -57,15 +57,15 @@ def sizes(draw):
 
 
 @given(sizes(), st.integers(0, 1 << 34))
-def test_a_plan_keeps_to_its_budget_and_is_the_fastest_that_does(size, budget):
-    options = list(plans(size))
-    fitting = [plan for plan in options if plan.peak_bytes <= budget]
+def test_a_placement_keeps_to_its_budget_and_is_the_fastest_that_does(size, budget):
+    options = list(placements(size))
+    fitting = [placement for placement in options if placement.peak_bytes <= budget]
     if fitting:
-        assert GpuBudget(EngineMemory(0), budget).plan(size) == fitting[0]
+        assert GpuBudget(EngineMemory(0), budget).place(size) == fitting[0]
     else:
         with pytest.raises(CaseError, match="raise --gpu-memory"):
-            GpuBudget(EngineMemory(0), budget).plan(size)
-    assert smallest_plan(size).peak_bytes == min(plan.peak_bytes for plan in options)
+            GpuBudget(EngineMemory(0), budget).place(size)
+    assert smallest_placement(size).peak_bytes == min(placement.peak_bytes for placement in options)
 
 
 @given(sizes())
@@ -80,8 +80,8 @@ def test_a_plan_may_take_all_of_its_budget_and_not_a_byte_more(size):
 def test_what_is_on_the_device_takes_its_room(size, index):
     image = 4 * size.channels * size.padded[0] * size.padded[1] * size.padded[2]
     sums = image // size.channels * size.scores
-    plan = list(plans(size))[index]
-    assert plan.peak_bytes >= plan.image_on_device * image + plan.sums_on_device * sums
+    placement = list(placements(size))[index]
+    assert placement.peak_bytes >= placement.image_on_device * image + placement.sums_on_device * sums
 
 
 @given(sizes(), st.integers(0, 2))
@@ -90,7 +90,7 @@ def test_a_larger_scan_never_needs_less(size, axis):
         return tuple(side * (2 if i == axis else 1) for i, side in enumerate(shape))
 
     shapes = {name: doubled(getattr(size, name)) for name in ("crop", "resampled", "padded")}
-    for small, large in zip(plans(size), plans(replace(size, **shapes)), strict=True):
+    for small, large in zip(placements(size), placements(replace(size, **shapes)), strict=True):
         assert large.peak_bytes >= small.peak_bytes
 
 
@@ -117,16 +117,16 @@ IN_CUDNN = EngineMemory(CONTEXT_MIB * MIB, 677 * MIB)
 @pytest.mark.parametrize("engine", [in_onnxruntime("fp16"), in_onnxruntime("fp32"), IN_CUDNN])
 def test_the_whole_of_a_chest_is_on_the_device_by_default(engine):
     budget = GpuBudget.sharing(4096, engine, "the network")
-    plan = budget.plan(CHEST)
-    assert astuple(plan)[:3] == (True, True, True)
+    placement = budget.place(CHEST)
+    assert astuple(placement)[:3] == (True, True, True)
     # The scan, what is resampled in plane, and the image.
-    assert plan.peak_bytes >= 300 * 512 * 512 * 2 + 300 * 256 * 256 * 4 + 250 * 256 * 256 * 4
-    assert budget.planned_bytes(plan) <= 4096 * MIB
+    assert placement.peak_bytes >= 300 * 512 * 512 * 2 + 300 * 256 * 256 * 4 + 250 * 256 * 256 * 4
+    assert budget.total_bytes(placement) <= 4096 * MIB
 
 
 @pytest.mark.parametrize("mib", [2000, 3000])
 def test_in_cudnn_the_whole_of_a_chest_is_on_the_device_in_less(mib):
-    assert astuple(GpuBudget.sharing(mib, IN_CUDNN, "the network").plan(CHEST))[:3] == (True, True, True)
+    assert astuple(GpuBudget.sharing(mib, IN_CUDNN, "the network").place(CHEST))[:3] == (True, True, True)
 
 
 def test_the_largest_scan_of_the_challenge_still_fits():
@@ -134,10 +134,10 @@ def test_the_largest_scan_of_the_challenge_still_fits():
     giant = replace(CHEST, crop=(1572, 662, 662), resampled=(1310, 331, 331), padded=(1310, 331, 331))
     # On a grid of one millimetre the image alone would take 2.7 GB.
     fine = replace(giant, resampled=giant.crop, padded=giant.crop)
-    for engine, plan in ((in_onnxruntime(), (False, False, True)), (IN_CUDNN, (True, True, True))):
+    for engine, expected in ((in_onnxruntime(), (False, False, True)), (IN_CUDNN, (True, True, True))):
         budget = GpuBudget.sharing(4096, engine, "the network")
-        assert astuple(budget.plan(giant))[:3] == plan
-        assert astuple(budget.plan(fine))[:3] == (False, False, False)
+        assert astuple(budget.place(giant))[:3] == expected
+        assert astuple(budget.place(fine))[:3] == (False, False, False)
 
 
 def test_the_estimate_is_what_was_measured_on_an_h200_and_no_more_than_a_tenth_above():
