@@ -49,10 +49,6 @@ class Segmentation:
             UsageError: for a name that ends in anything else.
             OutputError: where it cannot be written, would replace an input or a file that is no mask, or lies in a
                 bundle.
-
-        Example:
-            >>> result = segmenter.segment("scan_0000.nii.gz")
-            >>> result.save("scan.nii.gz")
         """
         target = Path(path)
         if not target.name.endswith(mask_suffixes()):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
+from os import PathLike
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -64,7 +65,7 @@ class Segmenter:
 
     Example:
         >>> segmenter = Segmenter.load("models/default", RunOptions(device="cpu"))
-        >>> result = segmenter.segment(read_volume("case_0000.nii.gz"))
+        >>> result = segmenter.segment("scan.nii.gz")
         >>> result.mask.sum(), result.lesions
     """
 
@@ -152,6 +153,7 @@ class Segmenter:
         spacing_mm: Vector3 | None = None,
         *,
         progress: Progress = iter,
+        probabilities: bool = False,
     ) -> Segmentation:
         """Segment one case.
 
@@ -160,16 +162,31 @@ class Segmenter:
                 list of these with one for each channel; see `as_volumes`. In the intensities that the model was trained
                 on, Hounsfield units for CT.
             spacing_mm: of arrays, (z, y, x).
-            progress: wraps the sequence of tiles, for a progress bar.
+            progress: wraps the sequence of tiles, such as `tqdm`.
+            probabilities: the result is to hold them, which takes 4 bytes for every voxel and class.
 
         Raises:
-            CaseError: where the image cannot be read or does not fit the model.
+            CaseError: where the image cannot be read or does not fit the model, or the machine could not hold the case.
             UsageError: where the image is nothing of these, or the arguments contradict each other.
+            DeviceError, BundleError: where the network turns out not to be usable.
+
+        Example:
+            >>> segmenter = Segmenter.load("models/default")
+            >>> result = segmenter.segment("scan.nii.gz", progress=tqdm)
+            >>> result.save("mask.nii.gz")
+            >>> array = np.full((40, 50, 60), -50, np.int16)  # in Hounsfield units
+            >>> segmenter.segment(array, spacing_mm=(5.0, 0.8, 0.8)).lesions
         """
+
+        def attempt(smallest: bool) -> Segmentation:
+            prepared = self.prepare(image, spacing_mm, smallest=smallest)
+            return self.finish(prepared, progress=progress, with_probabilities=probabilities)
+
         with self._turn:
-            return self.within_memory(
-                lambda smallest: self.finish(self.prepare(image, spacing_mm, smallest=smallest), progress=progress)
-            )
+            result = self.within_memory(attempt)
+        images = image if isinstance(image, list | tuple) else [image]
+        files = tuple(Path(one) for one in images if isinstance(one, str | PathLike))
+        return replace(result, inputs=files, keep_header_text=self.options.keep_header_text)
 
     def within_memory(self, attempt: Callable[[bool], _T]) -> _T:
         """Return `attempt(False)`, and where the GPU's memory ran out in it, `attempt(True)`.

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from flare_runtime import Segmenter, read_volume
+from flare_runtime import RunOptions, Segmenter, read_volume
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
@@ -58,6 +58,29 @@ def test_a_mask_replaces_a_mask_and_nothing_else(segmenter, scan, tmp_path, tiny
     assert scan.read_bytes() == before
     assert (tmp_path / "notes.nii").read_bytes() == b"no mask"
     assert not (model / "mask.nii.gz").exists()
+
+
+def test_a_mask_that_was_segmented_is_an_input_and_not_replaced(segmenter, tmp_path):
+    scan = write_nifti(tmp_path / "bytes.nii", np.ones((9, 10, 11), np.uint8), spacing_mm=ONE_MM)
+    before = scan.read_bytes()
+    for image in (scan, str(scan), [scan]):
+        with pytest.raises(OutputError, match="is the input itself"):
+            segmenter.segment(image).save(scan)
+    assert scan.read_bytes() == before
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_free_text_is_kept_only_where_that_was_asked_for(segmenter, scan, tmp_path, keep):
+    asked = Segmenter(segmenter.bundle, segmenter.network, RunOptions(keep_header_text=keep))
+    mask = asked.segment(scan).save(tmp_path / "mask.nii")
+    assert (b"Jane Doe" in mask.read_bytes()) == keep
+
+
+def test_probabilities_come_on_request(segmenter, scan):
+    assert segmenter.segment(scan).probabilities is None
+    result = segmenter.segment(scan, probabilities=True)
+    assert result.probabilities.shape == (2, 9, 10, 11)
+    np.testing.assert_array_equal(result.probabilities.argmax(axis=0), result.mask)
 
 
 @pytest.mark.parametrize("name", ["mask", "mask.png", "mask.nii.bz2", ""])

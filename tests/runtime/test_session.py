@@ -8,7 +8,6 @@ import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flare_runtime import (
@@ -201,16 +200,3 @@ def test_ctrl_c_ends_the_run_and_not_the_program_that_called_it(tiny_bundle, tmp
     assert (out, err, process.returncode) == ("went on with 130\n", "flare-infer: interrupted\n", 0)
     assert json.loads((tmp_path / "run.json").read_bytes())["not_begun"] == ["a"]
     assert {path.name for path in tmp_path.iterdir()} == {"a.nii.gz", "run.json"}
-
-
-def test_the_example_runs(scans, tiny_bundle, tmp_path, monkeypatch, capsys):
-    """The docstring's, with the tiny model in the place of the default one."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "default").symlink_to(tiny_bundle)
-    lines = [line.strip() for line in Session.__doc__.splitlines()]
-    code = "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ")))
-    exec(code, {"Session": Session, "RunOptions": RunOptions})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["a", "b", "c"]
-    assert np.unique(read_nifti(tmp_path / "masks" / "a.nii.gz").voxels).size == 2
