@@ -11,6 +11,7 @@ from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
+from flare_runtime.imaging.file_names import strip_suffix
 from flare_runtime.program.command_line import add_version, exit_code_of, path_of, positive
 from flare_runtime.program.terminal import open_streams, progress_bar, say
 
@@ -212,7 +213,7 @@ def named_paths(given: Sequence[str]) -> dict[str, Path]:
     for text in given:
         name, separator, path = text.partition("=")
         if not separator:
-            name, path = Path(text).resolve().name.split(".nii")[0], text
+            name, path = strip_suffix(Path(text).resolve().name), text
         name = visible(name)
         if not name or not path or not set(name).isdisjoint("/|") or name in paths:
             raise UsageError(f"{text!r}: every method needs a name of its own that can be a folder's: METHOD=PATH")

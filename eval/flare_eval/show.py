@@ -15,6 +15,7 @@ from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
+from flare_runtime.imaging.file_names import image_name, mask_name, split_channel
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.normalisation import AIR_HU
@@ -72,9 +73,9 @@ def run(args: argparse.Namespace) -> list[Look]:
         OutputError: where a picture cannot or must not be written.
     """
     found: dict[str, tuple[Path, Path, Path]] = {}
-    for path in sorted(args.images.glob("*_0000.nii.gz")):
-        case = path.name.removesuffix("_0000.nii.gz")
-        label, mask = args.references / f"{case}.nii.gz", args.predictions / f"{case}.nii.gz"
+    for path in sorted(args.images.glob(image_name("*"))):
+        case, _ = split_channel(path.name)
+        label, mask = args.references / mask_name(case), args.predictions / mask_name(case)
         if label.is_file() and mask.is_file():
             found[case] = path, label, mask
     if not found:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from flare_eval.report import gallery
-from flare_eval.report.gallery import best_and_worst, draw_case, find_image, lesion_cube, pictures
+from flare_eval.report.gallery import best_and_worst, draw_case, lesion_cube, pictures
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
@@ -111,11 +111,6 @@ def test_a_picture_shows_both_outlines(case, tmp_path):
     case.prediction = ""
     # Without a prediction the reference's outline alone is left.
     assert 0 < len(colours_of(draw_case(case, tmp_path / "images"))) < both
-
-
-def test_an_image_without_the_suffix_is_found(tmp_path):
-    path = write(tmp_path / "b.nii.gz", LESION)
-    assert find_image(tmp_path, "b") == path
 
 
 def test_an_absent_image_or_mask_is_a_picture_with_a_reason(case, tmp_path):

@@ -93,6 +93,12 @@ def test_the_other_channels_of_one_file_lie_beside_it(tmp_path, folder):
     assert case.images == {0: source / "scan_0000.nii.gz", 1: source / "scan_0001.nii.gz"}
 
 
+def test_one_file_without_a_number_is_not_its_own_second_channel(tmp_path, folder):
+    source = folder("scan.nii.gz")
+    (case,) = find_cases(source / "scan.nii.gz", tmp_path / "out.nii.gz", 2)
+    assert case.images == {0: source / "scan.nii.gz"}
+
+
 def test_single_files_told_apart_by_their_number_keep_it(tmp_path, folder):
     # As one of several runs: liver_0002 must not overwrite the mask of liver_0001.
     source = folder("liver_0001.nii.gz", "liver_0002.nii.gz")

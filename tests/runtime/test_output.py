@@ -13,7 +13,6 @@ import pytest
 from flare_runtime.errors import OutputError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder, replacing
-from flare_runtime.imaging.file_names import strip_suffix
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Template, Volume
@@ -290,11 +289,3 @@ def test_a_read_only_folder_is_an_output_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written to"):
         check_folder(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [("a.nii.gz", "a"), ("a.nii", "a"), ("A.NII.GZ", "A"), ("a.b.nii.gz", "a.b"), ("a.gz", "a.gz"), ("a", "a")],
-)
-def test_suffixes(name, stem):
-    assert strip_suffix(name) == stem

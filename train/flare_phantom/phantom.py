@@ -18,6 +18,7 @@ from flare_phantom.anatomy import SITE_TISSUE, Anatomy, Axes, FloatArray, Lesion
 from flare_phantom.thigh import THIGH_HU, draw_thigh
 from flare_runtime.files.target import check_kind, check_targets
 from flare_runtime.files.temporary import temporary_folder
+from flare_runtime.imaging.file_names import image_name, mask_name
 from flare_runtime.program.command_line import above_zero, exit_code_of, natural, path_of, positive
 from flare_runtime.program.terminal import open_streams
 
@@ -133,7 +134,7 @@ def write_dataset(folder: Path, cases: Iterable[tuple[str, Phantom]]) -> list[st
 
 
 def _files(folder: Path, stem: str) -> tuple[Path, Path]:
-    return folder / "imagesTr" / f"{stem}_0000.nii.gz", folder / "labelsTr" / f"{stem}.nii.gz"
+    return folder / "imagesTr" / image_name(stem), folder / "labelsTr" / mask_name(stem)
 
 
 def _coordinates(count: int, step_mm: float) -> FloatArray:

@@ -17,7 +17,7 @@ from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.temporary import temporary_folder
-from flare_runtime.imaging.file_names import strip_suffix
+from flare_runtime.imaging.file_names import mask_name, split_channel
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import Case, find_cases
 
@@ -82,7 +82,7 @@ class Method:
     def arguments(self, source: Path, target: Path) -> list[str]:
         """Return the command for the image or images in folder `source`, the masks going to folder `target`."""
         images = sorted(source.iterdir())
-        mask = target / f"{strip_suffix(images[0].name).removesuffix('_0000')}.nii.gz"
+        mask = target / mask_name(split_channel(images[0].name)[0])
         paths = {"{input}": source, "{output}": target, "{input_file}": images[0], "{output_file}": mask}
         filled = []
         for argument in self.command:

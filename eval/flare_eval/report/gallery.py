@@ -14,6 +14,7 @@ from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.file_names import find_image
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.pipeline.crop import mask_box
 from flare_runtime.pipeline.normalisation import AIR_HU
@@ -72,7 +73,10 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     Raises:
         CaseError: where a file is absent or cannot be read, or the grids differ.
     """
-    image = read_volume(find_image(images, case.case))
+    path = find_image(images, case.case)
+    if path is None:
+        raise CaseError("no_image", f"{images} holds no <case>_0000.nii.gz and no <case>.nii.gz of it")
+    image = read_volume(path)
     _, truth = read_labels(Path(case.reference))
     mask = read_labels(Path(case.prediction))[1] if case.prediction else np.zeros_like(truth)
     if not image.shape == truth.shape == mask.shape:
@@ -90,18 +94,6 @@ def draw_case(case: CaseAccuracy, images: Path) -> bytes:
     # Only what is cut out becomes floating point: a whole-body CT would take gigabytes.
     shown = cut(image.with_background(AIR_HU).intensities(image.voxels[box]), AIR_HU)
     return draw_overlay(shown, turn.spacing(image.spacing_mm), cut(mask[box], 0), cut(truth[box], 0))
-
-
-def find_image(images: Path, case: str) -> Path:
-    """Return the image of a case in a folder.
-
-    Raises:
-        CaseError: where there is none.
-    """
-    for name in (f"{case}_0000.nii.gz", f"{case}.nii.gz"):
-        if (images / name).is_file():
-            return images / name
-    raise CaseError("no_image", f"{images} holds no <case>_0000.nii.gz and no <case>.nii.gz of it")
 
 
 def lesion_cube(mask: MaskArray, spacing_mm: Vector3) -> Box:

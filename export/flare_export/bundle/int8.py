@@ -11,7 +11,6 @@ import numpy as np
 
 from flare_export.bundle.place import RANGES_SUFFIX, check_own
 from flare_export.parity.agreement import compare
-from flare_export.parity.case_files import case_name
 from flare_runtime.backends.ensemble import Ensemble
 from flare_runtime.backends.openvino.graph import sum_norms_by_plane
 from flare_runtime.backends.openvino.int8 import ActivationRange, encode_ranges, quantisable
@@ -19,6 +18,7 @@ from flare_runtime.backends.openvino.network import OpenVINONetwork, open_core
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.errors import BundleError, OutputError, UsageError
 from flare_runtime.files.output import check_folder, replacing
+from flare_runtime.imaging.file_names import case_name
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.model.manifest import BundleFile, Manifest, Parity, encode_manifest
@@ -165,7 +165,7 @@ def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callab
     for channels in cases:
         volumes = [read_volume(path) for path in channels]
         found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
-        name = case_name(channels)
+        name = case_name(channels[0])
         say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground_voxels:>11}")
         yield Parity(
             backend="openvino",

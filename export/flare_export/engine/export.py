@@ -17,10 +17,10 @@ from flare_export.engine.parity import (
     synthetic_batch,
 )
 from flare_export.engine.precision import check_layers, check_size, read_layers
-from flare_export.parity.case_files import case_name
 from flare_runtime.backends.tensorrt.cache import CachedEngine, EngineCache, EngineKey, EngineRecord
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.errors import BundleError
+from flare_runtime.imaging.file_names import case_name
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import BundleFile
 from flare_runtime.pipeline.decoding import Decoder
@@ -139,7 +139,7 @@ def _reference(onnx: bytes) -> tuple[Run, str]:
 
 
 def _subject(cases: Sequence[Sequence[Path]]) -> str:
-    names = [case_name(files) for files in cases]
+    names = [case_name(files[0]) for files in cases]
     return ", ".join(names) or "synthetic patches"
 
 

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from flare_export.parity.agreement import compare
-from flare_export.parity.case_files import case_name
 from flare_export.parity.nnunet_reference import NnunetReference, largest_margin
 from flare_export.source.model_folder import ModelFolder
+from flare_runtime.imaging.file_names import case_name
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.manifest import Agreement, Parity
 from flare_runtime.segmenter import Segmenter
@@ -87,7 +87,7 @@ def measure_case_parity(
                 expected, mask, manifest.transpose_forward, regions=manifest.regions_class_order is not None
             )
             yield CaseParity(
-                case_name(channels),
+                case_name(channels[0]),
                 segmenter.network.backend,
                 segmenter.network.precision,
                 compare(expected.mask, mask),

@@ -12,15 +12,12 @@ from typing import NoReturn
 from flare_eval.sources import PSEUDO_LABELLED, source_of
 from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.file_names import is_stale
+from flare_runtime.imaging.file_names import MASK_SUFFIX, image_name, is_image_name, split_channel, strip_suffix
 
-SUFFIX = ".nii.gz"
 # Where `flare-train select` keeps the labels it makes; no data set has its cases there.
 MADE_LABELS = "labelsPartial"
 # A disk's root holds the second, which nobody but root can read.
 _PASSED_OVER = {MADE_LABELS, "lost+found"}
-_FIRST_CHANNEL = "_0000"
-_CHANNEL = re.compile(r"_\d{4}$")
 # Folders whose labels a model drew.
 _PSEUDO_FOLDER = re.compile(r"DeepLesion5K", re.IGNORECASE)
 
@@ -55,17 +52,17 @@ def find_cases(*roots: Path) -> list[TrainingCase]:
     names: dict[str, list[Path]] = {}
     files = {root: list(_files(root)) for root in roots}
     for path in (path for of_root in files.values() for path in of_root):
-        names.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
+        names.setdefault(path.name, []).append(path)
     for name, paths in names.items():
-        case = _CHANNEL.sub("", name)
-        if f"{name}{_FIRST_CHANNEL}" in names:
-            labels[name] = paths
-        elif name.endswith(_FIRST_CHANNEL):
+        case, channel = split_channel(name)
+        if image_name(strip_suffix(name)) in names:
+            labels[strip_suffix(name)] = paths
+        elif channel == 0:
             if len(paths) > 1:
                 raise UsageError(f"{paths[0]} and {paths[1]} are of one case; move one away")
             images[case] = paths[0]
-        elif case == name or f"{case}{_FIRST_CHANNEL}" not in names:  # else a further channel of `case`
-            labels[name] = paths
+        elif channel is None or image_name(case) not in names:  # else a further channel of `case`
+            labels[strip_suffix(name)] = paths
     if not images:
         given = ", ".join(map(str, roots))
         raise UsageError(
@@ -92,7 +89,7 @@ def _files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(set(folders) - _PASSED_OVER, key=lambda name: (Path(place, name).is_symlink(), name))
         for name in sorted(names):
             path = place / name
-            if name.endswith(SUFFIX) and not name.startswith(".") and not is_stale(name):
+            if name.endswith(MASK_SUFFIX) and is_image_name(name):
                 yield path
 
 

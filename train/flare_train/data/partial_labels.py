@@ -24,14 +24,14 @@ from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError, OutputError, UsageError
 from flare_runtime.files.output import check_folder
+from flare_runtime.imaging.file_names import MASK_SUFFIX, mask_name
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.pipeline.crop import mask_box
-from flare_train.data.cases import SUFFIX
 
 IGNORE = 2
 # A name says what the file was made of, so that one that is there is the one wanted, and other files are not ours.
-_OURS = re.compile(rf".+-[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+_OURS = re.compile(rf".+-[0-9a-f]{{16}}{re.escape(MASK_SUFFIX)}")
 # Raise it where another label is made of the same original.
 _RULE = 1
 _ROUNDING_MM = 1e-3  # headers hold spacings in single precision
@@ -57,7 +57,7 @@ class PartialLabel:
             raise OutputError(f"{self.original}: is not there any more; inspect the data set again") from error
         facts = [_RULE, path, status.st_size, status.st_mtime_ns, self.beyond_mm]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        return folder / f"{self.stem}-{digest}{SUFFIX}"
+        return folder / mask_name(f"{self.stem}-{digest}")
 
 
 def with_ignored(lesion: AnyArray, spacing_mm: Vector3, beyond_mm: float) -> MaskArray:

@@ -16,6 +16,7 @@ from flare_eval.sources import PSEUDO_LABELLED, VALIDATION
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
+from flare_runtime.imaging.file_names import MASK_SUFFIX, image_name, mask_name
 from flare_train.data.cases import MADE_LABELS
 from flare_train.data.inspection import CaseFacts
 from flare_train.data.nnunet_folders import SPLITS
@@ -193,8 +194,8 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
     write_manifest(choices, folder / MANIFEST)  # first of all: it says that the folder is ours
     made = write_partial_labels(_to_be_made(kept), folder / MADE_LABELS, workers)
     wanted: Mapping[str, dict[str, str]] = {
-        "imagesTr": {f"{choice.stem}_0000.nii.gz": choice.image for choice in kept},
-        "labelsTr": {f"{choice.stem}.nii.gz": str(made.get(choice.stem, choice.label)) for choice in kept},
+        "imagesTr": {image_name(choice.stem): choice.image for choice in kept},
+        "labelsTr": {mask_name(choice.stem): str(made.get(choice.stem, choice.label)) for choice in kept},
     }
     for name, links in wanted.items():
         _link(folder / name, links)
@@ -203,7 +204,7 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "lesion": 1} | ({"ignore": IGNORE} if made else {}),
         "numTraining": len(kept),
-        "file_ending": ".nii.gz",
+        "file_ending": MASK_SUFFIX,
     }
     _write_json(folder / _DATASET, dataset)
     split = {

@@ -9,7 +9,7 @@ import msgspec
 
 from flare_runtime.errors import UsageError
 from flare_runtime.files.output import replacing
-from flare_train.data.cases import SUFFIX
+from flare_runtime.imaging.file_names import mask_name, strip_suffix
 from flare_train.data.nnunet_folders import SPLITS, DatasetFolders
 
 Split = dict[str, list[str]]
@@ -25,7 +25,7 @@ _FOLDS = 5
 
 def stems_of(dataset: DatasetFolders) -> list[str]:
     """Return the stems of all cases of a raw data set, in order."""
-    return sorted(path.name.removesuffix(SUFFIX) for path in (dataset.raw / "labelsTr").glob(f"*{SUFFIX}"))
+    return sorted(strip_suffix(path.name) for path in (dataset.raw / "labelsTr").glob(mask_name("*")))
 
 
 def read_split(dataset: DatasetFolders, fold: int) -> Split:

@@ -17,7 +17,8 @@ from flare_eval.results import CaseAccuracy, save
 from flare_export.source.checkpoint import read_checkpoint
 from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder
-from flare_train.data.cases import SUFFIX, TrainingCase
+from flare_runtime.imaging.file_names import mask_name
+from flare_train.data.cases import TrainingCase
 from flare_train.data.inspection import inspect_cases
 
 
@@ -72,7 +73,7 @@ def validate(
     for case in tqdm(cases, desc="validating", unit="case", leave=False, disable=None):
         with quiet():
             predictor.predict_from_files_sequential([[str(case.image)]], [str(output / case.stem)])
-        pairs.append(Pair(case.stem, Path(str(case.label)), output / f"{case.stem}{SUFFIX}"))
+        pairs.append(Pair(case.stem, Path(str(case.label)), output / mask_name(case.stem)))
     # In this process: the workers of a pool would outlive its being killed.
     result = evaluate(checkpoint, pairs)
     save(result, output)
