@@ -70,10 +70,10 @@ def test_a_placement_keeps_to_its_budget_and_is_the_fastest_that_does(size, budg
 
 @given(sizes())
 def test_a_plan_may_take_all_of_its_budget_and_not_a_byte_more(size):
-    least = smallest_plan(size).peak_bytes
-    assert GpuBudget(EngineMemory(0), least).plan(size).peak_bytes == least
+    least = smallest_placement(size).peak_bytes
+    assert GpuBudget(EngineMemory(0), least).place(size).peak_bytes == least
     with pytest.raises(CaseError, match="raise --gpu-memory"):
-        GpuBudget(EngineMemory(0), least - 1).plan(size)
+        GpuBudget(EngineMemory(0), least - 1).place(size)
 
 
 @given(sizes(), st.integers(0, 3))
@@ -175,7 +175,7 @@ def test_at_least_a_batch_of_tiles_has_to_fit(changes, tensors):
     cube = (10, 10, 10)
     size = replace(CHEST, scan=cube, crop=cube, resampled=cube, padded=cube, patch=cube, **changes)
     # All beside two slices of the sums.
-    assert smallest_plan(size).peak_bytes == (1000 * tensors + 200) * 4
+    assert smallest_placement(size).peak_bytes == (1000 * tensors + 200) * 4
 
 
 def test_onnxruntime_takes_an_arena_and_the_weights_twice():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.inference import TiledInference
@@ -209,3 +210,26 @@ def test_a_uniform_tile_of_another_value_is_another_tile():
     scores = predict(image, network, Decoder(2), step=1.0)
     np.testing.assert_allclose(scores, 2 * image, rtol=1e-5)
     assert network.calls == 4
+
+
+def test_tiles_go_to_the_network_in_batches_of_its_size():
+    seen = []
+    network = ArithmeticNetwork(
+        lambda tiles: seen.append(tiles[:, 0, 0, 0, 0].tolist()) or np.zeros((len(tiles), 2, *PATCH))
+    )
+    network.batch = 3
+    image = np.broadcast_to(np.arange(10, dtype=np.float32), (1, 8, 6, 10))
+    infer(image, network, Decoder(2), step=0.25)
+    # Seven tiles of four voxels begin at x = 0 ... 6.
+    assert seen == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_tiles_are_laid_over_the_region_alone():
+    region = Box(slice(0, 8), slice(2, 8), slice(4, 8))
+    image = image_of((8, 10, 12))
+    network = ArithmeticNetwork()
+    scores = TiledInference(network, Decoder(2), PATCH, 0.5).run(image, region).scores
+    expected = np.zeros_like(image)
+    expected[:, 0:8, 2:8, 4:8] = 2 * image[:, 0:8, 2:8, 4:8]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert network.calls == 1

@@ -83,12 +83,7 @@ def prepare(
     placement = place(CaseSize.of([volume.grid for volume in volumes], crop.shape, manifest))
     if placement is not None and not placement.image_on_device:
         device = HOST
-    remarks = [
-        remark
-        for volume, channel in zip(volumes, manifest.channels, strict=True)
-        if isinstance(channel.normalisation, CTScheme)
-        for remark in check_hounsfield(volume, channel.name, any_intensity=any_intensity)
-    ]
+    remarks = _check_intensities(volumes, manifest, any_intensity=any_intensity)
     image = device.xp.zeros((len(volumes), *padded), np.float32)
     for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
         cropped = volume.cropped(crop)
@@ -98,7 +93,15 @@ def prepare(
         del reader  # and with it the scan on the device, before the next one goes there
     body = _body_region(volumes[0], crop, inner) if body_only else None
     region = body.grown_to(manifest.patch, padded) if body else Box.whole(padded)
-    return Prepared(image, inner, crop, spacing, tuple(remarks), region, placement)
+    return Prepared(image, inner, crop, spacing, remarks, region, placement)
+
+
+def _check_intensities(volumes: Sequence[Volume], manifest: Manifest, *, any_intensity: bool) -> tuple[Remark, ...]:
+    remarks: list[Remark] = []
+    for volume, channel in zip(volumes, manifest.channels, strict=True):
+        if isinstance(channel.normalisation, CTScheme):
+            remarks += check_hounsfield(volume, channel.name, any_intensity=any_intensity)
+    return tuple(remarks)
 
 
 def _image_resizing(shape: Shape3, spacing: Vector3, manifest: Manifest) -> Resizing:
