@@ -69,7 +69,7 @@ def test_a_placement_keeps_to_its_budget_and_is_the_fastest_that_does(size, budg
 
 
 @given(sizes())
-def test_a_plan_may_take_all_of_its_budget_and_not_a_byte_more(size):
+def test_a_placement_may_take_all_of_its_budget_and_not_a_byte_more(size):
     least = smallest_placement(size).peak_bytes
     assert GpuBudget(EngineMemory(0), least).place(size).peak_bytes == least
     with pytest.raises(CaseError, match="raise --gpu-memory"):

@@ -1,4 +1,4 @@
-"""Where the patient lies in a CT: the table and the air around cost the network as much and hold nothing."""
+"""Find the patient in a CT, so that the network need not run over the table and the air around."""
 
 from math import ceil
 
@@ -10,9 +10,9 @@ from flare_runtime.pipeline.crop import mask_box
 
 # Between lung or foam and fat, in Hounsfield units.
 _TISSUE_HU = -300
-# Enough to find a body by; a scan of 512 x 512 x 300 becomes a million voxels.
+# A body is found on a grid as coarse as this, on which a scan of 512 x 512 x 300 becomes a million voxels.
 _GRID_MM = 4.0
-# What is thinner than this is no body: table tops, sheets, tubes.
+# A body is thicker than this; table tops, sheets and tubes are not.
 _THIN_MM = 12.0
 # Arms and legs are parts of their own: of at least this size, or share of the largest part in a thin or small scan.
 _PART_ML, _PART_SHARE = 20.0, 0.02
@@ -38,7 +38,7 @@ def body_box(volume: Volume) -> Box | None:
 
 def _parts(tissue: np.ndarray, spacing_mm: list[float]) -> np.ndarray:
     """Return the thick parts of the tissue that are large enough; slice by slice, as a body may be one slice."""
-    from scipy import ndimage  # half the time of a cold start, for those who ask for it alone
+    from scipy import ndimage  # takes half the time of a cold start, and only `--crop body` needs it
 
     ry, rx = (max(1, int(_THIN_MM / 2 / side)) for side in spacing_mm[1:])
     # Beyond the edge of the image the body goes on.

@@ -1,8 +1,8 @@
 """From logits to labels: one rule for two classes, many classes and overlapping regions.
 
-What is carried from the blend on are *scores*, one channel per foreground class, positive where that class is to be
-preferred to background: the logit less the background's for exclusive classes, the logit itself for regions. Both are
-linear in the logits, so they can be blended and interpolated in their place.
+Tiles are blended and interpolated as *scores*, one channel per foreground class, positive where that class is to be
+preferred to background: the logit minus the background's for exclusive classes, the logit itself for regions. Both are
+linear in the logits, so blending and interpolating them gives what the logits would give.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Decoder:
         if self.regions_class_order:
             return logits
         foreground = logits[1:]
-        with np.errstate(over="ignore", invalid="ignore"):  # no number comes of it, which is looked for
+        with np.errstate(over="ignore", invalid="ignore"):  # `TileScorer` looks for NaN and infinity
             foreground -= logits[:1]
         return foreground
 
@@ -47,8 +47,8 @@ class Decoder:
                 labels[channel > 0] = label
             return labels
         if len(scores) == 1:
-            found: MaskArray = (scores[0] > 0).view(np.uint8)
-            return found
+            positive: MaskArray = (scores[0] > 0).view(np.uint8)
+            return positive
         best = scores.argmax(axis=0)
         return np.where(scores.max(axis=0) > 0, best + 1, 0).astype(np.uint8)
 

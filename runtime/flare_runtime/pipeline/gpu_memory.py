@@ -26,7 +26,7 @@ _ARENA_BYTES = {"fp16": 26, "fp32": 23}
 
 @dataclass(frozen=True)
 class CaseSize:
-    """What decides the memory of a case.
+    """The sizes that decide how much memory a case takes.
 
     Attributes:
         channels: of the image.
@@ -93,7 +93,7 @@ class Placement:
 
     Attributes:
         raw_on_device: the scan is uploaded at once, else slab by slab.
-        image_on_device: it is resampled on the GPU, else on the host and uploaded tile by tile.
+        image_on_device: the scan is resampled on the GPU, else on the host and uploaded tile by tile.
         sums_on_device: tiles are blended on the GPU, else on the host.
         peak_bytes: of the GPU's memory at most, without the network and CUDA itself.
     """
@@ -118,7 +118,7 @@ class EngineMemory:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """The sum of both."""
         return self.outside_bytes + self.pool_bytes
 
 
@@ -136,10 +136,15 @@ class GpuBudget:
 
     @classmethod
     def sharing(cls, gpu_memory_mib: int, engine: EngineMemory, name: str) -> "GpuBudget":
-        """Give the networks what they need and the arrays the rest.
+        """Give the networks what they need and the arrays of a case the rest.
+
+        Args:
+            gpu_memory_mib: the bound of all.
+            engine: what the networks take.
+            name: of the networks, for the message.
 
         Raises:
-            DeviceError: where nothing is left for the arrays; it calls the networks `name`.
+            DeviceError: where nothing is left for the arrays.
         """
         left = gpu_memory_mib * MIB - engine.total_bytes
         if left <= 0:
@@ -200,24 +205,25 @@ def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
 
 
 def _preparing(size: CaseSize, raw: bool) -> int:
-    """Beside the image: the scan or a slab of it, what is resampled in plane, and the pieces in work."""
+    """Return what preparing takes beside the image: the scan or a slab of it, and what is resampled of it."""
     depth, height, width = by_axis(size.axis, size.crop)
     new_depth, rows, columns = by_axis(size.axis, size.resampled)
     raw_bytes = (depth if raw else SLAB) * height * width * size.raw_itemsize
     in_plane = depth * rows * columns * _FLOAT
-    # A slab as float64 and float32, and resampled along one axis and both; a block of rows, copied and resampled along
-    # the last. CuPy's products have memory of their own before they are copied to where they belong.
+    # A slab as float64 and float32, resampled along one axis and along both. A block of rows, copied and resampled
+    # along the last axis. CuPy computes a product in memory of its own before it copies it to its place.
     slab = SLAB * (3 * height * width + rows * (2 * width + columns)) * _FLOAT
     block = ROWS * columns * (depth + 2 * new_depth) * _FLOAT
     return raw_bytes + in_plane + max(slab, block) + _matrices(size)
 
 
 def _running(size: CaseSize) -> int:
-    """A batch of tiles and their mirror images, their logits, a tile's scores and what comes of them, the weights.
+    """Return what running takes beside image and sums: a batch of tiles, its logits, scores, and the Gaussian weights.
 
-    At the end a slice is divided by the sums of its weights, which are computed from those of another.
+    At the end each plane is divided by the sum of its weights, which takes two planes.
     """
-    # Tiles are gathered and copied, and a last batch filled up; logits are each network's, two means' and a sum's.
+    # Tiles are stacked and flipped, and a last batch is filled up. Each network has logits, and so have the mean over
+    # flips, a flipped one of them, and the mean over folds.
     logits = size.folds + 2 + (size.folds > 1)
     batched = size.batch * (3 * size.channels + logits * size.outputs)
     return (prod(size.patch) * (batched + 3 * size.scores + 1) + 2 * prod(size.padded[1:])) * _FLOAT
@@ -226,10 +232,10 @@ def _running(size: CaseSize) -> int:
 def restoring_bytes(size: CaseSize) -> int:
     """Return what restoring takes at most beside image and scores.
 
-    That is which scores are positive, and one block of the output: interpolated along each axis, then labelled.
+    First the mask of positive scores; then one block of the output, interpolated along each axis and labelled.
     """
     fine = [min(side, most) for side, most in zip(size.crop, BLOCK, strict=True)]
-    # As many coarse planes and rows as linear interpolation of a block can reach.
+    # Linear interpolation of a block reaches at most so many coarse planes, rows and columns.
     reached = [
         min(coarse, round(side * coarse / whole) + 3)
         for side, coarse, whole in zip(fine, size.resampled, size.crop, strict=True)
@@ -239,7 +245,7 @@ def restoring_bytes(size: CaseSize) -> int:
     block = 2 * prod(reached) + along_z + along_x + prod(fine)
     matrices = sum(whole * coarse for whole, coarse in zip(fine, reached, strict=True)) * _FLOAT
     positive = (size.scores + 1) * prod(size.resampled)
-    # Labels are found among several classes by an index of eight bytes a voxel, and what is made of it.
+    # Among several classes, `argmax` gives an index of eight bytes a voxel, which is then turned into labels.
     return max(positive, size.scores * block * _FLOAT + matrices + 40 * prod(fine))
 
 

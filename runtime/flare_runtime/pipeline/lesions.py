@@ -65,12 +65,11 @@ def find_lesions(mask: MaskArray, spacing_mm: Vector3, most: int | None = None) 
     if box is None:
         return []
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    origin = np.array([side.start for side in box])
     lesions = []
     for value in range(1, int(mask[box].max()) + 1):
         runs = _find_runs(mask[box] == value)
         voxels, centres, sides = _components(runs, most)
-        for count, *vectors in zip(voxels.tolist(), centres + origin, sides * spacing_mm, strict=True):
+        for count, *vectors in zip(voxels.tolist(), centres + box.start, sides * spacing_mm, strict=True):
             centre, extent = ((round(z, 1), round(y, 1), round(x, 1)) for z, y, x in (v.tolist() for v in vectors))
             lesions.append(Lesion(value, count, round(count * voxel_ml, 3), centre, extent))
     return sorted(lesions, key=lambda lesion: -lesion.voxels)[:most]
@@ -78,7 +77,7 @@ def find_lesions(mask: MaskArray, spacing_mm: Vector3, most: int | None = None) 
 
 def _find_runs(foreground: npt.NDArray[np.bool_]) -> _Runs:
     width = foreground.shape[2]
-    found: list[list[IntArray]] = [[], [], [], []]
+    columns: list[list[IntArray]] = [[], [], [], []]  # of z, y, start and stop, plane by plane
     for z, plane in enumerate(foreground):
         voxels = np.flatnonzero(plane)
         if not len(voxels):
@@ -87,10 +86,9 @@ def _find_runs(foreground: npt.NDArray[np.bool_]) -> _Runs:
         begins = np.flatnonzero((np.diff(voxels, prepend=-2) != 1) | (voxels % width == 0))
         y, start = np.divmod(voxels[begins], width)
         stop = start + np.diff(begins, append=len(voxels))
-        for column, part in zip(found, (np.full(len(y), z), y, start, stop), strict=True):
+        for column, part in zip(columns, (np.full(len(y), z), y, start, stop), strict=True):
             column.append(part)
-    columns = [np.concatenate(column) if column else np.empty(0, np.int64) for column in found]
-    return _Runs(*columns)
+    return _Runs(*(np.concatenate(column) if column else np.empty(0, np.int64) for column in columns))
 
 
 def _components(runs: _Runs, most: int | None) -> tuple[IntArray, npt.NDArray[np.float64], IntArray]:

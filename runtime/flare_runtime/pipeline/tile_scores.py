@@ -1,4 +1,4 @@
-"""The scores of tiles: run the network, refuse what is no number, and compute that again in float32."""
+"""The scores of tiles: run the network, and where it gives NaN or infinity run another in float32."""
 
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
@@ -87,8 +87,8 @@ class TileScorer:
 
 
 def all_finite(arrays: Sequence[FloatArray], device: Device) -> list[bool]:
-    """Return of each array of `device` whether all its numbers are finite, and their sum is; waits for a GPU once."""
-    # A sum is finite only where every voxel is, and takes no array of its own.
+    """Return for each array of `device` whether its numbers and their sum are finite; waits for a GPU once."""
+    # A sum is finite only where every number is, and computing it takes no array as large.
     with np.errstate(over="ignore", invalid="ignore"):
         sums = device.download(device.xp.stack([array.sum() for array in arrays]))
     return [bool(one) for one in np.isfinite(sums)]

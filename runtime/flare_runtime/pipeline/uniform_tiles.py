@@ -1,4 +1,4 @@
-"""Tiles in which nothing is, such as clipped air: computed once, as a network gives each the same scores."""
+"""Tiles of a single value, such as clipped air, which a network gives the same scores each time: compute them once."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,7 +6,7 @@ from flare_runtime.compute.arrays import FloatArray
 
 
 class UniformTiles:
-    """Gives the scores of a tile whose voxels are all alike a second time without computing them.
+    """Keeps the scores of the last tile whose voxels were all alike, for the next one that is the same.
 
     Args:
         compute: yields the scores (channels, z, y, x) of one tile (1, channels, z, y, x) of the host.
