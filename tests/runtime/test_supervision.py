@@ -1,5 +1,7 @@
 """Workers that lose their device, die or are killed: no case is lost with them, none is done twice."""
 
+import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,15 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flare_runtime.backends.selection import choose
 from flare_runtime.errors import BundleError, DeviceError
-from flare_runtime.run.cases import Case
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
+from flare_runtime.run.cases import Case, find_cases
+from flare_runtime.run.events import CaseProgress, NetworkReady
 from flare_runtime.run.supervision import supervise
+from flare_runtime.run.work import CaseWork
+from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.troubled_work import (
     BEHAVIOURS,
     Fail,
     ModuleWork,
     Once,
     PatternWork,
+    TellingWork,
     TroubledWork,
     crash,
     hang,
@@ -82,6 +91,37 @@ def test_a_program_without_a_guard_is_not_begun_anew_by_its_worker(tmp_path):
     command = [sys.executable, program, tmp_path / "attempts"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment())
     assert (run.returncode, run.stdout) == (0, "begun\ndone\n"), run.stderr
+
+
+def test_what_a_worker_tells_and_logs_is_heard_here(cases, caplog):
+    caplog.set_level("INFO", "flare_runtime")
+    heard = []
+    assert outcome(supervise(TellingWork(), cases, heard.append)) == [(name, "done") for name in "abcd"]
+    assert heard == [CaseProgress(name, 1, 2) for name in "abcd"]
+    assert caplog.record_tuples == [("flare_runtime.somewhere", logging.WARNING, f"{name} is\nodd") for name in "abcd"]
+
+
+def test_what_a_listener_raises_ends_the_worker_and_is_raised_here(tmp_path, cases):
+    def fail(_event):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(supervise(TellingWork(), cases, fail))
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_in_a_worker_is_that_of_this_process(tiny_bundle, tmp_path):
+    for name in "ab":
+        write_nifti(tmp_path / f"{name}.nii.gz", blobs((16, 17, 18)), spacing_mm=(2.5, 1.5, 1.5))
+    work = CaseWork(choose(Bundle.open(tiny_bundle), RunOptions(device="cpu", precision="fp32", threads=1)))
+    heard = []
+    there = list(supervise(work, find_cases(tmp_path, tmp_path / "there", 1), heard.append))
+    here = list(work(find_cases(tmp_path, tmp_path / "here", 1), lambda _event: None))
+    assert [record.mask_sha256 for record in there] == [record.mask_sha256 for record in here]
+    assert heard[0] == NetworkReady("cpu", "openvino", "fp32")
+    assert [(event.case, event.done, event.total) for event in heard[1:] if event.done in (0, 4)] == [
+        *(("a", 0, 4), ("a", 4, 4), ("b", 0, 4), ("b", 4, 4))
+    ]
 
 
 @pytest.mark.parametrize("trouble", [kill, lose, crash])

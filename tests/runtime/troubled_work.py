@@ -1,8 +1,10 @@
 """Work for workers that runs into trouble; in a module of its own, which workers import in no time."""
 
+import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from flare_runtime.errors import LostDeviceError
 from flare_runtime.run.cases import Case
-from flare_runtime.run.events import Listener
+from flare_runtime.run.events import CaseProgress, Listener
 from flare_runtime.run.record import CaseRecord
 
 Trouble = Callable[[int], object]
@@ -97,6 +99,21 @@ class ModuleWork:
     def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
         for case in cases:
             yield CaseRecord(case=case.name, status="done", message=str(self.name in sys.modules))
+
+
+@dataclass(frozen=True)
+class TellingWork:
+    """Tells and logs something at every case, from two threads."""
+
+    def __call__(self, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
+        log = logging.getLogger("flare_runtime.somewhere")
+        for case in cases:
+            thread = threading.Thread(target=lambda name=case.name: log.warning("%s is\nodd", name))
+            thread.start()
+            listener(CaseProgress(case.name, 1, 2))
+            log.debug("not asked for")
+            thread.join()
+            yield CaseRecord(case=case.name, status="done")
 
 
 class StuckWork:
