@@ -9,6 +9,7 @@ from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import HEAD_BYTES, encode_mask, is_mask, mask_suffixes
+from flare_runtime.paths import as_path
 from flare_runtime.pipeline.lesions import Lesion
 
 
@@ -46,11 +47,11 @@ class Segmentation:
             path: a .nii.gz or .nii file.
 
         Raises:
-            UsageError: for a name that ends in anything else.
+            UsageError: for what is no path, or whose name ends in anything else.
             OutputError: where it cannot be written, would replace an input or a file that is no mask, or lies in a
                 bundle.
         """
-        target = Path(path)
+        target = as_path(path, "the mask")
         if not target.name.endswith(mask_suffixes()):
             raise UsageError(f"{target}: the name of a mask ends in {' or '.join(mask_suffixes())}")
         check_targets([target], self.inputs, over=is_mask, head_bytes=HEAD_BYTES)

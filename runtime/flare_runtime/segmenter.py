@@ -21,7 +21,7 @@ from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes
 from flare_runtime.imaging.volume import Remark, Template
-from flare_runtime.model.bundle import Bundle, default_bundle
+from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
@@ -103,8 +103,7 @@ class Segmenter:
         Raises:
             BundleError, DeviceError, UsageError: as `Bundle.open` and `choose` do.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
-        return cls.open(choose(opened, options), wait=wait)
+        return cls.open(choose(open_bundle(bundle), options), wait=wait)
 
     @classmethod
     def open(cls, choice: Choice, *, wait: bool = True) -> "Segmenter":

@@ -87,6 +87,8 @@ def test_probabilities_come_on_request(segmenter, scan):
 def test_the_name_of_a_mask_says_its_format(segmenter, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     result = segmenter.segment(np.full((4, 5, 6), 50.0), ONE_MM)
-    with pytest.raises(UsageError, match=r"the name of a mask ends in \.nii\.gz or \.nii"):
+    with pytest.raises(UsageError, match=r"the name of a mask ends in \.nii\.gz or \.nii|the mask is an empty path"):
         result.save(name)
+    with pytest.raises(UsageError, match="the mask is of type NoneType; give a path"):
+        result.save(None)
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from flare_runtime import (
     FlareError,
     OutputError,
     RunOptions,
+    Segmenter,
     Session,
     UsageError,
     read_nifti,
@@ -137,6 +138,28 @@ def test_what_no_session_can_be_of_is_refused(tiny_bundle, tmp_path):
         Session(tiny_bundle, RunOptions(backend="tensorrt"))
     with pytest.raises(UsageError, match="openvino backend has no fp16"):
         Session(tiny_bundle, RunOptions(device="cpu", backend="openvino", precision="fp16"))
+
+
+def test_what_is_of_another_type_is_named(scans, tiny_bundle, tmp_path):
+    session = Session(tiny_bundle, OPTIONS)
+    for call, says in (
+        (lambda: Session(7), "the bundle is of type int; give a path"),
+        (lambda: Session(""), "the bundle is an empty path"),
+        (lambda: Segmenter.load([tiny_bundle]), "the bundle is of type list; give a path"),
+        (lambda: Session(tiny_bundle, "cpu"), r"the options are of type str; give RunOptions\(...\)"),
+        (
+            lambda: Segmenter.load(tiny_bundle, {"device": "cpu"}),
+            r"the options are of type dict; give RunOptions\(...\)",
+        ),
+        (lambda: session.run(None, tmp_path / "out"), "the source is of type NoneType; give a path"),
+        (lambda: session.run([scans], tmp_path / "out"), "the source is of type list; give a path"),
+        (lambda: session.run("", tmp_path / "out"), "the source is an empty path"),
+        (lambda: session.run(scans, 1), "the target is of type int; give a path"),
+        (lambda: session.run(scans, tmp_path / "out", report=True), "the report is of type bool; give a path"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            call()
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 FALLBACK = """

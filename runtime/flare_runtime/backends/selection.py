@@ -30,11 +30,14 @@ def choose(bundle: Bundle, options: RunOptions | None = None) -> Choice:
         options: the defaults where None.
 
     Raises:
-        UsageError: for a name that is not known, and where what was asked for goes together on no machine.
+        UsageError: for a name that is not known, options of another type, and where what was asked for goes together
+            on no machine.
         DeviceError: where this machine lacks what was asked for.
         BundleError: where the bundle holds no network in the precision.
     """
-    options = options or RunOptions()
+    options = RunOptions() if options is None else options
+    if not isinstance(options, RunOptions):
+        raise UsageError(f"the options are of type {type(options).__qualname__}; give RunOptions(...)")
     check_choice("backend", options.backend, ("auto", *backend_names()))
     _check_crop(bundle, options)
     wanted = "cpu" if options.device == "auto" and _needs_cpu(options) else options.device

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from flare_runtime.errors import BundleError, first_line
 from flare_runtime.model.manifest import BundleFile, Manifest, decode_manifest
 from flare_runtime.model.zip_archive import read_member
+from flare_runtime.paths import as_path
 
 MANIFEST_NAME = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -110,6 +111,18 @@ def _open_regular(path: Path) -> BinaryIO:
         stream.close()
         raise OSError("it is not a regular file")
     return stream
+
+
+def open_bundle(bundle: str | os.PathLike[str] | Bundle | None = None) -> Bundle:
+    """Return a bundle that is open already, or open it; the model that is shipped where None.
+
+    Raises:
+        UsageError: where it is neither a bundle nor a path.
+        BundleError: as `Bundle.open` and `default_bundle` do.
+    """
+    if isinstance(bundle, Bundle):
+        return bundle
+    return Bundle.open(default_bundle() if bundle is None else as_path(bundle, "the bundle"))
 
 
 def default_bundle() -> Path:

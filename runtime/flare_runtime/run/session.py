@@ -12,8 +12,9 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
 from flare_runtime.files.temporary import remove_ours, sweep
-from flare_runtime.model.bundle import Bundle, default_bundle
+from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
+from flare_runtime.paths import as_path
 from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import DeviceFallback, Listener
@@ -58,8 +59,7 @@ class Session:
         *,
         listener: Listener = _ignore,
     ) -> None:
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle or default_bundle())
-        self._choice = choose(opened, options)
+        self._choice = choose(open_bundle(bundle), options)
         self._listener = listener
         self._segmenter = None if self._choice.on_gpu else Segmenter.open(self._choice, wait=False)
 
@@ -85,13 +85,15 @@ class Session:
             command: what the report says that the run was begun by, such as `sys.argv`.
 
         Raises:
-            UsageError: where there is nothing to do, or two inputs would write one output.
+            UsageError: where there is nothing to do, two inputs would write one output, or something is no path.
             OutputError: where an output cannot or must not be written.
         """
-        cases = find_cases(Path(source), Path(target), len(self.bundle.manifest.channels))
-        if report is not None:
-            _check_report(Path(report), cases)
-        journal = Journal(Path(report) if report is not None else None, cases, command)
+        channels = len(self.bundle.manifest.channels)
+        cases = find_cases(as_path(source, "the source"), as_path(target, "the target"), channels)
+        report_path = None if report is None else as_path(report, "the report")
+        if report_path is not None:
+            _check_report(report_path, cases)
+        journal = Journal(report_path, cases, command)
         return Run(cases, journal, lambda: self._segment(cases, journal))
 
     def _segment(self, cases: Sequence[Case], journal: Journal) -> Iterator[CaseRecord]:
