@@ -47,10 +47,11 @@ def test_a_folder_with_and_without_channel_numbers(tmp_path, folder):
 
 
 def test_channels_of_one_case_are_gathered_in_order(tmp_path, folder):
-    source = folder("a_0001.nii.gz", "a_0000.nii.gz", "x_1_0000.nii.gz", "x_1_0001.nii")
+    source = folder("a_0001.nii.gz", "a_0000.nii.gz", "b_0001.nii.gz", "x_1_0000.nii.gz", "x_1_0001.nii")
     cases = find_cases(source, tmp_path / "out", 2)
     assert summary(cases) == {
         "a": (["a_0000.nii.gz", "a_0001.nii.gz"], "a.nii.gz", "a.json"),
+        "b": (["b_0001.nii.gz"], "b.nii.gz", "b.json"),  # of several channels, the first is missing
         "x_1": (["x_1_0000.nii.gz", "x_1_0001.nii"], "x_1.nii.gz", "x_1.json"),
     }
 

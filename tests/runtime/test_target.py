@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -48,10 +49,14 @@ def test_the_input_is_no_target_by_whatever_name(tmp_path):
             check_targets([target], [tmp_path / "other.nii", source])
 
 
-def test_nothing_is_written_into_a_bundle(tmp_path):
+def test_nothing_is_written_into_a_bundle(tmp_path, monkeypatch):
     bundle = write_bundle(tmp_path / "bundle")
     (tmp_path / "link").symlink_to(bundle)
-    for folder in (bundle, bundle / "new" / "folder", tmp_path / "link"):
+    (bundle / "masks").mkdir()
+    (tmp_path / "link to a folder in it").symlink_to(bundle / "masks")
+    monkeypatch.chdir(bundle / "masks")
+    inside = (bundle, bundle / "new" / "folder", tmp_path / "link", tmp_path / "link to a folder in it", Path())
+    for folder in inside:
         with pytest.raises(OutputError, match="lies in the bundle"):
             check_targets([folder / "report.html"])
     for content in (b"{}", b"not JSON", b'{"name": "a web project"}'):
@@ -70,6 +75,24 @@ def test_what_is_there_has_to_be_of_the_kind_that_replaces_it(tmp_path):
     check_targets([tmp_path / "OTHER", tmp_path / "Ours"], over=over)  # other files, where case counts
     with pytest.raises(OutputError, match="other: was not written by this command"):
         check_targets([tmp_path / "ours", tmp_path / "other"], over=over)
+    (tmp_path / "THEIRS").write_bytes(b"theirs")
+    with pytest.raises(OutputError, match="THEIRS: was not written by this command"):
+        check_targets([tmp_path / "THEIRS"], over=over)
+
+
+def test_what_is_larger_than_any_of_our_files_is_not_read(tmp_path):
+    large = tmp_path / "large"
+    large.write_bytes(b"ours")
+    os.truncate(large, (1 << 28) + 1)
+    check_targets([large], over=lambda content: content == b"ours", head_bytes=4)
+    with pytest.raises(OutputError, match="large: was not written by this command"):
+        check_targets([large], over=lambda _content: pytest.fail("it was read"))
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    check_targets([tmp_path / ("a" * 255)])
+    with pytest.raises(OutputError, match="File name too long"):
+        check_targets([tmp_path / ("ä" * 128)])
 
 
 def test_links_that_go_round_in_circles_are_refused(tmp_path):

@@ -127,9 +127,11 @@ def test_only_our_own_temporaries_are_swept(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_bytes(b"precious")
-    (tmp_path / f".{'0b' * 16}.flare-tmp").symlink_to(tmp_path / "precious")
+    links = [f".{system_mark()}{number * 12}.flare-tmp" for number in ("0b", "0c")]
+    for link, target in zip(links, ("precious", "precious/file"), strict=True):
+        (tmp_path / link).symlink_to(tmp_path / target)
     sweep(tmp_path)
-    assert names(tmp_path) == sorted([*kept, "precious", f".{'0b' * 16}.flare-tmp"])
+    assert names(tmp_path) == sorted([*kept, "precious", *links])
     assert names(tmp_path / "precious") == ["file"]
 
 
