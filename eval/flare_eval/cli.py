@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flare_eval.accuracy.scores import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
 from flare_eval.results import Accuracy, Efficiency, check_results, save
@@ -12,9 +13,13 @@ from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
 from flare_runtime.imaging.file_names import strip_suffix
-from flare_runtime.program.command_line import add_version, exit_code_of, path_of, positive
-from flare_runtime.program.terminal import open_streams, progress_bar, say
+from flare_runtime.program.command_line import exit_code_of, new_parser, path_of, positive
+from flare_runtime.program.terminal import open_streams, print_line, progress_bar, say
 
+if TYPE_CHECKING:
+    from flare_eval.efficiency.costs import Method
+
+DESCRIPTION = "Measure how good and how costly a segmenter is, and write a report of it."
 EXIT_CODES = """\
 exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 5 no such GPU;
             6 output; 130 interrupted
@@ -24,10 +29,7 @@ _SOME_BAD = 4
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="flare-eval", description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_version(parser)
+    parser = new_parser("flare-eval", DESCRIPTION, EXIT_CODES)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_accuracy(commands.add_parser("accuracy", help="DSC and NSD by the FLARE challenge's rules, lesion by lesion"))
     _add_efficiency(commands.add_parser("efficiency", help="time and memory of commands, one fresh process a case"))
@@ -62,7 +64,6 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
     )
     add("--official", action="store_true", help="leave out missing predictions, as the challenge's script does")
     add("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
-    parser.set_defaults(run=run_accuracy)
 
 
 def _add_efficiency(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +83,6 @@ def _add_efficiency(parser: argparse.ArgumentParser) -> None:
     add("--reference", type=path_of, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
     add("--warm", action="store_true", help="also run each command once over all cases in one process")
     add("--gpu", type=int, metavar="N", help="which GPU's memory to watch (default: the first, if there is one)")
-    parser.set_defaults(run=run_efficiency)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,6 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=path_of, required=True, metavar="DIR", help="gets report.html, report.md and pictures")
     add("--images", type=path_of, metavar="DIR", help="folder of <case>_0000.nii.gz, for the gallery")
     add("--gallery", type=int, default=4, metavar="N", help="best and worst cases to draw (default: %(default)s)")
-    parser.set_defaults(run=run_report)
 
 
 def _tolerance(text: str) -> float:
@@ -138,17 +137,13 @@ def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], 
 
 def run_efficiency(args: argparse.Namespace) -> int:
     """Measure every method on every case, write the results and print the tables."""
-    from flare_eval.efficiency.costs import Method, measure_methods
+    from flare_eval.efficiency.costs import measure_methods
     from flare_eval.efficiency.gpu import GpuMeter
-    from flare_eval.report.cost_tables import Cost, ratio_table, table_4
+    from flare_eval.report.cost_tables import ratio_table
     from flare_eval.report.official_csv import efficiency_csv
     from flare_eval.report.tables import markdown
 
-    methods = [Method.parse(text) for text in args.methods]
-    if args.docker:
-        methods.append(Method.docker(args.docker, args.gpu or 0))
-    if not methods or len({method.name for method in methods}) < len(methods):
-        raise UsageError("give --run NAME=COMMAND or --docker IMAGE, every name once")
+    methods = _methods(args)
     gpu = GpuMeter.find(args.gpu or 0)
     if gpu is None and args.gpu is not None:
         raise DeviceError(f"--gpu {args.gpu}: the driver knows no such GPU")
@@ -163,24 +158,43 @@ def run_efficiency(args: argparse.Namespace) -> int:
         make_folder(args.output),
         warm=args.warm,
         gpu=gpu,
-        progress=lambda cases: progress_bar(cases, "", "case"),
+        progress=lambda cases, count: progress_bar(cases, "", "case", count),
     )
-    failed = 0
+    code = 0
     for result in results:
         folder = make_folder(args.output / result.method)
         save(result, folder)
         efficiency_csv(result, folder / "efficiency.csv")
-        warm = Cost.of(result.warm) if result.warm else None
-        table = markdown(*table_4([Cost.of(run) for run in result.runs], warm))
-        print(visible(f"{result.method}: {' '.join(result.command)}"), f"\n\n{table}\n", sep="")
-        for run in [*result.runs, *([result.warm] if result.warm else [])]:
-            if run.message:
-                failed += 1
-                say(f"{run.case}: {result.method}: {run.message}")
+        code = max(code, _print_costs(result))
     if len(results) > 1:
         print(markdown(*ratio_table(results)), end="\n\n")
-    code = _SOME_BAD if failed else 0
     return max(code, _score_measured(results, args.reference, args.output)) if args.reference else code
+
+
+def _methods(args: argparse.Namespace) -> list["Method"]:
+    from flare_eval.efficiency.costs import Method
+
+    methods = [Method.parse(text) for text in args.methods]
+    if args.docker:
+        methods.append(Method.docker(args.docker, args.gpu or 0))
+    if not methods or len({method.name for method in methods}) < len(methods):
+        raise UsageError("give --run NAME=COMMAND or --docker IMAGE, every name once")
+    return methods
+
+
+def _print_costs(result: Efficiency) -> int:
+    """Print a method's table, say which runs failed and why, and return the exit code."""
+    from flare_eval.report.cost_tables import Cost, table_4
+    from flare_eval.report.tables import markdown
+
+    warm = Cost.of(result.warm) if result.warm else None
+    table = markdown(*table_4([Cost.of(run) for run in result.runs], warm))
+    print_line(f"{result.method}: {' '.join(result.command)}")
+    print(f"\n{table}\n")
+    failed = [run for run in [*result.runs, *([result.warm] if result.warm else [])] if run.message]
+    for run in failed:
+        say(f"{run.case}: {result.method}: {run.message}")
+    return _SOME_BAD if failed else 0
 
 
 def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path) -> int:
@@ -199,7 +213,7 @@ def run_report(args: argparse.Namespace) -> int:
 
     folder = make_folder(args.output)
     for file in write_report(args.results, folder, images=args.images, gallery=args.gallery):
-        print(visible(file))
+        print_line(file)
     return 0
 
 
@@ -235,11 +249,19 @@ def _progress_bar(name: str) -> Progress:
     return lambda cases, count: progress_bar(cases, name, "case", count)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+_RUNS = {"accuracy": run_accuracy, "efficiency": run_efficiency, "report": run_report}
+
+
+def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code."""
+    return _RUNS[args.command](args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the command and return its exit code."""
     open_streams()
     args = parse_args(argv)
-    return exit_code_of("flare-eval", lambda: int(args.run(args)), "eval")
+    return exit_code_of("flare-eval", lambda: run(args), "eval")
 
 
 if __name__ == "__main__":

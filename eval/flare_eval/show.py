@@ -12,15 +12,14 @@ from flare_eval.labels import read_labels
 from flare_eval.report.overlay import draw_overlay
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import UsageError
-from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.file_names import image_name, mask_name, split_channel
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.normalisation import AIR_HU
-from flare_runtime.program.command_line import exit_code_of, path_of
-from flare_runtime.program.terminal import open_streams
+from flare_runtime.program.command_line import exit_code_of, new_parser, path_of
+from flare_runtime.program.terminal import open_streams, print_line
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def look_at(image: Volume, truth: MaskArray, mask: MaskArray, case: str, picture
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m flare_eval.show", description=__doc__)
+    parser = new_parser("python -m flare_eval.show", "A first look at masks: Dice, lesions found, a picture.")
     parser.add_argument("-i", "--images", type=path_of, required=True, help="folder of <case>_0000.nii.gz")
     parser.add_argument("-r", "--references", type=path_of, required=True, help="folder of <case>.nii.gz")
     parser.add_argument("-p", "--predictions", type=path_of, required=True, help="folder of <case>.nii.gz")
@@ -65,8 +64,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> list[Look]:
-    """Look at every image that has a reference and a prediction.
+def run(args: argparse.Namespace) -> int:
+    """Look at every image that has a reference and a prediction, and print a line for each.
 
     Raises:
         UsageError: where there is none.
@@ -83,23 +82,17 @@ def run(args: argparse.Namespace) -> list[Look]:
     pictures = {case: args.output / f"{case}.png" for case in found}
     check_targets(pictures.values(), (path for paths in found.values() for path in paths))
     check_folder(args.output)
-    looks = []
     for case, (image, label, mask) in found.items():
-        looks.append(look_at(read_volume(image), read_labels(label)[1], read_labels(mask)[1], case, pictures[case]))
-    return looks
+        look = look_at(read_volume(image), read_labels(label)[1], read_labels(mask)[1], case, pictures[case])
+        print_line(f"{look.line} ({args.output / look.case}.png)")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line per case and return the exit code."""
+    """Parse the command line, look at the masks and return the exit code."""
     open_streams()
     args = parse_args(argv)
-
-    def show() -> int:
-        for look in run(args):
-            print(visible(f"{look.line} ({args.output / look.case}.png)"))
-        return 0
-
-    return exit_code_of("flare_eval.show", show, "eval")
+    return exit_code_of("flare_eval.show", lambda: run(args), "eval")
 
 
 if __name__ == "__main__":

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from flare_runtime.files.naming import visible
 from flare_runtime.model.manifest import MAX_CAUTION
-from flare_runtime.program.command_line import add_version, exit_code_of, path_of, positive
-from flare_runtime.program.terminal import open_streams
+from flare_runtime.program.command_line import exit_code_of, new_parser, path_of, positive
+from flare_runtime.program.terminal import open_streams, print_line
 
 if TYPE_CHECKING:
     from flare_export.source.model_folder import ModelFolder
 
-ENGINES = "trt"
-INT8 = "int8"
-EPILOG = """\
-flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds to
-it what it needs to run in 8-bit integers; see their --help.
+# What a command line may begin with; otherwise it is that of a model folder that becomes a bundle.
+ENGINES, INT8 = "trt", "int8"
+OTHER_COMMANDS = """\
+flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds
+to it what it needs to run in 8-bit integers; see their --help.
 
 """
-EXIT_CODES = (
-    "exit codes: 0 done; 1 internal error; 2 usage; 3 the model is refused: it cannot be exported, or the result does "
-    "not agree with it; 4 a case cannot be read; 5 device; 6 output; 7 bundle; 130 interrupted"
-)
+EXIT_CODES = """\
+exit codes: 0 done; 1 internal error; 2 usage; 3 the model is refused: it cannot be exported, or the result does not
+            agree with it; 4 a case cannot be read; 5 device; 6 output; 7 bundle; 130 interrupted
+"""
 
 
 def _one_line(text: str) -> str:
@@ -35,18 +35,25 @@ def _one_line(text: str) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="flare-export",
-        description="Turn an nnU-Net v2 trained-model folder into a bundle for flare-infer, and check that it agrees.",
-        epilog=EPILOG + EXIT_CODES,
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = "".join(words[:1])
+    if command not in _PARSERS:  # a model folder of that name is ./trt, or ./int8
+        return _bundle_parser().parse_args(words, argparse.Namespace(command="bundle"))
+    return _PARSERS[command]().parse_args(words[1:], argparse.Namespace(command=command))
+
+
+def _bundle_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "flare-export",
+        "Turn an nnU-Net v2 trained-model folder into a bundle for flare-infer, and check that it agrees.",
+        OTHER_COMMANDS + EXIT_CODES,
     )
-    parser.add_argument(
-        "model", type=path_of, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/"
-    )
-    parser.add_argument("-o", "--output", type=path_of, required=True, metavar="BUNDLE", help="the folder to write")
-    parser.add_argument("--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
-    parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", type=path_of, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/")
+    add("-o", "--output", type=path_of, required=True, metavar="BUNDLE", help="the folder to write")
+    add("--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
+    add("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
+    add(
         "--verify",
         nargs="+",
         type=path_of,
@@ -54,47 +61,93 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="CASE",
         help="NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)",
     )
-    parser.add_argument("--name", type=_one_line, help="the model's name (default: data set and configuration)")
-    parser.add_argument("--licence", type=_one_line, default="unspecified", help="of the weights")
-    parser.add_argument("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
-    parser.add_argument(
-        "--caution", type=_one_line, metavar="TEXT", help="what flare-infer tells whoever uses the model"
-    )
-    parser.add_argument(
+    add("--name", type=_one_line, help="the model's name (default: data set and configuration)")
+    add("--licence", type=_one_line, default="unspecified", help="of the weights")
+    add("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
+    add("--caution", type=_one_line, metavar="TEXT", help="what flare-infer tells whoever uses the model")
+    add(
         "--force",
         action="store_true",
         help="replace a bundle although the new one lacks its model card, what int8 needs or how it agrees on cases",
     )
-    add_version(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def _engine_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        f"flare-export {ENGINES}",
+        "Build this machine's TensorRT engines of a bundle, one per fold and batch, compare each with ONNX Runtime in "
+        "float32, and keep those that agree where flare-infer finds them.",
+        EXIT_CODES,
+    )
+    add = parser.add_argument
+    add("bundle", type=path_of, metavar="BUNDLE", help="a folder or zip made by flare-export")
+    add("--batch", nargs="+", type=positive, default=[1], metavar="N", help="tiles at once (default: 1)")
+    add(
+        "--verify",
+        nargs="+",
+        type=path_of,
+        default=[],
+        metavar="CASE",
+        help="NIfTI images (default: synthetic patches)",
+    )
+    add("--workspace-mib", type=positive, metavar="N", help="scratch memory of a layer (default: TensorRT's own bound)")
+    add(
+        "--version-compatible",
+        action="store_true",
+        help="also for later TensorRT of this major version and for its lean runtime; may be slower",
+    )
+    add(
+        "--timing-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep TensorRT's timings of this GPU, so that later builds are faster",
+    )
+    add("--rebuild", action="store_true", help="build anew what is there already")
+    add("--device", default="cuda:0", metavar="cuda:N", help="the GPU (default: %(default)s)")
+    return parser
+
+
+def _int8_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        f"flare-export {INT8}",
+        "Add to a bundle what flare-infer --precision int8 needs, taken from what the network makes of some cases, and "
+        "compare the result with float32 on others.",
+        EXIT_CODES,
+    )
+    add = parser.add_argument
+    add("bundle", type=path_of, metavar="BUNDLE", help="a folder made by flare-export")
+    add("--calibrate", nargs="+", type=path_of, required=True, metavar="CASE", help="NIfTI images of the model's kind")
+    add("--verify", nargs="+", type=path_of, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
+    add("--force", action="store_true", help="without --verify, drop what an earlier --verify of int8 measured")
+    return parser
+
+
+_PARSERS = {ENGINES: _engine_parser, INT8: _int8_parser}
+
+
+def run_bundle(args: argparse.Namespace) -> int:
     """Export, verify and print what agrees how well."""
     from flare_export.bundle.conversion import Naming, export_bundle
     from flare_export.parity.case_files import channel_files
-    from flare_export.parity.case_parity import HEADING
     from flare_export.source.model_folder import ModelFolder
 
     _check_usage(args)
     folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
-    print(visible(_folds_line(folder, args.checkpoint)), flush=True)
+    print_line(_folds_line(folder, args.checkpoint))
     naming = Naming(args.name, args.licence, args.model_card, args.caution)
     verify = channel_files(args.verify, folder.inputs)
-    if verify:
-        print("Against nnU-Net's own predictor (no TTA, step 0.5):\n" + HEADING)
-    bundle, cases = export_bundle(
-        folder, args.output, naming, verify, lambda case: print(visible(case.row), flush=True), force=args.force
-    )
+    bundle, cases = export_bundle(folder, args.output, naming, verify, print_line, force=args.force)
     manifest = bundle.manifest
     network = manifest.network
-    print(f"{visible(args.output)}: {manifest.name}, {network.architecture} of {network.stages} stages,")
-    print(f"  {network.parameters:,} parameters, {network.gmac:g} GMAC a patch")
+    print_line(f"{args.output}: {manifest.name}, {network.architecture} of {network.stages} stages,")
+    print_line(f"  {network.parameters:,} parameters, {network.gmac:g} GMAC a patch")
     for record in manifest.parity[: len(manifest.parity) - len(cases)]:
-        print(
+        print_line(
             f"  {record.backend} {record.precision} against {record.reference} on {record.subject}: logits within "
             f"{record.max_logit_difference:.2g}, {record.voxel_agreement:.4%} of voxels equal, Dice {record.dice:.6f}"
         )
+    return 0
 
 
 def _folds_line(folder: "ModelFolder", checkpoint: str) -> str:
@@ -127,43 +180,7 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise UsageError(f"--model-card {args.model_card}: there is no such file")
 
 
-def parse_engine_args(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse what follows `flare-export trt`."""
-    parser = argparse.ArgumentParser(
-        prog="flare-export trt",
-        description="Build this machine's TensorRT engines of a bundle, one per fold and batch, compare each with "
-        "ONNX Runtime in float32, and keep those that agree where flare-infer finds them.",
-        epilog=EXIT_CODES,
-    )
-    add = parser.add_argument
-    add("bundle", type=path_of, metavar="BUNDLE", help="a folder or zip made by flare-export")
-    add("--batch", nargs="+", type=positive, default=[1], metavar="N", help="tiles at once (default: 1)")
-    add(
-        "--verify",
-        nargs="+",
-        type=path_of,
-        default=[],
-        metavar="CASE",
-        help="NIfTI images (default: synthetic patches)",
-    )
-    add("--workspace-mib", type=positive, metavar="N", help="scratch memory of a layer (default: TensorRT's own bound)")
-    add(
-        "--version-compatible",
-        action="store_true",
-        help="also for later TensorRT of this major version and for its lean runtime; may be slower",
-    )
-    add(
-        "--timing-cache",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep TensorRT's timings of this GPU, so that later builds are faster",
-    )
-    add("--rebuild", action="store_true", help="build anew what is there already")
-    add("--device", default="cuda:0", metavar="cuda:N", help="the GPU (default: %(default)s)")
-    return parser.parse_args(argv)
-
-
-def export_engines(args: argparse.Namespace) -> None:
+def run_engines(args: argparse.Namespace) -> int:
     """Build, verify and keep a bundle's engines, and print how well they agree."""
     from flare_export.engine.export import EngineExport
     from flare_export.parity.case_files import channel_files
@@ -190,36 +207,18 @@ def export_engines(args: argparse.Namespace) -> None:
         compatible = bool(args.version_compatible)
         return engine_key(digest, device, bundle.manifest.patch, batch, version_compatible=compatible)
 
-    def say(line: str) -> None:
-        print(visible(line), flush=True)
-
     EngineExport(
-        cache=EngineCache(folder, say),
+        cache=EngineCache(folder, print_line),
         key_of=key_of,
         build=TensorRTBuilder(device, BuildOptions(args.workspace_mib, args.version_compatible, timings)),
         cases=cases,
         anew=args.rebuild,
-        say=say,
+        report=print_line,
     ).run(bundle, args.batch)
+    return 0
 
 
-def parse_int8_args(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse what follows `flare-export int8`."""
-    parser = argparse.ArgumentParser(
-        prog="flare-export int8",
-        description="Add to a bundle what flare-infer --precision int8 needs, taken from what the network makes of "
-        "some cases, and compare the result with float32 on others.",
-        epilog=EXIT_CODES,
-    )
-    add = parser.add_argument
-    add("bundle", type=path_of, metavar="BUNDLE", help="a folder made by flare-export")
-    add("--calibrate", nargs="+", type=path_of, required=True, metavar="CASE", help="NIfTI images of the model's kind")
-    add("--verify", nargs="+", type=path_of, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
-    add("--force", action="store_true", help="without --verify, drop what an earlier --verify of int8 measured")
-    return parser.parse_args(argv)
-
-
-def export_int8(args: argparse.Namespace) -> None:
+def run_int8(args: argparse.Namespace) -> int:
     """Calibrate, verify and keep a bundle's int8 ranges, and print how well they agree."""
     from flare_export.bundle.int8 import add_int8
     from flare_export.parity.case_files import channel_files
@@ -229,31 +228,27 @@ def export_int8(args: argparse.Namespace) -> None:
     bundle = Bundle.open(args.bundle)
     channels = len(bundle.manifest.channels)
     calibrate, verify = (channel_files(paths, channels) for paths in (args.calibrate, args.verify))
-    done = add_int8(bundle, calibrate, verify, lambda line: print(visible(line), flush=True), force=args.force)
+    done = add_int8(bundle, calibrate, verify, print_line, force=args.force)
     taken = "does" if agrees(done, "openvino", INT8) else "does not"
     rule = f"a Dice of {MIN_AUTO_DICE} on every case of --verify that has any foreground"
-    print(f"{visible(args.bundle)}: --precision int8 can be had; auto takes it with {rule}: it {taken}")
+    print_line(f"{args.bundle}: --precision int8 can be had; auto takes it with {rule}: it {taken}")
+    return 0
+
+
+_RUNS = {"bundle": run_bundle, ENGINES: run_engines, INT8: run_int8}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a command and return its exit code."""
+    return _RUNS[args.command](args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Parse the command line, run the command and return its exit code."""
     open_streams()
-    given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] == [ENGINES]:  # a model folder of that name is ./trt, or ./int8
-        program, extra = f"flare-export {ENGINES}", "tensorrt"
-        work, args = export_engines, parse_engine_args(given[1:])
-    elif given[:1] == [INT8]:
-        program, extra = f"flare-export {INT8}", "export"
-        work, args = export_int8, parse_int8_args(given[1:])
-    else:
-        program, extra = "flare-export", "export"
-        work, args = run, parse_args(given)
-
-    def done() -> int:
-        work(args)
-        return 0
-
-    return exit_code_of(program, done, extra)
+    args = parse_args(argv)
+    program = "flare-export" if args.command == "bundle" else f"flare-export {args.command}"
+    return exit_code_of(program, lambda: run(args), "tensorrt" if args.command == ENGINES else "export")
 
 
 if __name__ == "__main__":

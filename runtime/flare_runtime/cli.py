@@ -21,15 +21,12 @@ exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    import argparse
+    from flare_runtime.program.command_line import new_parser, path_of, positive
 
-    from flare_runtime.program.command_line import add_version, path_of, positive
-
-    parser = argparse.ArgumentParser(
-        prog="flare-infer",
-        description="Segment lesions in CT volumes with a network exported from nnU-Net, without torch.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "flare-infer",
+        "Segment lesions in CT volumes with a network exported from nnU-Net, without torch.",
+        EXIT_CODES,
     )
     add = parser.add_argument
     add("-i", "--input", type=path_of, required=True, metavar="IN", help="a .nii or .nii.gz file, or a folder of them")
@@ -89,7 +86,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     verbosity = parser.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="say nothing unless a case fails")
     verbosity.add_argument("--verbose", action="store_true", help="also print the time of every stage and every lesion")
-    add_version(parser)
     args, surplus = parser.parse_known_args(argv)
     if surplus and not surplus[0].startswith("-"):
         parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")

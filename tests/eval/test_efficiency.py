@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flare_eval.cli import main
-from flare_eval.efficiency.costs import Method, integral, measure_methods, official_area, peak
+from flare_eval.efficiency.costs import Method, cause, integral, measure_methods, official_area, peak
 from flare_eval.report.cost_tables import ratio_table
 from flare_eval.report.official_csv import _official_row
 from flare_eval.report.tables import markdown
@@ -133,6 +133,17 @@ def test_a_command_that_fails_or_leaves_nothing_is_told(images):
     failing, lazy = measure_methods(methods, images / "images", images / "out")
     assert [run.message for run in failing.runs] == ["exit code 3: why"] * 2
     assert [run.message for run in lazy.runs] == ["left no STS_005.nii.gz", "left no STS_010.nii.gz"]
+
+
+def test_the_cause_is_told_although_the_last_line_is_a_summary():
+    errors = "caution: research only\nsegmenting 1 case\na: refused (not_nifti): a.nii: no NIfTI\n\n1 of 1 not done\n"
+    assert cause(errors) == "segmenting 1 case; a: refused (not_nifti): a.nii: no NIfTI; 1 of 1 not done"
+
+
+def test_the_frames_of_a_traceback_are_no_cause():
+    errors = 'Traceback (most recent call last):\n  File "a.py", line 1, in <module>\n    import b\nKeyError: 1\x1b\n'
+    assert cause(errors) == "KeyError: 1\\x1b"
+    assert cause(" \n") == "no message"
 
 
 def test_the_command_line_writes_masks_scores_and_tables(images, capsys):

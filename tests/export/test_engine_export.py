@@ -87,7 +87,7 @@ def export(tmp_path, builder, lines):
     folder.mkdir()
 
     def made(**changes):
-        options = {"key_of": key_of, "build": builder, "say": lines.append, **changes}
+        options = {"key_of": key_of, "build": builder, "report": lines.append, **changes}
         return EngineExport(cache=EngineCache(folder, lines.append), **options)
 
     made.folder = folder

@@ -16,7 +16,8 @@ from flare_export.errors import DisagreementError, ModelError
 from flare_export.source import checkpoint
 from flare_export.source.architecture import describe
 from flare_export.source.model_folder import ModelFolder
-from tests.export.hostile_models import CHECKPOINT, FAULTS, ODDITIES
+from tests.export.hostile_models import FAULTS, ODDITIES
+from tests.export.model_faults import CHECKPOINT
 from tests.model_folders import write_model_folder
 from tests.processes import memory_bytes, reset_peak_memory
 

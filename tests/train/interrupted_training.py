@@ -32,7 +32,8 @@ def train_toy() -> None:
 
     torch.set_num_threads(1)
     LocalLogger.plot_progress_png = lambda *_: None  # a second an epoch
-    train(Run(find_dataset(DATASET, RESULTS), PLANS, fold="0", recipe=RECIPE, schedule=SCHEDULE))
+    run = Run(find_dataset(DATASET, RESULTS), PLANS, fold="0", recipe=RECIPE, schedule=SCHEDULE)
+    train(run, print)
 
 
 def prepare() -> None:

@@ -133,6 +133,33 @@ def test_a_plan_with_a_trap_is_code_4(tmp_path, capsys):
     assert "n_conv_per_stage_encoder" in capsys.readouterr().err
 
 
+# As in an installation without extras: torch and nnU-Net cannot be imported.
+LEAN = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "nnunetv2", "onnx", "matplotlib"))
+from flare_train.cli import main
+sys.exit(main(["lint", sys.argv[1]]))
+"""
+
+
+def test_a_sound_plan_is_said_to_be_sound_without_torch(tmp_path):
+    from flare_train.planning.plan import S6, make_plans
+    from tests.train.test_plan import FINGERPRINT
+
+    file = tmp_path / "plans.json"
+    file.write_text(json.dumps(make_plans(FINGERPRINT, "D", "p", S6.features)))
+    run = subprocess.run([sys.executable, "-c", LEAN, file], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{file}: nothing wrong in 3d_fullres\n", "")
+
+
+def test_selecting_into_the_root_folder_asks_for_the_variable(dataset, capsys):
+    assert inspect(dataset) == 0
+    capsys.readouterr()
+    assert main(["select", str(dataset / "facts" / "facts.jsonl"), "-o", "/Dataset811_Test"]) == 2
+    assert capsys.readouterr().err == "flare-train: /Dataset811_Test: lies in the root folder; is nnUNet_raw set?\n"
+    assert not os.path.lexists("/Dataset811_Test")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

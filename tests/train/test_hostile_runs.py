@@ -23,7 +23,8 @@ from flare_train.planning.preprocessing import check_preprocessed  # noqa: E402
 from flare_train.training.record import FILE  # noqa: E402
 from flare_train.training.trainer import FlareTrainer  # noqa: E402
 from flare_train.training.validation import validate  # noqa: E402
-from tests.export.hostile_models import DATASETS, NETWORKS, PLANS, Executes, _set, json_fault  # noqa: E402
+from tests.export.hostile_models import DATASETS, NETWORKS, PLANS  # noqa: E402
+from tests.export.model_faults import Executes, json_fault, set_entry  # noqa: E402
 from tests.model_folders import write_model_folder  # noqa: E402
 from tests.train.test_run_report import VALIDATIONS, fold, session  # noqa: E402
 
@@ -50,7 +51,7 @@ def changed(path, value):
 
     def apply(folder):
         content = torch.load(folder / NAME, weights_only=False)
-        _set(content, path, value)
+        set_entry(content, path, value)
         torch.save(content, folder / NAME)
 
     return apply

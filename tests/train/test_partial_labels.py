@@ -19,7 +19,7 @@ from flare_runtime.imaging.read import read_volume
 from flare_train.data.cases import MADE_LABELS, find_cases
 from flare_train.data.inspection import CaseFacts, inspect_case
 from flare_train.data.partial_labels import IGNORE, with_ignored
-from flare_train.data.selection import MANIFEST, original_labels, select, write_raw_dataset
+from flare_train.data.selection import MANIFEST, SelectionRules, original_labels, select, write_raw_dataset
 from tests.eval.nifti_masks import cube, write
 
 SHAPE = (12, 20, 20)
@@ -77,7 +77,7 @@ def raw(tmp_path):
 
 def make(facts, raw, beyond_mm=3.0, workers=1, **options):
     options = {"partial": ["STS"], "validation": ["STS_001"], **options}
-    choices = select(facts, ignore_beyond_mm=beyond_mm, **options)
+    choices = select(facts, SelectionRules(ignore_beyond_mm=beyond_mm, **options))
     write_raw_dataset(choices, raw, workers)
     return choices
 
@@ -181,7 +181,7 @@ def test_a_look_through_the_data_set_finds_every_case_once(facts, raw):
 def test_a_partial_source_without_a_lesion_teaches_nothing(facts):
     facts[0].problems.append("empty_label")
     facts[2].problems.append("empty_label")
-    kept = [c.stem for c in select(facts, partial=["STS"], empty_labels=True) if c.kept]
+    kept = [c.stem for c in select(facts, SelectionRules(partial=["STS"], empty_labels=True)) if c.kept]
     assert kept == ["STS_001", "MSD_lung_000"]
 
 
@@ -195,11 +195,11 @@ def test_a_partial_source_without_a_lesion_teaches_nothing(facts):
 )
 def test_what_makes_no_sense_is_refused(facts, options, words):
     with pytest.raises(UsageError, match=words):
-        select(facts, **options)
+        select(facts, SelectionRules(**options))
 
 
 def test_a_case_that_a_cap_drops_has_no_label_made(facts):
-    choices = select(facts, partial=["STS"], cap=1)
+    choices = select(facts, SelectionRules(partial=["STS"], cap=1))
     assert sum(choice.partial for choice in choices) == 1
     assert not any(choice.partial for choice in choices if not choice.kept)
 

@@ -7,7 +7,7 @@ import pytest
 from flare_eval.sources import PSEUDO_LABELLED
 from flare_runtime.errors import OutputError, UsageError
 from flare_train.data.inspection import CaseFacts
-from flare_train.data.selection import select, write_manifest, write_raw_dataset
+from flare_train.data.selection import SelectionRules, select, write_manifest, write_raw_dataset
 
 
 def facts(stem, source="STS", problems=()):
@@ -36,7 +36,7 @@ def reasons(choices):
 
 
 def test_every_case_has_its_reason():
-    choices = select(CASES, exclude=["held_out"])
+    choices = select(CASES, SelectionRules(exclude=["held_out"]))
     assert reasons(choices) == {
         "good": "",
         "drawn": "pseudo label",
@@ -55,23 +55,27 @@ def test_a_name_for_two_cases_is_refused():
 
 
 def test_options_keep_what_the_paper_leaves_out():
-    kept = {choice.stem for choice in select(CASES, pseudo_labels=True, empty_labels=True) if choice.kept}
+    kept = {
+        choice.stem for choice in select(CASES, SelectionRules(pseudo_labels=True, empty_labels=True)) if choice.kept
+    }
     assert kept == {"good", "drawn", "bare", "held_out"}
 
 
 def test_a_cap_is_for_each_source_and_grows_without_exchanging_cases():
     cases = [facts(f"a{n}", "A") for n in range(20)] + [facts(f"b{n}", "B") for n in range(3)]
-    small, large = ({c.stem for c in select(cases, cap=cap) if c.kept} for cap in (5, 9))
+    small, large = ({c.stem for c in select(cases, SelectionRules(cap=cap)) if c.kept} for cap in (5, 9))
     assert sum(stem.startswith("a") for stem in small) == 5
     assert sum(stem.startswith("a") for stem in large) == 9
     assert small < large
     assert {"b0", "b1", "b2"} <= small
-    assert "more than 5 of A" in reasons(select(cases, cap=5)).values()
+    assert "more than 5 of A" in reasons(select(cases, SelectionRules(cap=5))).values()
 
 
 def test_the_order_of_cases_does_not_change_the_cap():
     cases = [facts(f"a{n}") for n in range(9)]
-    forward, backward = ({c.stem for c in select(given, cap=4) if c.kept} for given in (cases, cases[::-1]))
+    forward, backward = (
+        {c.stem for c in select(given, SelectionRules(cap=4)) if c.kept} for given in (cases, cases[::-1])
+    )
     assert forward == backward
 
 
@@ -89,7 +93,7 @@ def test_the_raw_data_set_is_links_and_follows_a_new_selection(files, tmp_path):
     folder = tmp_path / "raw" / "Dataset001_Test"
     assert write_raw_dataset(select(files), folder) == 2
     assert (folder / "imagesTr" / "good_0000.nii.gz").read_text(encoding="utf-8") == "good_0000.nii.gz"
-    assert write_raw_dataset(select(files, exclude=["held_out"]), folder) == 1
+    assert write_raw_dataset(select(files, SelectionRules(exclude=["held_out"])), folder) == 1
     assert [path.name for path in (folder / "labelsTr").iterdir()] == ["good.nii.gz"]
     assert (folder / "labelsTr" / "good.nii.gz").is_symlink()
     assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["numTraining"] == 1
@@ -123,7 +127,7 @@ def test_a_link_is_removed_only_where_nothing_is_refused(files, tmp_path):
     write_raw_dataset(select(files), folder)
     (folder / "labelsTr" / "precious.nii.gz").write_text("data")
     with pytest.raises(OutputError, match="is no link"):
-        write_raw_dataset(select(files, exclude=["held_out"]), folder)
+        write_raw_dataset(select(files, SelectionRules(exclude=["held_out"])), folder)
     assert (folder / "imagesTr" / "held_out_0000.nii.gz").is_symlink()
 
 

@@ -21,7 +21,7 @@ from flare_train.training.checkpoint import LATEST  # noqa: E402
 from flare_train.training.record import RunRecord  # noqa: E402
 from flare_train.training.schedule import learning_rate  # noqa: E402
 from tests.eval.nifti_masks import cube, write  # noqa: E402
-from tests.export.hostile_models import Executes  # noqa: E402
+from tests.export.model_faults import Executes  # noqa: E402
 from tests.processes import has_ended  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from flare_phantom.thigh import THIGH_HU, draw_thigh
 from flare_runtime.files.target import check_kind, check_targets
 from flare_runtime.files.temporary import temporary_folder
 from flare_runtime.imaging.file_names import image_name, mask_name
-from flare_runtime.program.command_line import above_zero, exit_code_of, natural, path_of, positive
+from flare_runtime.program.command_line import above_zero, exit_code_of, natural, new_parser, path_of, positive
 from flare_runtime.program.terminal import open_streams
 
 Kind: TypeAlias = Literal["trunk", "thigh"]
@@ -176,7 +176,7 @@ def _scan(field: FloatArray, rng: np.random.Generator, noise_hu: float, spacing_
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m flare_phantom", description=__doc__)
+    parser = new_parser("python -m flare_phantom", __doc__)
     parser.add_argument("-o", "--output", type=path_of, required=True, help="folder that gets imagesTr and labelsTr")
     parser.add_argument("--cases", type=positive, default=1)
     parser.add_argument("--seed", type=natural, default=0, help="seed of the first case; each next case adds one")
@@ -189,8 +189,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> list[str]:
-    """Write the phantoms asked for and return their stems."""
+def run(args: argparse.Namespace) -> int:
+    """Write the phantoms that are asked for."""
     spacing = tuple(args.spacing or SPACING_MM[args.kind])
 
     def case(seed: int) -> Phantom:
@@ -200,16 +200,12 @@ def run(args: argparse.Namespace) -> list[str]:
 
     stems = {f"phantom_{seed:04d}": seed for seed in range(args.seed, args.seed + args.cases)}
     check_targets(path for stem in stems for path in _files(args.output, stem))
-    return write_dataset(args.output, ((stem, case(seed)) for stem, seed in stems.items()))
+    write_dataset(args.output, ((stem, case(seed)) for stem, seed in stems.items()))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write phantoms in the FLARE layout and return the exit code."""
+    """Parse the command line, write the phantoms and return the exit code."""
     open_streams()
     args = parse_args(argv)
-
-    def done() -> int:
-        run(args)
-        return 0
-
-    return exit_code_of("flare_phantom", done, "train")
+    return exit_code_of("flare_phantom", lambda: run(args), "train")

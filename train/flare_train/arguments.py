@@ -7,20 +7,19 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from flare_runtime.program.command_line import above_zero, add_version, natural, path_of, positive
+from flare_runtime.program.command_line import above_zero, natural, new_parser, path_of, positive
 from flare_train.planning.plan import BATCH_SIZE, PATCH, PRESETS, SPACING_MM
 
 DESCRIPTION = "Look at a training set, choose from it, plan the network, train it, report on it."
-EXIT_CODES = (
-    "exit codes: 0 done; 1 internal error; 2 usage; 3 a plan, checkpoint or data set is refused; 4 the plan has "
-    "errors, or the network holds no numbers any more; 5 device; 6 output; 130 interrupted"
-)
+EXIT_CODES = """\
+exit codes: 0 done; 1 internal error; 2 usage; 3 a plan, checkpoint or data set is refused; 4 the plan has errors, or
+            the network holds no numbers any more; 5 device; 6 output; 130 interrupted
+"""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="flare-train", description=DESCRIPTION, epilog=EXIT_CODES)
-    add_version(parser)
+    parser = new_parser("flare-train", DESCRIPTION, EXIT_CODES)
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_inspect, _add_select, _add_plan, _add_run, _add_report, _add_lint):
         add(commands)

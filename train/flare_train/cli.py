@@ -6,14 +6,15 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flare_runtime.errors import UsageError
-from flare_runtime.files.naming import visible
 from flare_runtime.program.command_line import exit_code_of
-from flare_runtime.program.terminal import open_streams, progress_bar, say
+from flare_runtime.program.terminal import open_streams, print_line, progress_bar, say
 from flare_train.arguments import parse_args
+from flare_train.planning.lint import Finding, lint
 from flare_train.planning.plan import PRESETS
 
 if TYPE_CHECKING:
@@ -27,15 +28,12 @@ def run_inspect(args: argparse.Namespace) -> int:
     from flare_eval.report.tables import markdown
     from flare_train.data import summary
     from flare_train.data.cases import find_cases
-    from flare_train.data.inspection import CaseFacts, inspect_cases
+    from flare_train.data.inspection import inspect_cases
 
     cases = find_cases(*args.dataset)
     summary.check_outputs(args.output, cases)
-
-    def bar(facts: Iterable[CaseFacts], count: int) -> Iterable[CaseFacts]:
-        return progress_bar(facts, "", "case", count)
-
-    facts = list(inspect_cases(cases, min(args.workers, len(cases)), bar))
+    inspected = inspect_cases(cases, min(args.workers, len(cases)))
+    facts = list(progress_bar(inspected, "", "case", len(cases)))
     statistics = summary.summarise(facts)
     summary.write(facts, statistics, args.output)
     print(markdown(*summary.table(statistics)))
@@ -50,10 +48,11 @@ def run_select(args: argparse.Namespace) -> int:
     from collections import Counter
 
     from flare_train.data.inspection import read_facts
-    from flare_train.data.selection import select, write_raw_dataset
+    from flare_train.data.selection import SelectionRules, select, write_raw_dataset
 
-    choices = select(
-        read_facts(args.facts),
+    if args.output.absolute().parent == Path("/"):
+        raise UsageError(f"{args.output}: lies in the root folder; is nnUNet_raw set?")
+    rules = SelectionRules(
         pseudo_labels=args.keep_pseudo_labels,
         empty_labels=args.keep_empty,
         cap=args.cap,
@@ -62,14 +61,17 @@ def run_select(args: argparse.Namespace) -> int:
         partial=args.partial,
         ignore_beyond_mm=args.ignore_beyond,
     )
+    choices = select(read_facts(args.facts), rules)
     kept = write_raw_dataset(choices, args.output, args.workers)
-    print(f"{kept} of {len(choices)} cases kept")
+    print_line(f"{kept} of {len(choices)} cases kept")
     if held_out := sum(choice.validation for choice in choices):
-        print(f"  {held_out} of them to validate on (fold 0)")
+        print_line(f"  {held_out} of them to validate on (fold 0)")
     if partial := sum(choice.partial for choice in choices):
-        print(f"  {partial} of them with labels that leave out what is beyond {args.ignore_beyond:g} mm of a lesion")
+        print_line(
+            f"  {partial} of them with labels that leave out what is beyond {args.ignore_beyond:g} mm of a lesion"
+        )
     for reason, count in Counter(choice.reason for choice in choices if not choice.kept).most_common():
-        print(f"  {count} dropped: {reason}")
+        print_line(f"  {count} dropped: {reason}")
     return 0
 
 
@@ -94,10 +96,10 @@ def run_plan(args: argparse.Namespace) -> int:
     plans = make_plans(content, dataset.name, name, preset.features, **options)
     with replacing(target) as file:
         file.write(json.dumps(plans, indent=2).encode() + b"\n")
-    print(visible(target))
+    print_line(target)
     for line in network_size(plans["configurations"][CONFIGURATION]).lines:
-        print(f"  {line}")
-    return _tell_findings(plans)
+        print_line(f"  {line}")
+    return _exit_code_of(lint(plans))
 
 
 def run_training(args: argparse.Namespace) -> int:
@@ -108,11 +110,11 @@ def run_training(args: argparse.Namespace) -> int:
     from flare_train.training.session import train
 
     run = _run_of(args)
-    if code := _tell_findings(read_plans(run.dataset, run.plans)):
+    if code := _exit_code_of(lint(read_plans(run.dataset, run.plans))):
         return code
-    record = train(run, args.workers)
+    record = train(run, print_line, args.workers)
     kept = f"checkpoint_epoch_{record.best.epochs}.pth" if record.best else "checkpoint_final.pth"
-    print(f"flare-export {run.model_folder} --fold {run.fold} --checkpoint {kept} -o BUNDLE")
+    print_line(f"flare-export {run.model_folder} --fold {run.fold} --checkpoint {kept} -o BUNDLE")
     return 0
 
 
@@ -152,26 +154,30 @@ def run_report(args: argparse.Namespace) -> int:
     from flare_train.report.run_report import find_fold, write_run_report
 
     for path in write_run_report(find_fold(args.trained), args.output):
-        print(visible(path))
+        print_line(path)
     return 0
 
 
 def run_lint(args: argparse.Namespace) -> int:
     """Print what is wrong with a plans file."""
-    from flare_export.source.checkpoint import load_checkpoint
     from flare_export.source.json_file import read_json
 
     for file in (args.plans, args.checkpoint):
         if file is not None and not file.exists():
             raise UsageError(f"{file}: there is no such file")
-    weights = load_checkpoint(args.checkpoint, "all").weights if args.checkpoint else None
-    return _tell_findings(read_json(args.plans), weights)
+    plans, weights = read_json(args.plans), None
+    if args.checkpoint:
+        from flare_export.source.checkpoint import load_checkpoint
 
-
-def _tell_findings(plans: dict[str, Any], weights: Any = None) -> int:
-    from flare_train.planning.lint import lint
-
+        weights = load_checkpoint(args.checkpoint, "all").weights
     findings = lint(plans, weights)
+    if not findings:
+        print_line(f"{args.plans}: nothing wrong in {', '.join(plans['configurations']) or 'no configuration'}")
+    return _exit_code_of(findings)
+
+
+def _exit_code_of(findings: Sequence[Finding]) -> int:
+    """Say what is wrong with plans, and return the exit code."""
     for finding in findings:
         say(str(finding))
     return _PLAN_IS_WRONG if any(finding.severity == "error" for finding in findings) else 0
@@ -187,11 +193,16 @@ _RUNS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run a command and return its exit code."""
+    return _RUNS[args.command](args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the command and return its exit code."""
     open_streams()
     args = parse_args(argv)
-    return exit_code_of("flare-train", lambda: _RUNS[args.command](args), "train")
+    return exit_code_of("flare-train", lambda: run(args), "train")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from flare_runtime.run.cases import Case, find_cases
 
 Memory = Literal["device_mib", "host_mib"]
 MEMORIES: tuple[Memory, ...] = ("device_mib", "host_mib")
-Progress = Callable[[Sequence[Case]], Iterable[Case]]
+Progress = Callable[[Iterable[Case], int], Iterable[Case]]
 
 ALL_CASES = "all"
+_CAUSE_LINES = 3
 _ONE_FILE = ("{input_file}", "{output_file}")
 _FOLDERS = ("{input}", "{output}")
 
@@ -99,7 +100,7 @@ def measure_methods(
     *,
     warm: bool = False,
     gpu: GpuMeter | None = None,
-    progress: Progress = iter,
+    progress: Progress = lambda cases, _count: cases,
 ) -> list[Efficiency]:
     """Run every method on every case in a fresh process, in turn (A B A B), and keep masks and costs.
 
@@ -124,7 +125,7 @@ def measure_methods(
         )
         for method in methods
     }
-    for case in progress(cases):
+    for case in progress(cases, len(cases)):
         for method in methods:
             results[method.name].runs.append(_run(method, [case], output / method.name / "masks", gpu))
     if warm:
@@ -144,9 +145,7 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
                 # Copies, since a container sees this folder and nothing else; made before the clock starts.
                 shutil.copyfile(path, source / path.name)
         measured = measure(method.arguments(source, target), gpu=gpu, whole_machine=method.whole_machine)
-        message = (
-            f"exit code {measured.exit_code}: {visible(_last_line(measured.error_tail))}" if measured.exit_code else ""
-        )
+        message = f"exit code {measured.exit_code}: {cause(measured.error_tail)}" if measured.exit_code else ""
         for case in cases:
             made = target / case.mask.name
             if made.is_file():
@@ -173,8 +172,13 @@ def _image_size(case: Case) -> tuple[int, ...] | None:
         return None
 
 
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+def cause(errors: str) -> str:
+    """Return the last three lines of what a failed command printed on standard error, as one; frames do not count.
+
+    Programs end with a summary as often as with the cause, which then stands before it.
+    """
+    lines = [line for line in errors.splitlines() if line[:1].strip() and not line.startswith("Traceback")]
+    return visible("; ".join(lines[-_CAUSE_LINES:])) or "no message"
 
 
 def values(run: RunCost, what: Memory) -> list[float] | None:

@@ -15,7 +15,7 @@ from flare_export.bundle.place import bundle_at, new_bundle
 from flare_export.errors import DisagreementError, ModelError
 from flare_export.graph.fp16_graph import to_fp16
 from flare_export.graph.onnx_graph import OPSET, fold_biases, to_onnx
-from flare_export.parity.case_parity import CaseParity, measure_case_parity
+from flare_export.parity.case_parity import HEADING, CaseParity, measure_case_parity
 from flare_export.parity.network_parity import cpu_engines, measure_network_parity
 from flare_export.source import plans as plan_rules
 from flare_export.source.architecture import describe
@@ -61,7 +61,7 @@ def export_bundle(
     output: Path,
     naming: Naming,
     verify: Sequence[Sequence[Path]] = (),
-    on_case: Callable[[CaseParity], None] = lambda _case: None,
+    report: Callable[[str], None] = lambda _line: None,
     *,
     force: bool = False,
 ) -> tuple[Bundle, list[CaseParity]]:
@@ -72,7 +72,7 @@ def export_bundle(
         output: the bundle's folder.
         naming: what the manifest says of it.
         verify: cases, each as its channels' files, to compare with nnU-Net's own predictor.
-        on_case: is told each comparison as it is made, also those of an export that is then refused.
+        report: takes each comparison as a line, as soon as it is made, also those of an export that is then refused.
         force: also replace a bundle that holds what the new one will lack.
 
     Raises:
@@ -95,7 +95,7 @@ def export_bundle(
             parity = measure_network_parity(bundle, networks)
         except BundleError as error:
             raise ModelError(f"the model cannot be a bundle: {error}") from error
-        cases = _verify(folder, aside, verify, on_case)
+        cases = _verify(folder, aside, verify, report)
         records = (*parity, *(case.record for case in cases))
         (aside / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records)))
     return Bundle.open(output), cases
@@ -196,7 +196,7 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
 
 
 def _verify(
-    folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]], on_case: Callable[[CaseParity], None]
+    folder: ModelFolder, bundle: Path, cases: Sequence[Sequence[Path]], report: Callable[[str], None]
 ) -> list[CaseParity]:
     if not cases:
         return []
@@ -205,9 +205,11 @@ def _verify(
         Segmenter.load(bundle, RunOptions("cpu", backend, precision, any_intensity=True))
         for backend, precision in cpu_engines()
     ]
+    report("Against nnU-Net's own predictor (no TTA, step 0.5):")
+    report(HEADING)
     results = []
     for result in measure_case_parity(folder, segmenters, cases):
-        on_case(result)
+        report(result.row)
         results.append(result)
     for result in results:
         within_rounding = result.margin_units <= MAX_MARGIN_UNITS

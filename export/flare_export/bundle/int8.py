@@ -35,7 +35,7 @@ def add_int8(
     bundle: Bundle,
     calibrate: Sequence[Sequence[Path]],
     verify: Sequence[Sequence[Path]],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     force: bool = False,
 ) -> Bundle:
@@ -45,7 +45,7 @@ def add_int8(
         bundle: a folder; what it holds of int8 already is replaced, everything else stays.
         calibrate: cases, each as its channels' files, to take the ranges from: of the kind the model is for.
         verify: cases to segment in float32 and in int8.
-        say: is told each comparison as it is made.
+        report: takes each comparison as a line, as soon as it is made.
         force: without cases to verify, drop the record of those of an earlier time.
 
     Raises:
@@ -66,7 +66,7 @@ def add_int8(
         for file, found in zip(networks, ranges, strict=True)
     ]
     rounded = Segmenter(bundle, Ensemble(compiled))
-    agreements = tuple(_agreements(rounded, verify, say))
+    agreements = tuple(_agreements(rounded, verify, report))
     files = dict(_file(network, found) for network, found in zip(networks, ranges, strict=True))
     kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
     records = tuple(record for record in bundle.manifest.parity if record.precision != PRECISION)
@@ -157,16 +157,16 @@ def activation_ranges(onnx: bytes, tiles: Iterable[FloatArray]) -> dict[str, Act
     }
 
 
-def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], say: Callable[[str], None]) -> Iterator[Parity]:
+def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], report: Callable[[str], None]) -> Iterator[Parity]:
     if not cases:
         return
     exact = Segmenter.load(rounded.bundle, RunOptions(device="cpu", precision="fp32"))
-    say(HEADING)
+    report(HEADING)
     for channels in cases:
         volumes = [read_volume(path) for path in channels]
         found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
         name = case_name(channels[0])
-        say(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground_voxels:>11}")
+        report(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground_voxels:>11}")
         yield Parity(
             backend="openvino",
             precision=PRECISION,

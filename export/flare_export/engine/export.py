@@ -58,7 +58,7 @@ class EngineExport:
         build: builds the engine of an ONNX network for a batch.
         cases: to verify with, each as its channels' files; without any, synthetic patches.
         anew: whether an engine that is there is built anew.
-        say: is told what is done, in lines.
+        report: takes what is done, as lines.
     """
 
     cache: EngineCache
@@ -66,7 +66,7 @@ class EngineExport:
     build: Callable[[bytes, int], BuiltEngine]
     cases: Sequence[Sequence[Path]] = ()
     anew: bool = False
-    say: Callable[[str], None] = lambda _line: None
+    report: Callable[[str], None] = lambda _line: None
 
     def run(self, bundle: Bundle, batches: Sequence[int]) -> list[CachedEngine]:
         """Export one engine for every fold and batch.
@@ -92,9 +92,9 @@ class EngineExport:
             return self._build(bundle, half, single, batch, name)
 
         engine = self.cache.find_or_build(self.key_of(half.sha256, batch), build, anew=self.anew)
-        self.say(f"{name}: {'kept as' if built else 'already built,'} {engine.path}")
+        self.report(f"{name}: {'kept as' if built else 'already built,'} {engine.path}")
         if not built:
-            self.say(f"{name}: {_agreement_line(engine.record)}")
+            self.report(f"{name}: {_agreement_line(engine.record)}")
         return engine
 
     def _build(
@@ -106,18 +106,18 @@ class EngineExport:
         tiles = list(case_batches(self.cases, manifest, batch)) or [synthetic_batch(manifest, batch)]
         started = perf_counter()
         built = self.build(onnx, batch)
-        self.say(
+        self.report(
             f"{name}: built in {perf_counter() - started:.0f} s, {len(built.engine) / _MIB:.1f} MiB (ONNX "
             f"{len(onnx) / _MIB:.1f} MiB), takes {built.memory_bytes / _MIB:.0f} MiB to run"
         )
         layers = read_layers(built.layer_information())
         described = not self.key_of(half.sha256, batch).version_compatible
-        self.say(f"{name}: {check_layers(layers, described=described)}")
+        self.report(f"{name}: {check_layers(layers, described=described)}")
         check_size(len(built.engine), len(onnx))
         decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
         parity = measure_engine(built.run, reference, tiles, decoder)
         record = _record(parity, called, _subject(self.cases), built.memory_bytes)
-        self.say(f"{name}: {_agreement_line(record)}")
+        self.report(f"{name}: {_agreement_line(record)}")
         check_parity(parity)
         return built.engine, record
 

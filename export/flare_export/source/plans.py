@@ -38,6 +38,18 @@ OLD_STYLE_KEYS = (
     "pool_op_kernel_sizes",
     "conv_kernel_sizes",
 )
+# What nnU-Net's own U-Nets have in common, as an `architecture` block says it.
+LAYERS = {
+    "conv_op": "torch.nn.modules.conv.Conv3d",
+    "conv_bias": True,
+    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "dropout_op": None,
+    "dropout_op_kwargs": None,
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
+REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 _RESAMPLING_FUNCTION = "resample_data_or_seg_to_shape"
 _PLANS, _DATASET = "plans.json", "dataset.json"
 _READERS = ("SimpleITKIO", "NibabelIO")
@@ -104,20 +116,13 @@ def _architecture_from_old_keys(old: Mapping[str, Any], name: str) -> dict[str, 
         "arch_kwargs": {
             "n_stages": stages,
             "features_per_stage": [min(base * 2**stage, most) for stage in range(stages)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": old["conv_kernel_sizes"],
             "strides": old["pool_op_kernel_sizes"],
             "n_conv_per_stage" if plain else "n_blocks_per_stage": old["n_conv_per_stage_encoder"],
             "n_conv_per_stage_decoder": old["n_conv_per_stage_decoder"],
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
+            **deepcopy(LAYERS),
         },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        "_kw_requires_import": list(REQUIRES_IMPORT),
     }
 
 

@@ -15,9 +15,13 @@ from flare_runtime.program.telemetry import silence_command
 from flare_runtime.program.terminal import say, say_lines
 
 
-def add_version(parser: argparse.ArgumentParser) -> None:
-    """Give a program `--version`; all of them have the version of the package."""
-    parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
+def new_parser(program: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a program, with `--version`; its help prints `epilog`, such as the exit codes, as it is."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    return parser
 
 
 def path_of(text: str) -> Path:

@@ -36,6 +36,11 @@ def open_streams() -> None:
         sys.stderr = _stream(2, sys.stderr)
 
 
+def print_line(text: object) -> None:
+    """Print one line of results on standard output."""
+    print(visible(text), flush=True)  # flushed: a kill would lose what waits for a file
+
+
 def say(text: str) -> None:
     """Print one line on standard error."""
     say_lines(visible(text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -26,8 +26,6 @@ from flare_train.data.cases import TrainingCase
 _PERCENTILES = (0.5, 50.0, 99.5)
 # Foreground intensities kept of a case for the percentiles of its source.
 _SAMPLES = 2000
-
-Progress = Callable[[Iterable["CaseFacts"], int], Iterable["CaseFacts"]]
 
 
 class CaseFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -84,20 +82,18 @@ def read_facts(source: Path) -> list[CaseFacts]:
     return facts
 
 
-def inspect_cases(
-    cases: Sequence[TrainingCase], workers: int, progress: Progress = lambda facts, _count: facts
-) -> Iterator[CaseFacts]:
+def inspect_cases(cases: Sequence[TrainingCase], workers: int) -> Iterator[CaseFacts]:
     """Inspect every case, several at a time, and yield the facts in the order of the cases.
 
     Raises:
         DeviceError: where a process was killed.
     """
     if workers == 1:
-        yield from progress(map(inspect_case, cases), len(cases))
+        yield from map(inspect_case, cases)
         return
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield from progress(pool.map(inspect_case, cases, chunksize=4), len(cases))
+            yield from pool.map(inspect_case, cases, chunksize=4)
     except BrokenProcessPool as error:
         raise DeviceError("a process was killed, most likely for want of memory; use fewer --workers") from error
 

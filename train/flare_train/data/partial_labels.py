@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
-from tqdm import tqdm
 
 from flare_eval.components import label_components
 from flare_eval.labels import label_values
@@ -28,6 +27,7 @@ from flare_runtime.imaging.file_names import MASK_SUFFIX, mask_name
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.pipeline.crop import mask_box
+from flare_runtime.program.terminal import progress_bar
 
 IGNORE = 2
 # A name says what the file was made of, so that one that is there is the one wanted, and other files are not ours.
@@ -104,11 +104,12 @@ def write_partial_labels(labels: Sequence[PartialLabel], folder: Path, workers: 
     if missing:
         check_folder(folder)
         count = min(workers, len(missing))
+        write = partial(_write, folder=folder)
         if count == 1:
-            _exhaust(map(partial(_write, folder=folder), missing), len(missing))
+            _write_all(map(write, missing), len(missing))
         else:
             with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-                _exhaust(pool.map(partial(_write, folder=folder), missing), len(missing))
+                _write_all(pool.map(write, missing), len(missing))
     return targets
 
 
@@ -138,8 +139,8 @@ def _made_here(folder: Path) -> list[Path]:
     return paths
 
 
-def _exhaust(written: Iterable[None], count: int) -> None:
-    for _ in tqdm(written, total=count, desc="partial labels", unit="case", leave=False, disable=None):
+def _write_all(writing: Iterable[None], count: int) -> None:
+    for _ in progress_bar(writing, "partial labels", "case", count):
         pass
 
 

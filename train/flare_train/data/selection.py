@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -54,21 +55,11 @@ class Choice(msgspec.Struct, frozen=True):
         return self.ignore_beyond_mm is not None
 
 
-def select(
-    facts: Iterable[CaseFacts],
-    *,
-    pseudo_labels: bool = False,
-    empty_labels: bool = False,
-    cap: int | None = None,
-    exclude: Sequence[str] = (),
-    validation: Sequence[str] = (),
-    partial: Sequence[str] = (),
-    ignore_beyond_mm: float = 20.0,
-) -> list[Choice]:
-    """Decide on every case, in the order given.
+@dataclass(frozen=True)
+class SelectionRules:
+    """Which cases are trained on.
 
-    Args:
-        facts: from `inspect_cases`.
+    Attributes:
         pseudo_labels: keep cases whose labels a model drew; the paper leaves them out.
         empty_labels: keep cases without a lesion.
         cap: at most so many cases of a source; which ones depends on their names alone, so that a larger cap keeps
@@ -78,29 +69,51 @@ def select(
         partial: sources of which not every lesion is labelled. Their cases, but for those to validate on, are trained
             on near their labelled lesions alone, and never without one.
         ignore_beyond_mm: how far from a lesion that is.
+    """
+
+    pseudo_labels: bool = False
+    empty_labels: bool = False
+    cap: int | None = None
+    exclude: Sequence[str] = ()
+    validation: Sequence[str] = ()
+    partial: Sequence[str] = ()
+    ignore_beyond_mm: float = 20.0
+
+
+_PAPER = SelectionRules()
+
+
+def select(facts: Iterable[CaseFacts], rules: SelectionRules = _PAPER) -> list[Choice]:
+    """Decide on every case of `inspect_cases`, in their order.
 
     Raises:
-        UsageError: where no case is of a source in `partial`, the distance is not above 0, or two cases have one name.
+        UsageError: where no case is of a source in `rules.partial`, the distance is not above 0, or two cases have one
+            name.
     """
     facts = list(facts)
     _check_names(facts)
-    _check_partial(partial, {case.source for case in facts}, ignore_beyond_mm)
-    choices = []
-    for case in facts:
-        allowed = {"empty_label"} if empty_labels and case.source not in partial else set()
-        problems = [problem for problem in case.problems if problem not in allowed]
-        if _matches(case.stem, exclude):
-            reason = "excluded by name"
-        elif case.source == PSEUDO_LABELLED and not pseudo_labels:
-            reason = "pseudo label"
-        elif case.source == VALIDATION:
-            reason = "validation set"
-        else:
-            reason = ", ".join(problems)
-        held_out = not reason and _matches(case.stem, validation)
-        beyond_mm = ignore_beyond_mm if not reason and not held_out and case.source in partial else None
-        choices.append(Choice(case.stem, case.source, case.image, case.label, not reason, reason, held_out, beyond_mm))
-    return _capped(choices, cap) if cap is not None else choices
+    _check_partial(rules.partial, {case.source for case in facts}, rules.ignore_beyond_mm)
+    choices = [_choice(case, rules) for case in facts]
+    return _capped(choices, rules.cap) if rules.cap is not None else choices
+
+
+def _choice(case: CaseFacts, rules: SelectionRules) -> Choice:
+    partial = case.source in rules.partial
+    reason = _reason_against(case, rules, {"empty_label"} if rules.empty_labels and not partial else set())
+    held_out = not reason and _matches(case.stem, rules.validation)
+    beyond_mm = rules.ignore_beyond_mm if partial and not reason and not held_out else None
+    return Choice(case.stem, case.source, case.image, case.label, not reason, reason, held_out, beyond_mm)
+
+
+def _reason_against(case: CaseFacts, rules: SelectionRules, allowed: set[str]) -> str:
+    """Return why a case is left out, empty where it is not; `allowed` are problems that do not count."""
+    if _matches(case.stem, rules.exclude):
+        return "excluded by name"
+    if case.source == PSEUDO_LABELLED and not rules.pseudo_labels:
+        return "pseudo label"
+    if case.source == VALIDATION:
+        return "validation set"
+    return ", ".join(problem for problem in case.problems if problem not in allowed)
 
 
 def _check_names(facts: Sequence[CaseFacts]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from flare_export.source.plans import LAYERS, REQUIRES_IMPORT
 
 CONFIGURATION = "3d_fullres"
 SPACING_MM = (2.4, 1.6, 1.6)
@@ -41,20 +44,25 @@ def architecture(features: Sequence[int]) -> dict[str, Any]:
         "arch_kwargs": {
             "n_stages": stages,
             "features_per_stage": list(features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * stages,
             "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
             "n_conv_per_stage": [2] * stages,
             "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
+            **deepcopy(LAYERS),
         },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        "_kw_requires_import": list(REQUIRES_IMPORT),
+    }
+
+
+def _resampling(what: str, order: int) -> dict[str, Any]:
+    return {
+        f"resampling_fn_{what}": "resample_data_or_seg_to_shape",
+        f"resampling_fn_{what}_kwargs": {
+            "is_seg": what == "seg",
+            "order": order,
+            "order_z": 0,
+            "force_separate_z": None,
+        },
     }
 
 
@@ -89,7 +97,6 @@ def make_plans(
     """
     spacings, shapes = np.array(fingerprint["spacings"]), np.array(fingerprint["shapes_after_crop"])
     median_mm, median_shape = np.median(spacings, axis=0), np.median(shapes, axis=0)
-    resampling = {"order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": f"{plans_name}_{CONFIGURATION}",
         "preprocessor_name": "DefaultPreprocessor",
@@ -99,12 +106,9 @@ def make_plans(
         "spacing": list(spacing_mm),
         "normalization_schemes": ["CTNormalization"],
         "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
-        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
-        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
+        **_resampling("data", order=3),
+        **_resampling("seg", order=1),
+        **_resampling("probabilities", order=1),
         "architecture": architecture(features),
         "batch_dice": False,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,17 +23,15 @@ from flare_train.training.checkpoint import FINAL, LATEST, newest_checkpoint, sa
 from flare_train.training.emissions import check_country
 from flare_train.training.record import FILE, RunRecord, Validation
 from flare_train.training.run import ALL, Run
-from flare_train.training.stretch import Tell, train_stretch
+from flare_train.training.stretch import Report, train_stretch
 from flare_train.training.validation import check_cases, means, validate
 
 # nnU-Net's own class: whoever gets the validated checkpoints predicts with them without this package.
 _STOCK_TRAINER = "nnUNetTrainer"
 _LOCK = ".lock"
 
-_PRINT: Tell = partial(print, flush=True)  # flushed: a kill would lose what waits for a file
 
-
-def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
+def train(run: Run, report: Report, workers: int = 1) -> RunRecord:
     """Train until the schedule is over, from wherever an earlier run of the same kind got to; return the record.
 
     After every stretch the network is validated on whole volumes and kept as `checkpoint_epoch_N.pth`, which any
@@ -42,8 +39,8 @@ def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
 
     Args:
         run: what to train.
+        report: takes lines for the user; has to be picklable for several GPUs.
         workers: processes for what comes before the training.
-        tell: takes lines for the user; has to be picklable for several GPUs.
 
     Raises:
         UsageError: where the run was begun otherwise, another process is at it, or its cases cannot be validated on.
@@ -66,17 +63,17 @@ def train(run: Run, workers: int = 1, tell: Tell = _PRINT) -> RunRecord:
         check_country(run.country)
     cases = validation_cases(run, workers)
     if not cases:
-        tell("no cases to validate on: the schedule goes to its end (name a data set with --validation)")
+        report("no cases to validate on: the schedule goes to its end (name a data set with --validation)")
     check_targets(run.folder / name for name in (FILE, _LOCK))
     check_folder(run.folder)
     with only_process(run.folder / _LOCK, f"{run.folder}: another process is training there; wait, or stop it"):
         record = _begun(run, plans, cases)
         preprocess(run.dataset, run.plans, workers)
         check_preprocessed(run.dataset, plans)
-        return _train(run, record, cases, tell)
+        return _train(run, record, cases, report)
 
 
-def _train(run: Run, record: RunRecord, cases: Sequence[TrainingCase], tell: Tell) -> RunRecord:
+def _train(run: Run, record: RunRecord, cases: Sequence[TrainingCase], report: Report) -> RunRecord:
     while True:
         done = _settled_epochs(run)
         final = run.folder / FINAL
@@ -85,10 +82,10 @@ def _train(run: Run, record: RunRecord, cases: Sequence[TrainingCase], tell: Tel
             if cases and done not in [validation.epochs for validation in record.validations]:
                 record.validations.append(_validated(run, name, done, cases))
                 record.save(run.folder)
-                tell(_line(record.validations[-1]))
+                report(_line(record.validations[-1]))
         if run.schedule.is_over(done, [validation.dsc for validation in record.validations]):
             return record
-        train_stretch(run, run.schedule.end_after(done), tell)
+        train_stretch(run, run.schedule.end_after(done), report)
         record = RunRecord.load(run.folder) or record
 
 

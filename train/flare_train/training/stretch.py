@@ -24,10 +24,11 @@ from flare_train.training.run import Run
 from flare_train.training.trainer import FlareTrainer
 from flare_train.training.validation import quiet
 
-Tell = Callable[[str], None]
+# Takes lines for the user.
+Report = Callable[[str], None]
 
 
-def train_stretch(run: Run, end: int, tell: Tell) -> None:
+def train_stretch(run: Run, end: int, report: Report) -> None:
     """Train from where the newest checkpoint stands, or from the start, until `end` epochs are done.
 
     Raises:
@@ -36,13 +37,13 @@ def train_stretch(run: Run, end: int, tell: Tell) -> None:
         OutputError: where something cannot be written.
     """
     if run.gpus < 2:
-        _train(run, end, tell)
+        _train(run, end, report)
         return
     from nnunetv2.run.run_training import find_free_network_port
     from torch.multiprocessing.spawn import ProcessException, spawn
 
     errors: Any = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    arguments = (run, end, tell, find_free_network_port(), errors)
+    arguments = (run, end, report, find_free_network_port(), errors)
     try:
         spawn(_on_one_of_several, arguments, nprocs=run.gpus)  # type: ignore[no-untyped-call]
     except ProcessException:
@@ -51,19 +52,19 @@ def train_stretch(run: Run, end: int, tell: Tell) -> None:
         raise errors.get() from None
 
 
-def _on_one_of_several(rank: int, run: Run, end: int, tell: Tell, port: int, errors: Any) -> None:
+def _on_one_of_several(rank: int, run: Run, end: int, report: Report, port: int, errors: Any) -> None:
     torch.cuda.set_device(rank)
     address = f"tcp://localhost:{port}"
     torch.distributed.init_process_group("nccl", init_method=address, rank=rank, world_size=run.gpus)
     try:
-        _train(run, end, tell)
+        _train(run, end, report)
     except FlareError as error:
         errors.put(error)
         raise
     torch.distributed.destroy_process_group()
 
 
-def _train(run: Run, end: int, tell: Tell) -> None:
+def _train(run: Run, end: int, report: Report) -> None:
     end_children_with_me()
     if run.gpus:  # as nnU-Net does
         torch.set_num_threads(1)
@@ -80,7 +81,7 @@ def _train(run: Run, end: int, tell: Tell) -> None:
     meter = EmissionsMeter(run.country) if run.country and trainer.local_rank == 0 else None
     record = RunRecord.load(run.folder)
     if trainer.local_rank == 0 and record is not None:
-        trainer.on_epoch = _Clerk(run, record, done, meter, tell)
+        trainer.on_epoch = _Clerk(run, record, done, meter, report)
     try:
         trainer.run_training()
     finally:
@@ -92,8 +93,8 @@ def _trainer(run: Run) -> FlareTrainer:
     plans, dataset = (read_json(run.dataset.preprocessed / name) for name in (f"{run.plans}.json", "dataset.json"))
     plans["continue_training"] = False  # a switch for a logging service, which nnU-Net takes out of the plans
     fold: int | str = int(run.fold) if run.fold.isdigit() else run.fold
-    FlareTrainer.silent = True  # before there is a trainer, which begins to speak when it is made
     trainer = FlareTrainer(plans, CONFIGURATION, fold, dataset, run.device)
+    trainer.silent = True
     trainer.recipe = run.recipe
     return trainer
 
@@ -101,8 +102,8 @@ def _trainer(run: Run) -> FlareTrainer:
 class _Clerk:
     """Notes every epoch in the run's record and tells the user of it."""
 
-    def __init__(self, run: Run, record: RunRecord, done: int, meter: EmissionsMeter | None, tell: Tell) -> None:
-        self._folder, self._record, self._meter, self._tell = run.folder, record, meter, tell
+    def __init__(self, run: Run, record: RunRecord, done: int, meter: EmissionsMeter | None, report: Report) -> None:
+        self._folder, self._record, self._meter, self._report = run.folder, record, meter, report
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         self._session = Session(started=started, machine=_machine(run), first_epoch=done + 1, last_epoch=done)
         if record.sessions:  # killed between an epoch's checkpoint and its record, the one before knows too little
@@ -116,7 +117,7 @@ class _Clerk:
         if self._meter:
             self._session.energy_kwh, self._session.co2_kg = self._meter.read()
         self._record.save(self._folder)
-        self._tell(_line(trainer))
+        self._report(_line(trainer))
 
 
 def _line(trainer: FlareTrainer) -> str:

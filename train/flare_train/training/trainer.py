@@ -42,11 +42,11 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
 
     Attributes:
         recipe: set it before `initialize()`.
-        silent: whether nnU-Net's own lines go to its log file alone.
+        silent: whether nnU-Net's own lines, but for those of making the trainer, go to its log file alone.
         on_epoch: called with the trainer after every epoch, once its checkpoint is written.
     """
 
-    silent = False
+    silent = False  # of the class, since nnU-Net logs before its constructor returns
 
     def __init__(
         self,

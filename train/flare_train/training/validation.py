@@ -10,7 +10,6 @@ from statistics import fmean
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from tqdm import tqdm
 
 from flare_eval.accuracy.scores import TOLERANCE_MM, Pair, evaluate
 from flare_eval.results import CaseAccuracy, save
@@ -18,6 +17,7 @@ from flare_export.source.checkpoint import read_checkpoint
 from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder
 from flare_runtime.imaging.file_names import mask_name
+from flare_runtime.program.terminal import progress_bar
 from flare_train.data.cases import TrainingCase
 from flare_train.data.inspection import inspect_cases
 
@@ -28,17 +28,10 @@ def check_cases(cases: Sequence[TrainingCase], workers: int) -> None:
     Raises:
         UsageError: naming the first few; a label without a lesion is fine.
     """
-    facts = tqdm(
-        inspect_cases(cases, min(workers, len(cases))),
-        total=len(cases),
-        desc="reading validation cases",
-        unit="case",
-        leave=False,
-        disable=None,
-    )
+    facts = inspect_cases(cases, min(workers, len(cases)))
     messages = [
         message
-        for case in facts
+        for case in progress_bar(facts, "reading validation cases", "case", len(cases))
         for problem, message in zip(case.problems, case.messages, strict=True)
         if problem != "empty_label"
     ]
@@ -70,7 +63,7 @@ def validate(
         predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(model_folder), (fold,), checkpoint)
     pairs = []
-    for case in tqdm(cases, desc="validating", unit="case", leave=False, disable=None):
+    for case in progress_bar(cases, "validating", "case"):
         with quiet():
             predictor.predict_from_files_sequential([[str(case.image)]], [str(output / case.stem)])
         pairs.append(Pair(case.stem, Path(str(case.label)), output / mask_name(case.stem)))

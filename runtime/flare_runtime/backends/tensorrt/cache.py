@@ -96,12 +96,12 @@ class EngineCache:
 
     Args:
         folder: from `cache_folder`.
-        tell: is told, in one line each, why a file was not taken, and that another process is waited for.
+        report: takes lines: why a file was not taken, and that another process is waited for.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(self, folder: Path, report: Callable[[str], None] = lambda _line: None) -> None:
         self._folder = folder
-        self._tell = tell
+        self._report = report
 
     def find(self, key: EngineKey) -> CachedEngine | None:
         """Return the engine of exactly this key, or None where there is none that can be trusted."""
@@ -112,10 +112,10 @@ class EngineCache:
         try:
             header, engine = _decode(content)
         except ValueError as error:
-            self._tell(f"{path.name} is not used: {error}")
+            self._report(f"{path.name} is not used: {error}")
             return None
         if header.key != key:
-            self._tell(f"{path.name} is not used: it holds the engine of another key")
+            self._report(f"{path.name} is not used: it holds the engine of another key")
             return None
         return CachedEngine(key, engine, header.record, path)
 
@@ -140,7 +140,7 @@ class EngineCache:
             taken = sum(engine.record.memory_bytes for engine in whole)
             if memory_bytes is None or taken <= memory_bytes:
                 return whole
-            self._tell(f"engines of batch {batch} are not used: they take {taken:,} bytes of {memory_bytes:,}")
+            self._report(f"engines of batch {batch} are not used: they take {taken:,} bytes of {memory_bytes:,}")
         return []
 
     def _first(self, held: Sequence[EngineKey], wanted: EngineKey, lean: bool) -> CachedEngine | None:
@@ -182,7 +182,7 @@ class EngineCache:
                 try:
                     yield _split(start)[1].key
                 except ValueError as error:
-                    self._tell(f"{path.name} is not used: {error}")
+                    self._report(f"{path.name} is not used: {error}")
 
     def _read(self, path: Path, most: int = -1) -> bytes | None:
         try:
@@ -190,7 +190,7 @@ class EngineCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._tell(f"{path.name} is not used: {error.strerror or error}")
+            self._report(f"{path.name} is not used: {error.strerror or error}")
             return None
 
     @contextmanager
@@ -205,7 +205,7 @@ class EngineCache:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._tell("another process builds this engine; waiting for it")
+                self._report("another process builds this engine; waiting for it")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
