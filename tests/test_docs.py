@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from flare_runtime.model import manifest
 from flare_runtime.pipeline.lesions import Lesion
 from flare_runtime.run.record import CaseRecord
 from tests import reference_pages
-from tests.reference_pages import COMMANDS_PAGE
+from tests.reference_pages import COMMANDS_PAGE, PROGRAMS
 from tests.runtime.nifti_files import blobs, write_nifti
 
 ROOT = Path(__file__).parents[1]
@@ -176,3 +177,17 @@ def test_no_link_leads_nowhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", [README, DOCS / "reference" / "python.md"], ids=lambda path: path.name)
+def test_the_python_examples_run(path, tmp_path, monkeypatch):
+    phantoms = import_module(PROGRAMS["python -m flare_phantom"])
+    phantoms.main(["-o", str(tmp_path), *"--seed 1 --shape 20 40 40 --spacing 6 4 4".split()])
+    (tmp_path / "scan.nii.gz").symlink_to(tmp_path / "imagesTr" / "phantom_0001_0000.nii.gz")
+    (tmp_path / "scans").symlink_to(tmp_path / "imagesTr")
+    (tmp_path / "BUNDLE").symlink_to(ROOT / "models" / "default")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, str(path), "exec"), names)
+    assert (tmp_path / "mask.nii.gz").is_file()
