@@ -182,7 +182,7 @@ def test_no_link_leads_nowhere(path):
 @pytest.mark.parametrize("path", [README, DOCS / "reference" / "python.md"], ids=lambda path: path.name)
 def test_the_python_examples_run(path, tmp_path, monkeypatch):
     phantoms = import_module(PROGRAMS["python -m flare_phantom"])
-    phantoms.main(["-o", str(tmp_path), *"--seed 1 --shape 20 40 40 --spacing 6 4 4".split()])
+    phantoms.main(["-o", str(tmp_path), *["--seed", "1", "--shape", "20", "40", "40", "--spacing", "6", "4", "4"]])
     (tmp_path / "scan.nii.gz").symlink_to(tmp_path / "imagesTr" / "phantom_0001_0000.nii.gz")
     (tmp_path / "scans").symlink_to(tmp_path / "imagesTr")
     (tmp_path / "BUNDLE").symlink_to(ROOT / "models" / "default")

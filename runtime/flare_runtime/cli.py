@@ -48,7 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--precision",
         default="auto",
         metavar="TYPE",
-        help="auto, fp32, bf16 or int8 (CPU), or fp16 (default: the lower one where it was measured to agree)",
+        help="auto, fp32, bf16 or int8 (CPU), or fp16 (default: auto, the lowest that the bundle records to agree)",
     )
     add(
         "--step",

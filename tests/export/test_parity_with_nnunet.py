@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from flare_export import cli
-from flare_export.bundle.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
+from flare_export.bundle.conversion import MAX_MARGIN_STEPS, Naming, export_bundle
 from flare_export.parity.case_parity import measure_case_parity
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.model.bundle import Bundle
@@ -84,7 +84,7 @@ def test_masks_are_those_of_nnunet(name: str, tmp_path: Path) -> None:
             "the model must find something and not everything"
         )
         assert result.agreement.voxel_agreement >= 0.999, result.row
-        assert result.margin_units <= MAX_MARGIN_UNITS, result.row
+        assert result.margin_steps <= MAX_MARGIN_STEPS, result.row
 
 
 def test_mirroring_changes_the_result(tmp_path: Path) -> None:

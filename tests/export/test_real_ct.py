@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flare_export.bundle.conversion import MAX_MARGIN_UNITS, Naming, export_bundle
+from flare_export.bundle.conversion import MAX_MARGIN_STEPS, Naming, export_bundle
 from flare_export.parity.case_parity import measure_case_parity
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.options import RunOptions
@@ -42,4 +42,4 @@ def test_masks_are_those_of_nnunet(volume: str, shared_data: Path, tmp_path: Pat
     (result,) = measure_case_parity(folder, [Segmenter.load(bundle.path, RunOptions(precision="fp32"))], [[image]])
     assert result.agreement.foreground_voxels
     assert result.agreement.voxel_agreement >= 0.999, result.row
-    assert result.margin_units <= MAX_MARGIN_UNITS, result.row
+    assert result.margin_steps <= MAX_MARGIN_STEPS, result.row

@@ -25,8 +25,9 @@ class CaseParity:
         backend, precision: what ran.
         agreement: with nnU-Net's mask.
         differing: voxels with another label.
-        margin: the largest logit margin of nnU-Net where the masks differ.
-        margin_units: the largest in units of what its float16 accumulators resolve at that voxel.
+        margin: how decided nnU-Net was where the masks differ, at most: the distance of its two largest logits.
+        margin_steps: the same in steps, each the least difference of logits that nnU-Net's float16 sum of tiles can
+            show at that voxel.
     """
 
     case: str
@@ -35,7 +36,7 @@ class CaseParity:
     agreement: Agreement
     differing: int
     margin: float
-    margin_units: float
+    margin_steps: float
 
     @property
     def record(self) -> Parity:
@@ -55,13 +56,13 @@ class CaseParity:
         a = self.agreement
         return (
             f"{self.case:<28} {self.backend:<12} {self.precision:<5} {a.voxel_agreement:>11.5%} {a.dice:>9.6f} "
-            f"{self.differing:>9} {a.foreground_voxels:>11} {self.margin:>9.2g} {self.margin_units:>9.1f}"
+            f"{self.differing:>9} {a.foreground_voxels:>11} {self.margin:>9.2g} {self.margin_steps:>9.1f}"
         )
 
 
 HEADING = (
     f"{'case':<28} {'backend':<12} {'prec.':<5} {'voxels equal':>11} {'Dice':>8} "
-    f"{'differing':>9} {'foreground':>11} {'margin':>9} {'f16 units':>9}"
+    f"{'differing':>9} {'foreground':>11} {'margin':>9} {'steps':>9}"
 )
 
 
@@ -83,7 +84,7 @@ def measure_case_parity(
         for segmenter in segmenters:
             manifest = segmenter.bundle.manifest
             mask = segmenter.segment(volumes).mask
-            margin, units = largest_margin(
+            margin, steps = largest_margin(
                 expected, mask, manifest.transpose_forward, regions=manifest.regions_class_order is not None
             )
             yield CaseParity(
@@ -93,5 +94,5 @@ def measure_case_parity(
                 compare(expected.mask, mask),
                 int(np.count_nonzero(mask != expected.mask)),
                 margin,
-                units,
+                steps,
             )

@@ -120,8 +120,8 @@ def largest_margin(
         regions: whether the logits are those of overlapping regions.
 
     Returns:
-        The largest margin among the differing voxels, and the largest in units of what float16 can resolve there;
-        both 0 where nothing differs.
+        The largest margin among the differing voxels, and the largest in steps, each what `float16_resolution` gives
+        for its voxel; both 0 where nothing differs.
     """
     differs = (mask != reference.mask).transpose(transpose)
     box = Box.between(*np.transpose(reference.properties["bbox_used_for_cropping"]))
