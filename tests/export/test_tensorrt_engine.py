@@ -1,4 +1,8 @@
-"""The builder around TensorRT, and the whole command, with stand-ins for TensorRT and the GPU."""
+"""The builder around TensorRT, and the whole command, with stand-ins for TensorRT and the GPU.
+
+A test whose name says `wiring` shows that calls and values reach the stand-in and come back from it, no more: that
+TensorRT takes such calls, the tests marked `tensorrt` show.
+"""
 
 import importlib
 import sys
@@ -52,7 +56,7 @@ def build(engines, onnx, batch=2, **options):
     return engines.TensorRTBuilder(StandInDevice(), engines.BuildOptions(**options))(onnx, batch)
 
 
-def test_an_engine_takes_the_whole_batch(engines, half):
+def test_wiring_of_a_whole_batch_through_an_engine(engines, half):
     built = build(engines, half, 3)
     tiles = np.random.default_rng(0).standard_normal((3, 1, 16, 16, 16)).astype(np.float32)
     expected = [OnnxRuntimeNetwork(half, threads=1).run(tile[None]) for tile in tiles]
@@ -60,7 +64,7 @@ def test_an_engine_takes_the_whole_batch(engines, half):
     assert built.memory_bytes == 1000
 
 
-def test_options_reach_the_builder(engines, half, tensorrt):
+def test_wiring_of_options_to_the_builder(engines, half, tensorrt):
     build(engines, half)
     assert tensorrt.asked.profiling_verbosity == "detailed"
     assert (tensorrt.asked.flags, tensorrt.asked.limits) == ([Flag.DISABLE_TIMING_CACHE], {})
@@ -127,7 +131,7 @@ def machine(engines, monkeypatch, tmp_path):
     return tmp_path / "cache" / "flare-lite" / "tensorrt"
 
 
-def test_the_command_builds_verifies_and_keeps_what_the_runtime_then_finds(machine, bundle, half, capsys):
+def test_wiring_of_the_command_to_what_the_runtime_then_finds(machine, bundle, half, capsys):
     assert cli.main(["trt", str(bundle.path), "--batch", "1", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
@@ -161,7 +165,7 @@ def test_a_refused_engine_ends_the_command_and_is_not_kept(machine, bundle, tens
     assert not list(machine.glob("*.engine"))
 
 
-def test_options_of_the_command_reach_the_builder(machine, bundle, tensorrt):
+def test_wiring_of_the_commands_options_to_the_builder(machine, bundle, tensorrt):
     arguments = ["--workspace-mib", "5", "--version-compatible", "--no-timing-cache", "--device", "cuda:1"]
     assert cli.main(["trt", str(bundle.path), *arguments]) == 0
     assert tensorrt.asked.limits == {"workspace": 5 << 20}
@@ -189,7 +193,7 @@ def test_the_command_needs_no_torch(machine, bundle, monkeypatch):
     assert importlib.import_module("flare_export.cli").main(["trt", str(bundle.path)]) == 0
 
 
-def test_the_lean_runtime_runs_what_was_built_compatible(machine, bundle, monkeypatch):
+def test_wiring_of_the_lean_runtime_to_what_was_built_compatible(machine, bundle, monkeypatch):
     assert cli.main(["trt", str(bundle.path), "--version-compatible"]) == 0
     lean = builder_module("11.6.0.1")
     lean.__name__ = "tensorrt_lean"

@@ -1,4 +1,8 @@
-"""TensorRT's backend around TensorRT itself, which a stand-in with the same calls takes the place of."""
+"""TensorRT's backend around TensorRT itself, which a stand-in with the same calls takes the place of.
+
+A test whose name says `wiring` shows that calls and values reach the stand-in and come back from it, no more: that
+TensorRT takes such calls, the tests marked `tensorrt` show.
+"""
 
 import gc
 import re
@@ -55,7 +59,7 @@ def logits_of(values):
     return np.concatenate([-3 * values[:, :1], 3 * values[:, :1]], axis=1)
 
 
-def test_a_network_says_what_it_is(network):
+def test_wiring_what_a_network_says_of_itself(network):
     assert (network.backend, network.device, network.precision) == ("tensorrt", "cuda:0", "fp16")
     assert (network.batch, network.memory_bytes) == (3, 1000)
 
@@ -139,7 +143,7 @@ def test_a_driver_that_tensorrt_does_not_like_is_a_device_error_and_no_crash(mon
     assert not BrokenRuntime.deleted
 
 
-def test_code_inside_an_engine_is_allowed_only_where_it_was_built_so(backend, device):
+def test_wiring_of_the_leave_to_run_code_inside_an_engine(backend, device):
     engine = engine_bytes(version_compatible=True)
     with pytest.raises(DeviceError, match="does not take"):
         backend.TensorRTNetwork(engine, device)
@@ -154,7 +158,7 @@ def test_a_run_that_fails_is_a_device_error(backend, device):
 
 
 @pytest.mark.parametrize(("layers", "text"), [('{"Layers": []}', '{"Layers": []}'), (None, "")])
-def test_layers_are_described_where_tensorrt_does(backend, device, layers, text):
+def test_wiring_of_what_tensorrt_says_of_the_layers(backend, device, layers, text):
     assert backend.TensorRTNetwork(engine_bytes(layers=layers), device).layer_information() == text
 
 
@@ -207,7 +211,7 @@ def keep(cache, backend, device, fold, batch=2, **options):
     return cache.find_or_build(key, lambda: (engine_bytes(batch, factor=float(fold) + 1), RECORD))
 
 
-def test_a_key_names_the_gpu_and_the_version(backend, device):
+def test_wiring_of_gpu_and_version_into_the_key(backend, device):
     key = backend.engine_key("0" * 64, device, PATCH, 2)
     assert (key.gpu, key.compute_capability, key.tensorrt) == ("NVIDIA Stand-in", "9.0", "11.4.0.106")
 
