@@ -40,8 +40,8 @@ from flare_runtime.segmenter import Segmenter
 
 MODEL_CARD_NAME = "MODEL_CARD.md"
 # What --verify demands of float32: this Dice, or else no voxel that differs where nnU-Net was decided by more than a
-# few steps, as each of its own additions in float16 may be off by one. ONNX Runtime sums the voxels of a norm in float32
-# and one after the other, which shows on large patches.
+# few steps, as each of its own additions in float16 may be off by one. ONNX Runtime sums the voxels of a norm in
+# float32 and one after the other, which shows on large patches.
 MIN_CASE_DICE = {"openvino": 0.9995, "onnxruntime": 0.995}
 MAX_MARGIN_STEPS = 8.0
 
