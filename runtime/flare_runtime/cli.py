@@ -21,7 +21,7 @@ exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    from flare_runtime.program.command_line import new_parser, path_of, positive
+    from flare_runtime.program.command_line import name_of, new_parser, path_of, positive
 
     parser = new_parser(
         "flare-infer",
@@ -30,7 +30,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("-i", "--input", type=path_of, required=True, metavar="IN", help="a .nii or .nii.gz file, or a folder of them")
-    add("-o", "--output", type=path_of, required=True, metavar="OUT", help="a file for a file, a folder for a folder")
+    add(
+        "-o",
+        "--output",
+        type=name_of,
+        required=True,
+        metavar="OUT",
+        help="a file or a FOLDER/ for a file, a folder for a folder",
+    )
     add("-m", "--model", type=path_of, metavar="BUNDLE", help="folder or zip (default: the model that is shipped)")
     add(
         "--device",

@@ -39,7 +39,7 @@ def check_targets(
     Raises:
         OutputError: where a target is no regular file, is an input, lies in a bundle, or holds something else.
     """
-    read = cache(lambda: {identity for path in inputs if (identity := _identity(path))})
+    read = cache(lambda: {identity: path for path in inputs if (identity := _identity(path))})
     around, names = cache(lambda folder: bundle_around(Path(folder))), cache(_names)
     for target in targets:
         folder, name = os.path.split(target)
@@ -52,8 +52,9 @@ def check_targets(
         status = check_kind(target)
         if status is None:
             continue
-        if (status.st_dev, status.st_ino) in read():
-            raise OutputError(f"{target}: is the input itself; choose another output")
+        if source := read().get((status.st_dev, status.st_ino)):
+            name = "" if source == target else f", {source}"
+            raise OutputError(f"{target}: is the input itself{name}; choose another output")
         if over is not None and status.st_size and not _holds(target, status.st_size, over, head_bytes):
             raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
 

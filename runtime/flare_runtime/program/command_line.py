@@ -24,11 +24,16 @@ def new_parser(program: str, description: str | None, epilog: str | None = None)
     return parser
 
 
-def path_of(text: str) -> Path:
+def name_of(text: str) -> str:
     """Read the name of a file or folder; an empty one, such as of an unset variable, would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name; give a file or folder, . for the current one")
-    return Path(text)
+    return text
+
+
+def path_of(text: str) -> Path:
+    """Read the path of a file or folder, of which a / at the end is no part; see `name_of`."""
+    return Path(name_of(text))
 
 
 def _whole(text: str) -> int:

@@ -8,13 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flare_runtime.errors import UsageError
+from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.file_names import (
     STALE,
-    is_image_name,
     is_mask_name,
     is_stale,
     mask_name,
@@ -22,7 +21,8 @@ from flare_runtime.imaging.file_names import (
     split_channel,
     strip_suffix,
 )
-from flare_runtime.imaging.write import HEAD_BYTES, is_mask
+from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
+from flare_runtime.run.input_folder import find_images
 from flare_runtime.run.record import is_record
 
 
@@ -57,19 +57,24 @@ class Case:
         return [self.images[channel] for channel in sorted(self.images)]
 
 
-def find_cases(source: Path, target: Path, channels: int) -> list[Case]:
+def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
     """Return the cases of a NIfTI file or of a folder of them.
 
     Args:
         source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz.
-        target: a file for a file, a folder for a folder.
+        target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
         channels: how many images the model takes; for a file the others are found beside it by their numbers.
 
     Raises:
         UsageError: where there is nothing to do, or two inputs would write one output.
         OutputError: where an output cannot or must not be written.
     """
-    cases = _folder(source, target, channels) if _is_folder(source) else [_single(source, target, channels)]
+    place = Path(target)
+    if _is_folder(source):
+        cases = _folder(source, place, channels)
+    else:
+        into = str(target).endswith(os.sep) or _is_there_as(Path.is_dir, place)
+        cases = [_single(source, place, channels, into_folder=into)]
     _check_outputs(cases)
     return cases
 
@@ -78,7 +83,11 @@ def _check_outputs(cases: Sequence[Case]) -> None:
     for case in cases:
         if any(is_stale(path.name) for path in (*case.images.values(), case.mask)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
-    images = [image for case in cases for image in case.images.values()]
+    owners = {image: case for case in cases for image in case.images.values()}
+    for case in cases:
+        if owners.get(case.mask, case) is not case:
+            raise OutputError(f"{case.mask}: is an input, that of {owners[case.mask].name}; choose another output")
+    images = list(owners)
     masks = (path for case in cases for path in (case.mask, case.stale))
     check_targets(masks, images, over=is_mask, head_bytes=HEAD_BYTES)
     check_targets((case.record for case in cases), images, over=is_record)
@@ -91,7 +100,7 @@ def _is_folder(source: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{source}: there is no such file or folder") from error
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise UsageError(f"{source}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_there_as(kind: Callable[[Path], bool], target: Path) -> bool:
@@ -100,18 +109,15 @@ def _is_there_as(kind: Callable[[Path], bool], target: Path) -> bool:
     return False
 
 
-def _unreadable(source: Path, error: OSError) -> UsageError:
-    return UsageError(f"{source}: cannot be read ({error.strerror or error})")
-
-
-def _single(source: Path, target: Path, channels: int) -> Case:
+def _single(source: Path, target: Path, channels: int, *, into_folder: bool) -> Case:
     name, channel = split_channel(source.name)
     if channel:
         name = strip_suffix(source.name)
-    if _is_there_as(Path.is_dir, target):
+    if into_folder:
         target = target / mask_name(name)
     if not is_mask_name(target.name):
-        raise UsageError(f"{target}: the output for a file is a .nii.gz or .nii file, or a folder that exists")
+        allowed = " or ".join(mask_suffixes())
+        raise UsageError(f"{target}: the output for a file is a {allowed} file, or a folder that exists or ends in /")
     images = {0: source}
     for index in range(1, channels):
         if (other := other_channel(source, index)) and other.exists():
@@ -122,17 +128,8 @@ def _single(source: Path, target: Path, channels: int) -> Case:
 def _folder(source: Path, target: Path, channels: int) -> list[Case]:
     if _is_there_as(Path.is_file, target) or is_mask_name(target.name):
         raise UsageError(f"{target}: the output for a folder is a folder")
-    try:
-        names = sorted(os.listdir(source))  # noqa: PTH208 (thousands of names are sorted much faster than paths)
-    except OSError as error:
-        raise _unreadable(source, error) from error
-    files = [source / name for name in names if is_image_name(name)]
-    if not files:
-        dicom = any(name.lower().endswith(".dcm") for name in names)
-        other = " (DICOM series have to be converted to NIfTI first)" if dicom else ""
-        raise UsageError(f"{source}: holds no .nii or .nii.gz file{other}")
     found: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in files:
+    for path in find_images(source, target):
         name, channel = split_channel(path.name)
         if (channel or 0) in found[name]:
             raise _same_mask(found[name][channel or 0], path, name)

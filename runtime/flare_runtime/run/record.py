@@ -161,6 +161,12 @@ def is_record(data: bytes) -> bool:
     return _is_ours(data, _RECORD_FORMAT, _was_record)
 
 
+def mask_in_record(data: bytes) -> str | None:
+    """Return the mask that a file's content says was written, where that is a case's record."""
+    mask = msgspec.json.decode(data, type=dict[str, Any]).get("mask") if is_record(data) else None
+    return mask if isinstance(mask, str) else None
+
+
 def is_report(data: bytes) -> bool:
     """Whether a file's content is a run's report; those of before `format` was written are told by the versions."""
     return _is_ours(data, _REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)

@@ -80,7 +80,7 @@ class Session:
 
         Args:
             source: an image, or a folder of them.
-            target: a file for a file, a folder for a folder.
+            target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
             report: a file for the JSON report of the whole run.
             command: what the report says that the run was begun by, such as `sys.argv`.
 
@@ -89,7 +89,8 @@ class Session:
             OutputError: where an output cannot or must not be written.
         """
         channels = len(self.bundle.manifest.channels)
-        cases = find_cases(as_path(source, "the source"), as_path(target, "the target"), channels)
+        as_path(target, "the target")  # which drops a / at the end
+        cases = find_cases(as_path(source, "the source"), target, channels)
         report_path = None if report is None else as_path(report, "the report")
         if report_path is not None:
             _check_report(report_path, cases)

@@ -1,0 +1,92 @@
+"""What of a folder is to be segmented: its images, but no results of earlier runs and nothing that cannot be read."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path, PurePath
+
+from flare_runtime.errors import UsageError
+from flare_runtime.files.naming import visible
+from flare_runtime.imaging.file_names import is_image_name, strip_suffix
+from flare_runtime.imaging.read import image_suffixes
+from flare_runtime.imaging.write import HEAD_BYTES, is_mask
+from flare_runtime.run.record import mask_in_record
+
+_LOG = logging.getLogger(__name__)
+
+# Files of other formats that may be meant.
+_OTHER_FORMATS = {".dcm", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz"}
+
+
+def find_images(source: Path, target: Path) -> list[Path]:
+    """Return the images of a folder in the order of their names; of what else may be meant, a warning is logged.
+
+    Args:
+        source: the folder, which alone is looked into.
+        target: the folder of results, of which no word is said where it lies in `source`.
+
+    Raises:
+        UsageError: where there is no image, or the folder cannot be read.
+    """
+    try:
+        with os.scandir(source) as entries:  # much faster than paths for thousands of files
+            visible_ones = [entry for entry in entries if entry.name[0] != "."]
+            # One that is named like an image is a case, which is refused.
+            folders = [Path(one.path) for one in visible_ones if one.is_dir() and not is_image_name(one.name)]
+            names = {entry.name for entry in visible_ones}
+    except OSError as error:
+        raise UsageError(f"{source}: cannot be read ({error.strerror or error})") from error
+    folders = [folder for folder in folders if not _is_same(folder, target)]
+    images = [source / name for name in sorted(names) if is_image_name(name)]
+    results = {path for path in images if f"{strip_suffix(path.name)}.json" in names and _is_result(path)}
+    images = [path for path in images if path not in results]
+    left_out = [
+        *_counted(len(results), "mask", "of earlier runs"),
+        *_other_files(names),
+        *_counted(len(folders), "folder", "in it"),
+    ]
+    if not images:
+        suffixes = " or ".join(sorted(image_suffixes()))
+        also = f", but {' and '.join(left_out)}" if left_out else ""
+        raise UsageError(f"{source}: holds no {suffixes} file{also}{_advice(names, folders)}")
+    if left_out:
+        _LOG.warning("%s: left out %s%s", visible(source), " and ".join(left_out), _advice(names, folders))
+    return images
+
+
+def _is_same(folder: Path, target: Path) -> bool:
+    with suppress(OSError):
+        return folder.samefile(target)
+    return False
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file that a .json lies beside is the mask that this describes."""
+    with suppress(OSError):
+        record = path.with_name(f"{strip_suffix(path.name)}.json").read_bytes()
+        if PurePath(mask_in_record(record) or "").name == visible(path.name):
+            with path.open("rb") as file:
+                return is_mask(file.read(HEAD_BYTES))
+    return False
+
+
+def _other_files(names: Iterable[str]) -> list[str]:
+    kinds = Counter(kind for name in names if (kind := _kind(name)) in _OTHER_FORMATS)
+    return _counted(kinds.total(), "file", f"of other formats ({', '.join(sorted(kinds))})")
+
+
+def _kind(name: str) -> str:
+    return PurePath(name).suffix.lower()
+
+
+def _counted(count: int, noun: str, what: str) -> list[str]:
+    return [f"{count} {noun}{'s' if count > 1 else ''} {what}"] if count else []
+
+
+def _advice(names: Iterable[str], folders: Iterable[Path]) -> str:
+    other = any(_kind(name) in _OTHER_FORMATS for name in names)
+    advice = ["DICOM series and other formats have to be converted to NIfTI first"] if other else []
+    advice += ["folders are given one by one"] if any(folders) else []
+    return f"; {', '.join(advice)}" if advice else ""
