@@ -1,12 +1,12 @@
-"""`flare-infer`: a CT, or a folder of them, in; masks and records out."""
+"""The command line of `flare-infer`, which segments a CT or a folder of them."""
 
-# Nothing heavy is imported before `main` minds the signals.
+# Nothing heavy is imported before `main` handles signals.
 from __future__ import annotations
 
 import sys
 
 from flare_runtime.program.interruption import Interruption
-from flare_runtime.program.terminal import PatientLine, open_streams, say
+from flare_runtime.program.terminal import WaitingLine, open_streams, say
 
 TYPE_CHECKING = False  # of `typing`
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    Given arguments, as by a notebook, it leaves the signals to the caller: Ctrl-C ends the run, not the process.
+    Called with arguments, as by a notebook, it leaves signals to the caller: Ctrl-C ends the run, not the process.
     """
     open_streams()  # before anything else is opened
     if argv is not None:
         return _main(parse_args(argv), ("flare-infer", *argv), None)
     interruption = Interruption()
-    interruption.last_words = [(lambda word: say(f"flare-infer: {word}"), 0.5)]
+    interruption.final_steps = [(lambda word: say(f"flare-infer: {word}"), 0.5)]
     interruption.begin()
     return _main(parse_args(), ("flare-infer", *sys.argv[1:]), interruption)
 
@@ -128,12 +128,11 @@ def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interr
     def run() -> int:
         if may_need_worker(args.device):
             start_early()  # before the imports here, which take as long as those there
-        looking = PatientLine(f"flare-infer: looking at the model and at {args.input} ...")
-        with looking:
+        with WaitingLine(f"flare-infer: looking at the model and at {args.input} ..."):
             from flare_runtime.command import Command
 
-            begun = Command(args, command, interruption)
-        return begun.run()
+            checked = Command(args, command, interruption)
+        return checked.run()
 
     return exit_code_of("flare-infer", run)
 

@@ -1,4 +1,4 @@
-"""What `flare-infer` does once its arguments are parsed: it runs a session and prints what becomes of the cases."""
+"""Runs a session as the command line of `flare-infer` says, and prints what becomes of its cases."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from flare_runtime.errors import FlareError
 from flare_runtime.files.naming import visible
 from flare_runtime.options import RunOptions
 from flare_runtime.program.interruption import Interruption
-from flare_runtime.program.terminal import PatientLine, clear_line, say, say_lines
+from flare_runtime.program.terminal import WaitingLine, clear_line, say, say_lines
 from flare_runtime.run.events import CaseProgress, DeviceFallback, Event, NetworkReady
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.session import Session
@@ -20,35 +20,35 @@ SOME_FAILED = 4
 
 
 class Command:
-    """One call of `flare-infer`: everything is checked when it is made, and done when it is run.
+    """One call of `flare-infer`, whose inputs and outputs are checked when it is made.
 
     Args:
-        args: of the command line.
-        command: the command line itself.
-        interruption: is given the last words of a run that a signal ends; None where somebody else minds signals.
+        args: the parsed command line.
+        command: the command line itself, for the report.
+        interruption: gets the final steps of a run that a signal ends; None where the caller handles signals.
     """
 
     def __init__(self, args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> None:
         self._args = args
         self._place: NetworkReady | None = None
         self._bar: Any = None
-        self._waiting = PatientLine("flare-infer: preparing the network and the first case ...")
-        self._session = Session(args.model, options_of(args), listener=self._hear)
+        self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
+        self._session = Session(args.model, options_of(args), listener=self._on_event)
         self._run = self._session.run(args.input, args.output, report=args.report, command=command)
         if interruption is not None:
-            interruption.last_words = [(self._give_up, 1.0), (self._clean_up, 0.2), (self._say_goodbye, 0.2)]
+            interruption.final_steps = [(self._stop, 1.0), (self._clean_up, 0.2), (self._print_ending, 0.2)]
 
     def run(self) -> int:
         """Segment the cases and return the exit code."""
         with self._waiting, closing(iter(self._run)) as records:
             for record in records:
-                self._tell(record)
+                self._print_record(record)
         journal = self._run.journal
         if journal.failed:
             say(f"{journal.failed} of {journal.count} case(s) not done")
         return SOME_FAILED if journal.failed else 0
 
-    def _hear(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, DeviceFallback):
             say(f"flare-infer: {event.reason}; going on on the CPU")
         elif isinstance(event, NetworkReady):
@@ -84,7 +84,7 @@ class Command:
             self._bar.close()
             self._bar = None
 
-    def _tell(self, record: CaseRecord) -> None:
+    def _print_record(self, record: CaseRecord) -> None:
         self._waiting.end()
         self._end_bar()
         if record.status != "done" or not self._args.quiet:
@@ -98,21 +98,21 @@ class Command:
         if record.traceback:
             say_lines(record.traceback)
 
-    def _give_up(self, _word: str) -> None:
+    def _stop(self, _word: str) -> None:
         try:
-            self._run.give_up()
+            self._run.stop()
         except FlareError as error:
             say(f"flare-infer: {error}")
 
     def _clean_up(self, _word: str) -> None:
         self._run.clean_up()
 
-    def _say_goodbye(self, word: str) -> None:
+    def _print_ending(self, word: str) -> None:
         clear_line()
         say(f"flare-infer: {word}; finished cases are kept")
 
 
 def options_of(args: argparse.Namespace) -> RunOptions:
-    """Return the options of a run that a command line gives; what it leaves out is the default."""
+    """Return the options that a command line gives, with the defaults of those that it leaves out."""
     names = {field.name for field in fields(RunOptions)}
     return RunOptions(**{name: value for name, value in vars(args).items() if name in names and value is not None})

@@ -103,11 +103,11 @@ def finish(process, number):
     return err
 
 
-def test_the_last_words_take_less_than_two_seconds(folder, tiny_bundle):
+def test_the_final_steps_take_less_than_two_seconds(folder, tiny_bundle):
     paths = ["-i", folder / "in", "-o", folder / "out", "-m", tiny_bundle]
     interruption = Interruption()
     Command(parse_args([*map(str, paths), "--device", "cpu", "--threads", "1"]), (), interruption)
-    assert 0 < sum(limit_s for _, limit_s in interruption.last_words) < 2
+    assert 0 < sum(limit_s for _, limit_s in interruption.final_steps) < 2
 
 
 @pytest.mark.parametrize(("place", "number"), zip(PLACES, cycle(CODES)), ids=PLACES)

@@ -70,7 +70,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error, old):
     assert old is None or target.read_bytes() == old
 
 
-def test_no_file_takes_its_name_while_the_last_words_are_said(tmp_path):
+def test_no_file_takes_its_name_while_the_final_steps_are_taken(tmp_path):
     def write():
         with replacing(tmp_path / "a.json") as file:
             file.write(b"new")

@@ -76,8 +76,8 @@ def test_nothing_is_said_on_a_stream_that_was_taken_for_another(tmp_path):
 
 PATIENT = """
 import sys, time
-from flare_runtime.program.terminal import PatientLine, say
-with PatientLine("looking at \\x1b[31m ...") as line:
+from flare_runtime.program.terminal import WaitingLine, say
+with WaitingLine("looking at \\x1b[31m ...") as line:
     time.sleep(float(sys.argv[1]))
 say("done")
 """
@@ -111,9 +111,9 @@ import logging, time
 from flare_runtime.program import terminal
 from flare_runtime.program.command_line import log_to_stderr
 log_to_stderr("flare_runtime", logging.INFO)
-with terminal.PatientLine("looking ..."):
+with terminal.WaitingLine("looking ..."):
     deadline = time.monotonic() + 30
-    while not terminal._PASSING and time.monotonic() < deadline:
+    while not terminal._SHOWN and time.monotonic() < deadline:
         time.sleep(0.01)
     logging.getLogger("flare_runtime.x").info("two\\n%s", "\\x1b[31m lines")
 """
@@ -126,7 +126,7 @@ def test_the_command_shows_that_it_begins_and_outlives_its_terminal(tmp_path, ti
     paths = ["-i", scan, "-o", tmp_path / "mask.nii", "-m", tiny_bundle]
     at_once = (
         "from flare_runtime import cli; from flare_runtime.program import terminal; "
-        "terminal._PATIENCE_S = 0; raise SystemExit(cli.main())"
+        "terminal._DELAY_S = 0; raise SystemExit(cli.main())"
     )
     command = [sys.executable, "-c", at_once, *map(str, paths), "--threads", "1", "--step", "0.2"]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:

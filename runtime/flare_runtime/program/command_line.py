@@ -1,4 +1,4 @@
-"""What the programs of this project share: arguments' types, and errors as one line and an exit code."""
+"""What the command lines of this project share: types of arguments, and errors as one line and an exit code."""
 
 import argparse
 import logging
@@ -73,24 +73,24 @@ def above_zero(text: str) -> float:
 
 def log_to_stderr(package: str, level: int) -> None:
     """Print what a package logs at `level` or above, each message as it is, on standard error."""
-    logging.basicConfig(format="%(message)s", handlers=[_Teller()])
+    logging.basicConfig(format="%(message)s", handlers=[_Printer()])
     logging.getLogger(package).setLevel(level)
 
 
 def skip_model_converter() -> None:
-    """Let OpenVINO not import its model converter, which takes as long as the rest of it and is not needed here."""
+    """Keep OpenVINO from importing its model converter, which takes as long as the rest of it and is not needed."""
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
-class _Teller(logging.Handler):
+class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         say_lines(self.format(record))
 
 
 def exit_code_of(program: str, run: Callable[[], int], extra: str | None = None) -> int:
-    """Run a program and return its exit code; what is wrong becomes one line on standard error.
+    """Run a program and return its exit code; an error becomes one line on standard error.
 
-    What nobody foresaw is shown whole, so that it can be mended.
+    An error that is no `FlareError` is printed with its traceback, so that it can be reported.
 
     Args:
         program: its name.

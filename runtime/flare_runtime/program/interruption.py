@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: the program ends in order and at once, whatever it is in the middle of."""
+"""SIGINT, SIGTERM and SIGHUP end the program at once and in order, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # of `typing`: until this module is there, SIGINT is a tr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How the end is called, by signal.
+# The word for the end, by signal.
 _WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
@@ -18,19 +18,19 @@ class Interruption:
     """Ends the program on SIGINT, SIGTERM or SIGHUP with 128 and the signal's number, from a thread of its own.
 
     Python's handlers run in the main thread, and only when an engine or a read there has returned. The number of a
-    signal is written to a pipe the moment it arrives, and the thread that reads it needs nobody's return.
+    signal is written to a pipe the moment it arrives, and the thread that reads the pipe does not wait for them.
 
     Attributes:
-        last_words: what is done before the end, told how it is called, each with the seconds that it may take: what
-            hangs, say on a share that does not answer, is left.
+        final_steps: functions that are called before the end with the word for it, such as `interrupted`, each with the
+            seconds that it may take; one that hangs, as on a share that does not answer, is abandoned.
     """
 
     def __init__(self) -> None:
-        self.last_words: list[tuple[Callable[[str], None], float]] = []
+        self.final_steps: list[tuple[Callable[[str], None], float]] = []
         self._pipe = os.pipe()
 
     def begin(self) -> None:
-        """Mind the signals from here on, but for one that this process was told to ignore."""
+        """Handle the signals from here on, but for one that this process was started to ignore."""
         os.set_blocking(self._pipe[1], False)
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
@@ -43,7 +43,7 @@ class Interruption:
         while number not in _WORDS:
             number = os.read(self._pipe[0], 1)[0]
         try:
-            for step, limit_s in self.last_words:
+            for step, limit_s in self.final_steps:
                 thread = threading.Thread(target=step, args=(_WORDS[number],), daemon=True)
                 thread.start()
                 thread.join(limit_s)

@@ -1,4 +1,4 @@
-"""Keeps the dependencies from sending anything; has to run before any of them is imported."""
+"""Keeps dependencies from sending anything; it has to run before they are imported."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What the programs say, on streams that may be closed, full or broken: talking costs no work."""
+"""Printing on standard output and error: a stream that is closed, full or broken never ends a program."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
 
 _CLEAR_LINE = "\r\x1b[K"
-# From here on a person wonders whether anything happens.
-_PATIENCE_S = 0.3
+# After so long a person wonders whether anything happens.
+_DELAY_S = 0.3
 
 
 def open_streams() -> None:
-    """Put streams that never fail in the place of standard output and error, unless others have taken it already."""
+    """Replace standard output and error by streams whose writing never fails, unless something else replaced them."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -48,19 +48,19 @@ def say(text: str) -> None:
 
 def say_lines(text: str) -> None:
     """Print a text of several lines, such as a traceback, on standard error."""
-    for line in tuple(_PASSING):
+    for line in tuple(_SHOWN):
         line.end()
     print(visible_lines(text), file=sys.stderr, flush=True)
 
 
 def clear_line() -> None:
-    """Take a progress bar off a terminal's line."""
+    """Clear the terminal's current line, which may hold a progress bar."""
     if sys.stderr.isatty():
         print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
 
 
 def progress_bar(items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterable[Item]:
-    """Return the items under a progress bar that goes when they end; there is one only on a terminal."""
+    """Return the items, which on a terminal show a progress bar while they are iterated."""
     if not sys.stderr.isatty():
         return items
     from tqdm import tqdm
@@ -69,16 +69,16 @@ def progress_bar(items: Iterable[Item], name: str, unit: str, total: int | None 
     return bar
 
 
-class PatientLine:
-    """A line that a terminal shows while the block takes long, and that goes with it or before whatever is said."""
+class WaitingLine:
+    """A line that a terminal shows while the block takes long; it is cleared after it and before other output."""
 
     def __init__(self, text: str) -> None:
         self._text = visible(text)
         self._lock = threading.Lock()
-        self._timer = threading.Timer(_PATIENCE_S, self._show)
+        self._timer = threading.Timer(_DELAY_S, self._show)
         self._timer.daemon = True
 
-    def __enter__(self) -> PatientLine:
+    def __enter__(self) -> WaitingLine:
         if sys.stderr.isatty():
             self._timer.start()
         return self
@@ -87,25 +87,25 @@ class PatientLine:
         self.end()
 
     def end(self) -> None:
-        """Take the line away again, or do not show it any more."""
+        """Clear the line, or do not show it any more."""
         self._timer.cancel()
         with self._lock:
-            if self in _PASSING:
+            if self in _SHOWN:
                 clear_line()
-                _PASSING.remove(self)
+                _SHOWN.remove(self)
 
     def _show(self) -> None:
         with self._lock:
             if not self._timer.finished.is_set():
                 print(self._text, end="", file=sys.stderr, flush=True)
-                _PASSING.add(self)
+                _SHOWN.add(self)
 
 
-_PASSING: set[PatientLine] = set()
+_SHOWN: set[WaitingLine] = set()
 
 
 class _Unfailing(io.FileIO):
-    """A standard stream's file that takes everything, also when nobody does."""
+    """A standard stream's file whose writing never fails: what cannot be written is dropped."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         size = memoryview(data).nbytes

@@ -1,4 +1,4 @@
-"""SHA-256 of the images that a run reads, computed in a thread of its own at the time when they are read."""
+"""SHA-256 hashes of images, computed in a thread of their own while the images are read."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,14 +12,14 @@ _BLOCK_BYTES = 1 << 20
 
 
 class InputDigests:
-    """The hashes of cases' images, each begun when its file is read, so that the disk reads it once for both."""
+    """Hashes the images of cases while they are read, so that the disk reads every file once."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "hash")
         self._digests: dict[str, list[Future[str]]] = {}
 
     def begin(self, case: Case) -> None:
-        """Hash the images of a case, unless that was begun before."""
+        """Start hashing the images of a case, unless that was done before."""
         if case.name not in self._digests:
             self._digests[case.name] = [self._thread.submit(sha256_of, path) for path in case.channel_files()]
 
@@ -31,11 +31,11 @@ class InputDigests:
             return []
 
     def forget(self, case: Case) -> None:
-        """Keep nothing of a case that is over."""
+        """Drop the hashes of a case."""
         self._digests.pop(case.name, None)
 
     def close(self) -> None:
-        """End the thread, once it has done with the image at hand."""
+        """End the thread after the image that it is hashing."""
         self._thread.shutdown(cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells whoever began it, beside the records of its cases."""
+"""Events of a run, which its listener is called with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class NetworkReady:
-    """The network is compiled, and the first case is about to go through it.
+    """The network is compiled and about to take the first case.
 
     Attributes:
         device: `cpu` or `cuda:N`.
@@ -21,7 +21,7 @@ class NetworkReady:
 
 @dataclass(frozen=True)
 class CaseProgress:
-    """So many tiles of a case are done; told at its first and its last tile, and a few times a second between."""
+    """`done` of `total` tiles of a case are done: at the first, at the last, and at most every 0.1 s between."""
 
     case: str
     done: int
@@ -30,11 +30,11 @@ class CaseProgress:
 
 @dataclass(frozen=True)
 class DeviceFallback:
-    """No GPU can be used, because of `reason`; the run goes on on the CPU."""
+    """No GPU can be used, for the `reason` given; the run continues on the CPU."""
 
     reason: str
 
 
 Event: TypeAlias = NetworkReady | CaseProgress | DeviceFallback
-# Is called in the thread that asks the run for records; it must not raise.
+# It is called in the thread that iterates over the run, and must not raise.
 Listener: TypeAlias = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""The records of a run as they come, and its report, which is written once however the run ends."""
+"""The records of a run so far, and its report, which is written once, whatever ends the run."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -14,15 +14,15 @@ from flare_runtime.run.record import CaseRecord, RunTime, write_report
 
 
 class Journal:
-    """What a run has come to.
+    """Counts the cases of a run and collects their records for the report.
 
     Args:
         report: the file for its report, if there is to be one.
         cases: of the run.
-        command: what it was begun by, word by word.
+        command: the command line, word by word.
 
     Attributes:
-        count: of cases that are over.
+        count: of cases that are done, refused or failed.
         failed: those of them that are not done.
     """
 
@@ -39,7 +39,7 @@ class Journal:
         self._started_s = perf_counter()
 
     def add(self, record: CaseRecord) -> None:
-        """Note that a case is over."""
+        """Add the record of a case."""
         self._not_begun.pop(record.case, None)
         if self._report:
             self._records.append(msgspec.Raw(msgspec.json.encode(record)))

@@ -1,4 +1,4 @@
-"""What is written down about a run: one record per case, one report for all of them."""
+"""The JSON files of a run: a record for each case, and a report of them all."""
 
 import platform
 import traceback
@@ -40,12 +40,12 @@ _PACKAGES = (
 
 
 class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="format", tag=_RECORD_FORMAT):
-    """One case: what was done, how long it took, what was found.
+    """What was done with a case, how long it took, and the lesions in it.
 
     Attributes:
         status: `done`; `refused` for an input that cannot be trusted or is too large; `failed` for anything else.
         reason, message: why it was not done: a stable code and one line.
-        traceback: of an error that nobody foresaw.
+        traceback: of an error that is none of this package's.
         timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
             the case before is segmented; `total` is from before that wait until after writing.
         inputs, inputs_sha256: the images, and of a case that is done their hashes.
@@ -120,7 +120,7 @@ def failed_record(case: str, error: Exception) -> CaseRecord:
 
 
 def traceback_of(error: Exception) -> str:
-    """Return what Python would print of an error, to be kept where only a line is said."""
+    """Return an error's traceback as Python would print it."""
     return visible_lines("".join(traceback.format_exception(error)))
 
 
@@ -157,7 +157,7 @@ def encode_json(content: object) -> bytes:
 
 
 def is_record(data: bytes) -> bool:
-    """Whether a file's content is a case's record; those of before `format` was written are told by the model."""
+    """Whether a file holds a case's record; one written before there was a `format` is recognised by its model."""
     return _is_ours(data, _RECORD_FORMAT, _was_record)
 
 
@@ -168,7 +168,7 @@ def mask_in_record(data: bytes) -> str | None:
 
 
 def is_report(data: bytes) -> bool:
-    """Whether a file's content is a run's report; those of before `format` was written are told by the versions."""
+    """Whether a file holds a run's report; one written before there was a `format` is recognised by its versions."""
     return _is_ours(data, _REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
 
 

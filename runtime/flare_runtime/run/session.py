@@ -1,4 +1,4 @@
-"""From images to masks, as `flare-infer` does it: one model, and the runs over cases that it is used for."""
+"""Segments files as `flare-infer` does: a session is a model with its options, a run goes over cases with it."""
 
 import multiprocessing
 import time
@@ -29,19 +29,19 @@ _MOMENT_S = 0.3
 
 
 def _ignore(_event: object) -> None:
-    """Listen to nothing."""
+    """Take an event, and do nothing."""
 
 
 class Session:
-    """A model and how it is run, ready for any number of runs over cases.
+    """A model and its options, for any number of runs over cases.
 
-    On a GPU the cases of a run are segmented in a process of their own, which is begun anew where it dies; where
-    `options.device` is `auto` and no GPU can be used, the run goes on on the CPU.
+    On a GPU a worker process segments the cases, and another takes its place where it dies. Where `options.device` is
+    `auto` and no GPU can be used, the run continues on the CPU. Nothing is printed.
 
     Args:
         bundle: folder or zip made by `flare-export`, or one that is open already; the default model where None.
         options: what to run it on, and how; the defaults where None.
-        listener: is called with what happens beside the records; see `flare_runtime.run.events`.
+        listener: is called with every event; see `flare_runtime.run.events`.
 
     Raises:
         BundleError, DeviceError, UsageError: where the model cannot be run so.
@@ -76,13 +76,13 @@ class Session:
         report: str | Path | None = None,
         command: Sequence[str] = (),
     ) -> "Run":
-        """Find the cases and check every output, and return the run over them, which has not begun.
+        """Find the cases, check every output, and return a run that has not started.
 
         Args:
             source: an image, or a folder of them.
             target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
             report: a file for the JSON report of the whole run.
-            command: what the report says that the run was begun by, such as `sys.argv`.
+            command: the command line for the report, such as `sys.argv`.
 
         Raises:
             UsageError: where there is nothing to do, two inputs would write one output, or something is no path.
@@ -112,13 +112,14 @@ class Session:
 
 
 class Run:
-    """One run over cases: an iterator of their records, each of which is yielded when its case is committed or refused.
+    """One run over cases, which is done by iterating over it once.
 
-    The report is written when the last record was taken, and however else the run ends.
+    It yields the record of every case as soon as its mask is written, or the case is refused or has failed. The report
+    is written at the end, whatever ends the run.
 
     Attributes:
-        cases: in their order.
-        journal: what the run has come to so far.
+        cases: what is segmented, in this order.
+        journal: the number of cases so far, and of those that failed.
     """
 
     def __init__(self, cases: Sequence[Case], journal: Journal, segment: Callable[[], Iterator[CaseRecord]]) -> None:
@@ -129,11 +130,11 @@ class Run:
         self._commits_before = commits_made()
 
     def __iter__(self) -> Generator[CaseRecord, None, None]:
-        """Return the one iterator over the records.
+        """Return the iterator over the records, the same at every call.
 
         Raises:
-            DeviceError, BundleError: where no further case can be segmented, while the records are taken.
-            OutputError: where the report cannot be written.
+            DeviceError, BundleError: from the iterator, where no further case can be segmented.
+            OutputError: from the iterator, where the report cannot be written.
         """
         return self._records
 
@@ -145,10 +146,10 @@ class Run:
         finally:
             self.journal.write()
 
-    def give_up(self) -> None:
-        """End the workers and write the report from another thread, while this process is about to end.
+    def stop(self) -> None:
+        """End the workers and write the report; for another thread, before it ends this process.
 
-        It takes less than a second, unless the disk does not answer.
+        This takes less than a second, unless the disk does not respond.
 
         Raises:
             OutputError: where the report cannot be written.

@@ -1,4 +1,4 @@
-"""Work in a process of its own that is started again where it dies: after CUDA has failed, it fails there for good."""
+"""Runs work in a worker process and replaces one that dies: in a process where CUDA has failed, it stays broken."""
 
 import logging
 import os
@@ -22,17 +22,17 @@ from flare_runtime.run.events import Event, Listener
 from flare_runtime.run.record import CaseRecord, failed_record, traceback_of
 from flare_runtime.run.worker_server import CONTEXT, start_early
 
-# Segments cases in turn and yields the record of each; tells the listener how far it is.
+# Segments cases in turn, yields the record of each, and calls the listener with events.
 Work: TypeAlias = Callable[[Sequence[Case], Listener], Iterable[CaseRecord]]
 _LOG = logging.getLogger(__name__)
 _PACKAGE = __name__.partition(".")[0]
-# How long a worker that is not needed any more may take to bring a record to its mask.
+# How long a worker that is to be killed may take to write the record beside a mask.
 _MOMENT_S = 0.3
 
 
 @dataclass(frozen=True)
 class _LogLine:
-    """What a worker logs, which its parent logs in its place."""
+    """A line that a worker logs, for the logger of the same name in this process."""
 
     logger: str
     level: int
@@ -52,7 +52,7 @@ def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _ev
     Args:
         work: is pickled for the workers, which import its module; not the program's main one.
         cases: from `find_cases`.
-        listener: is called here with what `work` tells its own.
+        listener: is called in this process with the events of `work`.
 
     Raises:
         FlareError: what `work` raises, but for a lost device.
@@ -147,7 +147,7 @@ class _Forwarder(logging.Handler):
 
 def _worker(work: Work, cases: Sequence[Case], results: Connection, log_level: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process above is told too, and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     signal.set_wakeup_fd(-1)
     open_streams()
     one_at_a_time = threading.Lock()
@@ -156,18 +156,18 @@ def _worker(work: Work, cases: Sequence[Case], results: Connection, log_level: i
         with one_at_a_time:
             results.send(message)
 
-    def tell(message: _Message) -> None:
-        with suppress(OSError):  # nobody listens any more; the case at hand is finished all the same
+    def notify(message: _Message) -> None:
+        with suppress(OSError):  # the parent is gone; the case at hand is finished all the same
             send(message)
 
-    logging.getLogger().addHandler(_Forwarder(tell))
+    logging.getLogger().addHandler(_Forwarder(notify))
     logging.getLogger(_PACKAGE).setLevel(log_level)
     try:
-        for record in work(cases, tell):
+        for record in work(cases, notify):
             send(record)
     except FlareError as error:
         send(error)
-    except BrokenPipeError:  # nobody is left to work for
+    except BrokenPipeError:  # the parent is gone
         pass
     except Exception as error:
         send(LostDeviceError(f"{type(error).__name__}: {visible(error)}", traceback_of(error)))

@@ -1,4 +1,4 @@
-"""What a run does with its cases, in its own process or in a worker: segment them and tell how far it is."""
+"""Segments the cases of a run, in its own process or in a worker, and reports progress to a listener."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from flare_runtime.run.events import CaseProgress, Listener, NetworkReady
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.segmenter import Segmenter
 
-# Between two that tell of progress: often enough for the eye.
-_PAUSE_S = 0.1
+# Between two events of progress.
+_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True)
 class CaseWork:
-    """The work on a run's cases, which can be handed to another process.
+    """The work on cases; it can be pickled for a worker process.
 
     Attributes:
         choice: what runs the model, and how.
@@ -31,38 +31,38 @@ class CaseWork:
     choice: Choice
 
     def __call__(self, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
-        """Segment cases with a network that is compiled for them, in a process that has just begun."""
+        """Compile the network and segment cases, in a process that was just started."""
         skip_model_converter()
         return self.segment(Segmenter.open(self.choice, wait=False), cases, listener)
 
     def segment(self, segmenter: Segmenter, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
-        """Segment cases, and tell the listener of the network and of every case's progress."""
+        """Segment cases, and let the listener know when the network is ready and how far every case is."""
 
         @cache
-        def tell_network() -> None:
+        def announce_network() -> None:
             network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
             listener(NetworkReady(network.device, network.backend, network.precision))
 
         def progress(case: Case) -> Progress:
             def wrap(tiles: TileGrid) -> Iterator[Box]:
-                tell_network()
-                return _told(tiles, case.name, listener)
+                announce_network()
+                return _with_progress(tiles, case.name, listener)
 
             return wrap
 
         for record in segment_cases(segmenter, cases, progress=progress):
-            tell_network()
+            announce_network()
             yield record
 
 
-def _told(tiles: TileGrid, case: str, listener: Listener) -> Iterator[Box]:
-    """Yield tiles and tell how many are done."""
+def _with_progress(tiles: TileGrid, case: str, listener: Listener) -> Iterator[Box]:
+    """Yield tiles, and let the listener know how many are done."""
     total = len(tiles)
     listener(CaseProgress(case, 0, total))
-    told_at = perf_counter()
+    last = perf_counter()
     for done, tile in enumerate(tiles, start=1):
         yield tile
         now = perf_counter()
-        if done == total or now - told_at >= _PAUSE_S:
-            told_at = now
+        if done == total or now - last >= _INTERVAL_S:
+            last = now
             listener(CaseProgress(case, done, total))
