@@ -133,8 +133,10 @@ def record(dice, *, precision="bf16", scope="case", foreground=1000, backend="op
         ((record(0.999), record(0.0, foreground=0)), True),
     ],
 )
-def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundle, parity, agrees):
+def test_auto_takes_bfloat16_only_where_whole_cases_were_measured_to_agree(bundle, monkeypatch, parity, agrees):
+    monkeypatch.setattr(openvino_backend, "cpu_lists_bf16", lambda: True)
     measured = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, parity=parity), bundle.sha256)
+    assert choose(measured, RunOptions(device="cpu")).precision == ("bf16" if agrees else "fp32")
     expected = "bf16" if agrees and openvino_backend.cpu_has_bf16() else "fp32"
     assert open_network(measured, RunOptions(threads=1)).precision == expected
 

@@ -233,7 +233,7 @@ def test_a_bound_of_memory_is_kept(bundle, backend, cache, device):
         keep(cache, backend, device, fold)
     assert len(backend.find_networks(bundle, device, memory_bytes=2000)) == 2
     told = []
-    assert backend.find_networks(bundle, device, memory_bytes=1999, tell=told.append) == []
+    assert backend.find_networks(bundle, device, memory_bytes=1999, report=told.append) == []
     assert len(told) == 1
 
 
@@ -258,7 +258,7 @@ def test_without_a_private_folder_there_are_no_engines(bundle, backend, cache, d
         path = keep(cache, backend, device, fold).path
     path.parent.chmod(0o777)
     told = []
-    assert backend.find_networks(bundle, device, tell=told.append) == []
+    assert backend.find_networks(bundle, device, report=told.append) == []
     assert told == ["there is no private cache folder, so no TensorRT engine"]
 
 

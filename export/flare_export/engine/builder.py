@@ -88,7 +88,7 @@ class TensorRTBuilder:
 
     def _build(self, onnx: bytes) -> bytes:
         log = Log()
-        builder = log.made(trt.Builder, f"cannot use {self._device.name}")
+        builder = log.create(trt.Builder, f"cannot use {self._device.name}")
         # TensorRT 11 knows no other networks; before it, types were only hints without this flag.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log.logger)
@@ -104,7 +104,7 @@ class TensorRTBuilder:
         if self._options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         self._set_timings(config)
-        built = log.given(builder.build_serialized_network(network, config), "could not build the engine")
+        built = log.require(builder.build_serialized_network(network, config), "could not build the engine")
         self._keep_timings(config)
         return bytes(built)
 

@@ -1,4 +1,4 @@
-"""Where the tensors of a network lie in one block of a GPU's memory, decided before there is any."""
+"""Where the tensors of a network lie in one block of a GPU's memory, computed before the block is allocated."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

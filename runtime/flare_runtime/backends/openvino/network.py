@@ -28,14 +28,14 @@ _BF16 = {"avx512_bf16", "avx_ne_convert"}
 
 
 def cpu_lists_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the system lists bfloat16 among what this CPU can do; False where it does not say.
+    """Whether the system lists bfloat16 among what this CPU can do.
 
-    OpenVINO itself can be asked once it is loaded, which takes longer: `cpu_has_bf16`.
+    Loading OpenVINO to ask it, as `cpu_has_bf16` does, takes longer; that is done where the system does not say.
     """
     try:
         return not _BF16.isdisjoint(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
     except OSError:
-        return False
+        return cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

@@ -66,11 +66,11 @@ def version() -> str:
 
 
 class Log:
-    """TensorRT's errors: its calls only return None, or an object that must not be touched.
+    """TensorRT's errors: its calls raise none, they return None or an object that must not be touched.
 
     Attributes:
         errors: in one line each, the latest last.
-        logger: what TensorRT is given to tell its errors to.
+        logger: an `ILogger` that appends to `errors`.
     """
 
     def __init__(self) -> None:
@@ -81,17 +81,17 @@ class Log:
         """Return the error that says what TensorRT did not do, and why."""
         return DeviceError(f"TensorRT {version()} {what}: {'; '.join(self.errors[-2:]) or 'it does not say why'}")
 
-    def given(self, result: _T | None, what: str) -> _T:
-        """Return what TensorRT returned.
+    def require(self, result: _T | None, what: str) -> _T:
+        """Return a result of TensorRT.
 
         Raises:
-            DeviceError: where that is None, which the stubs do not tell of.
+            DeviceError: where it is None, which the stubs do not say.
         """
         if result is None:
             raise self.failure(what)
         return result
 
-    def made(self, make: "Callable[[trt.ILogger], _T]", what: str) -> _T:
+    def create(self, make: "Callable[[trt.ILogger], _T]", what: str) -> _T:
         """Return what `make` makes of the logger: TensorRT's runtime or builder.
 
         Raises:

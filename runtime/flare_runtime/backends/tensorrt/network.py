@@ -43,7 +43,7 @@ def find_engines(
     patch: Shape3,
     *,
     memory_bytes: int | None = None,
-    tell: Callable[[str], None] = lambda _line: None,
+    report: Callable[[str], None] = lambda _line: None,
 ) -> list[CachedEngine]:
     """Return one engine for each network, all of the largest batch there is, or none; nothing is ever built here.
 
@@ -52,14 +52,14 @@ def find_engines(
         device: the GPU.
         patch: the networks' input size, (z, y, x).
         memory_bytes: what the engines may take together to run, beside their weights.
-        tell: is told in one line each why something was not taken.
+        report: is called with a line for everything that was not taken, and why.
     """
     folder = cache_folder(CACHE_NAME)
     if folder is None:
-        tell("there is no private cache folder, so no TensorRT engine")
+        report("there is no private cache folder, so no TensorRT engine")
         return []
     wanted = [engine_key(digest, device, patch, 1) for digest in onnx_sha256]
-    return EngineCache(folder, tell).find_runnable(wanted, lean=is_lean(), memory_bytes=memory_bytes)
+    return EngineCache(folder, report).find_runnable(wanted, lean=is_lean(), memory_bytes=memory_bytes)
 
 
 def find_networks(
@@ -67,7 +67,7 @@ def find_networks(
     device: CudaDevice,
     *,
     memory_bytes: int | None = None,
-    tell: Callable[[str], None] = lambda _line: None,
+    report: Callable[[str], None] = lambda _line: None,
 ) -> list["TensorRTNetwork"]:
     """Load the engines of a bundle's float16 networks, one per fold, or none; see `find_engines`.
 
@@ -75,7 +75,7 @@ def find_networks(
         DeviceError: where TensorRT does not take an engine that was built for it.
     """
     digests = [file.sha256 for file in bundle.networks("fp16")]
-    engines = find_engines(digests, device, bundle.manifest.patch, memory_bytes=memory_bytes, tell=tell)
+    engines = find_engines(digests, device, bundle.manifest.patch, memory_bytes=memory_bytes, report=report)
     return [TensorRTNetwork(found.engine, device, version_compatible=found.key.version_compatible) for found in engines]
 
 
@@ -87,7 +87,7 @@ def open_networks(choice: Choice) -> Compile:
         load()
         room = (choice.options.gpu_memory_mib - CONTEXT_MIB) * MIB // 2
         try:
-            engines = find_networks(bundle, gpu, memory_bytes=room, tell=notes.append)
+            engines = find_networks(bundle, gpu, memory_bytes=room, report=notes.append)
         except DeviceError as error:
             engines = []
             notes.append(str(error))
@@ -132,11 +132,11 @@ class TensorRTNetwork:
         self._device = device
         self._log = Log()
         with device.active():
-            self._runtime = self._log.made(trt.Runtime, f"cannot use {device.name}")
+            self._runtime = self._log.create(trt.Runtime, f"cannot use {device.name}")
             # A version-compatible engine brings its own runtime, which is code.
             self._runtime.engine_host_code_allowed = version_compatible
-            self._engine = self._log.given(self._runtime.deserialize_cuda_engine(engine), "does not take the engine")
-            self._context = self._log.given(
+            self._engine = self._log.require(self._runtime.deserialize_cuda_engine(engine), "does not take the engine")
+            self._context = self._log.require(
                 self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED),
                 "cannot run the engine",
             )
