@@ -156,6 +156,12 @@ def test_the_memory_of_a_case_is_that_of_the_precision_which_the_cpu_has(
     assert segmenter.network.precision in ("fp32", expected)
 
 
+def test_where_the_system_lists_nothing_the_engine_is_asked_for_bfloat16(tmp_path, monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr(openvino_backend, "cpu_has_bf16", lambda has=has: has)
+        assert openvino_backend.cpu_lists_bf16(tmp_path / "there is none") == has
+
+
 def test_where_the_engine_has_no_bfloat16_that_the_system_lists_auto_goes_on_in_float32(bundle, monkeypatch):
     monkeypatch.setattr(openvino_backend, "cpu_lists_bf16", lambda: True)
     monkeypatch.setattr(openvino_backend, "cpu_has_bf16", lambda: False)
