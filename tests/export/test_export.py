@@ -317,6 +317,21 @@ def test_what_the_new_bundle_would_lack_is_not_dropped_without_force(
     assert {record.scope for record in Bundle.open(target).manifest.parity} == {"patch"}
 
 
+def test_what_int8_needs_is_not_dropped_without_force(folder: Path, tmp_path: Path) -> None:
+    model, target = ModelFolder.read(folder), tmp_path / "bundle"
+    manifest = export_bundle(model, target, Naming())[0].manifest
+    (target / "network.int8.json").write_bytes(b"{}")
+    activations = msgspec.structs.replace(
+        manifest.files[0], name="network.int8.json", role="activations", precision="int8", bytes=2
+    )
+    content = encode_manifest(msgspec.structs.replace(manifest, files=(*manifest.files, activations)))
+    (target / "manifest.json").write_bytes(content)
+    with pytest.raises(OutputError, match=r"would lack what int8 needs \(flare-export int8\); .*--force to go on"):
+        export_bundle(model, target, Naming())
+    assert (target / "manifest.json").read_bytes() == content
+    assert export_bundle(model, target, Naming(), force=True)[0].activations() == []
+
+
 def test_a_network_that_disagrees_leaves_no_bundle(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,17 @@ def test_the_papers_own_trap_old_keys_over_an_inherited_block(plans):
 def test_a_changed_spacing_under_the_parents_data_identifier(plans):
     plans["configurations"]["fine"] = {"inherits_from": "3d_fullres", "spacing": [1.0, 1.0, 1.0]}
     (text,) = texts(plans)
-    assert "changes spacing but inherits the data identifier 'flarePlans_3d_fullres'" in text
+    assert "changes spacing but keeps the data identifier 'flarePlans_3d_fullres'" in text
+
+
+@pytest.mark.parametrize(("identifier", "trap"), [("flarePlans_3d_fullres", True), ("fine", False)])
+def test_a_data_identifier_of_its_own_is_another_one(plans, identifier, trap):
+    plans["configurations"]["fine"] = {
+        "inherits_from": "3d_fullres",
+        "spacing": [1.0, 1.0, 1.0],
+        "data_identifier": identifier,
+    }
+    assert ["changes spacing but" in text for text in texts(plans)] == [True] * trap
 
 
 def test_a_changed_patch_may_keep_the_data(plans):

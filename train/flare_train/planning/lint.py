@@ -112,15 +112,15 @@ def stage_count(weights: Mapping[str, Any]) -> int:
 
 def _data_traps(configurations: Mapping[str, Any], own: Mapping[str, Any], whole: Mapping[str, Any]) -> list[str]:
     parent_name = own.get("inherits_from")
-    if not parent_name or "data_identifier" in own:
+    if not parent_name:
         return []
     parent = inherited(configurations, parent_name)
     changed = [key for key in _PREPROCESSING_KEYS if whole.get(key) != parent.get(key)]
-    if not changed:
+    shared = parent.get("data_identifier")
+    if not changed or whole.get("data_identifier") != shared:
         return []
-    shared = whole.get("data_identifier")
     return [
-        f"changes {', '.join(changed)} but inherits the data identifier {shared!r}: it would train on the data "
+        f"changes {', '.join(changed)} but keeps the data identifier {shared!r}: it would train on the data "
         f"preprocessed for {parent_name!r}; give it a `data_identifier` of its own"
     ]
 
