@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flare_runtime.imaging.volume import Volume
     from flare_runtime.model.bundle import Bundle
     from flare_runtime.options import RunOptions
+    from flare_runtime.run.events import CaseProgress, DeviceFallback, NetworkReady
     from flare_runtime.run.session import Session
     from flare_runtime.segmentation import Segmentation
     from flare_runtime.segmenter import Segmenter
@@ -22,9 +23,12 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CaseError",
+    "CaseProgress",
     "DeviceError",
+    "DeviceFallback",
     "FlareError",
     "Geometry",
+    "NetworkReady",
     "OutputError",
     "RunOptions",
     "Segmentation",
@@ -41,9 +45,12 @@ _HOMES = {
     "Bundle": "model.bundle",
     "BundleError": "errors",
     "CaseError": "errors",
+    "CaseProgress": "run.events",
     "DeviceError": "errors",
+    "DeviceFallback": "run.events",
     "FlareError": "errors",
     "Geometry": "imaging.geometry",
+    "NetworkReady": "run.events",
     "OutputError": "errors",
     "RunOptions": "options",
     "Segmentation": "segmentation",

@@ -9,6 +9,14 @@ from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.work import CaseWork
 
 
+class LateBrokenGpuWork(CaseWork):
+    """Fails in a worker, after the first case."""
+
+    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
+        yield CaseRecord(case=cases[0].name, status="done")
+        raise DeviceError("cuda:0 cannot be used (it fell off the bus)")
+
+
 class BrokenGpuWork(CaseWork):
     """Fails in a worker, and works on the CPU."""
 

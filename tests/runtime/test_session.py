@@ -12,8 +12,11 @@ import pytest
 
 from flare_runtime import (
     BundleError,
+    CaseProgress,
     DeviceError,
+    DeviceFallback,
     FlareError,
+    NetworkReady,
     OutputError,
     RunOptions,
     Segmenter,
@@ -21,7 +24,6 @@ from flare_runtime import (
     UsageError,
     read_nifti,
 )
-from flare_runtime.run.events import CaseProgress, DeviceFallback, NetworkReady
 from tests.runtime.nifti_files import blobs, write_nifti
 
 SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
@@ -167,10 +169,10 @@ import sys
 from flare_runtime import RunOptions, Session
 from flare_runtime.backends import selection
 from flare_runtime.run import session
-from tests.runtime.broken_gpu_work import BrokenGpuWork
+from tests.runtime import broken_gpu_work
 
 selection.resolve = lambda name, _has_engine: "cuda:0" if name == "auto" else name
-session.CaseWork = BrokenGpuWork
+session.CaseWork = getattr(broken_gpu_work, sys.argv[5])
 heard = []
 run = Session(sys.argv[1], RunOptions(device=sys.argv[4]), listener=heard.append).run(*sys.argv[2:4])
 print(*(f"{record.case} {record.status}" for record in run))
@@ -184,15 +186,22 @@ def run_python(code, *arguments):
 
 
 def test_where_no_gpu_works_the_run_goes_on_on_the_cpu_and_says_so(scans, tiny_bundle, tmp_path):
-    run = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "masks", "auto")
+    run = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "masks", "auto", "BrokenGpuWork")
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
     assert first == "a done b refused c done"
     assert second.startswith(str(DeviceFallback("cuda:0 cannot be used (the driver is too old)")))
     assert "NetworkReady(device='cpu'" in second
-    refused = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "others", "cuda:0")
+    refused = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "others", "cuda:0", "BrokenGpuWork")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].endswith("DeviceError: cuda:0 cannot be used (the driver is too old)")
+
+
+def test_a_gpu_that_fails_after_its_first_case_ends_the_run(scans, tiny_bundle, tmp_path):
+    run = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "masks", "auto", "LateBrokenGpuWork")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].endswith("DeviceError: cuda:0 cannot be used (it fell off the bus)")
+    assert list((tmp_path / "masks").iterdir()) == []
 
 
 KEYBOARD = """
