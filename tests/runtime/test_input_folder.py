@@ -7,9 +7,11 @@ import pytest
 
 from flare_runtime import cli
 from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.imaging import read
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.input_folder import find_images
 from flare_runtime.run.record import CaseRecord, write_json
+from tests.runtime.example_format import RawReader
 from tests.runtime.nifti_files import blobs, write_nifti
 
 MASK = np.zeros((4, 5, 6), np.uint8)
@@ -91,9 +93,24 @@ def test_files_of_other_formats_and_folders_are_pointed_out(tmp_path, caplog):
     assert found(tmp_path) == ["a.nii.gz"]
     assert caplog.messages == [
         f"{tmp_path}: left out 4 files of other formats (.dcm, .mha, .nrrd) and 1 folder in it; DICOM series and other "
-        "formats have to be converted to NIfTI first, folders are given one by one"
+        "formats have to be converted to NIfTI first, give folders one by one"
     ]
     assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_a_format_that_is_read_is_not_left_out(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(RawReader, "suffixes", (".nrrd",))
+    monkeypatch.setattr(read, "READERS", (*read.READERS, RawReader()))
+    fill(tmp_path, "a.nii.gz", "b.nrrd")
+    assert found(tmp_path) == ["a.nii.gz", "b.nrrd"]
+    assert caplog.messages == []
+
+
+def test_a_link_to_itself_stops_nobody(tmp_path, caplog):
+    fill(tmp_path, "a.nii.gz")
+    (tmp_path / "loop").symlink_to("loop")
+    assert found(tmp_path) == ["a.nii.gz"]
+    assert caplog.messages == []
 
 
 def test_a_folder_of_nothing_else_is_told_as_much(tmp_path):
@@ -104,7 +121,7 @@ def test_a_folder_of_nothing_else_is_told_as_much(tmp_path):
         find_images(tmp_path, tmp_path / "out")
     (tmp_path / "IM1.dcm").unlink()
     fill(tmp_path / "one"), fill(tmp_path / "two")
-    with pytest.raises(UsageError, match=r"file, but 2 folders in it; folders are given one by one$"):
+    with pytest.raises(UsageError, match=r"file, but 2 folders in it; give folders one by one$"):
         find_images(tmp_path, tmp_path / "out")
 
 

@@ -42,8 +42,8 @@ def is_stale(name: str) -> bool:
 
 def strip_suffix(name: str) -> str:
     """Return the name of an image's or a mask's file without .nii, .nii.gz or the suffix of another format."""
-    found = [suffix for suffix in (*image_suffixes(), *mask_suffixes()) if name.lower().endswith(suffix)]
-    return name[: -max(map(len, found))] if found else name
+    suffixes = [suffix for suffix in (*image_suffixes(), *mask_suffixes()) if name.lower().endswith(suffix)]
+    return name[: -max(map(len, suffixes))] if suffixes else name
 
 
 def split_channel(name: str) -> tuple[str, int | None]:

@@ -92,8 +92,8 @@ def checked_shape(counts: Sequence[int]) -> Shape3:
         CaseError: `bad_dimensions` unless there are three, or nothing but ones beyond.
     """
     if len(counts) < 3 or any(count != 1 for count in counts[3:]) or min(counts) < 1:
-        given = "x".join(map(str, counts))
-        raise CaseError("bad_dimensions", f"the image is {given}; one 3D volume is needed, each side at least 1")
+        size = "x".join(map(str, counts))
+        raise CaseError("bad_dimensions", f"the image is {size}; one 3D volume is needed, each side at least 1")
     x, y, z = counts[:3]
     return z, y, x
 

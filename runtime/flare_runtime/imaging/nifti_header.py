@@ -37,7 +37,7 @@ def grid_shape(header: Any) -> Shape3:
         CaseError: `bad_dimensions` unless the image is 3D, or has nothing but ones beyond.
     """
     rank = int(header["dim"][0])
-    if not 0 <= rank <= 7:
+    if not 1 <= rank <= 7:
         raise CaseError("bad_dimensions", f"the image is of rank {rank}; one 3D volume is needed")
     return checked_shape([int(count) for count in header["dim"][1 : 1 + rank]])
 

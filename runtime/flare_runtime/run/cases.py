@@ -58,12 +58,12 @@ class Case:
 
 
 def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
-    """Return the cases of a NIfTI file or of a folder of them.
+    """Return the case of an image, or the cases of a folder of images.
 
     Args:
         source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz.
         target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
-        channels: how many images the model takes; for a file the others are found beside it by their numbers.
+        channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
 
     Raises:
         UsageError: where there is nothing to do, or two inputs would write one output.
@@ -128,21 +128,21 @@ def _single(source: Path, target: Path, channels: int, *, into_folder: bool) -> 
 def _folder(source: Path, target: Path, channels: int) -> list[Case]:
     if _is_there_as(Path.is_file, target) or is_mask_name(target.name):
         raise UsageError(f"{target}: the output for a folder is a folder")
-    found: dict[str, dict[int, Path]] = defaultdict(dict)
+    by_name: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in find_images(source, target):
         name, channel = split_channel(path.name)
-        if (channel or 0) in found[name]:
-            raise _same_mask(found[name][channel or 0], path, name)
-        found[name][channel or 0] = path
+        if (channel or 0) in by_name[name]:
+            raise _same_mask(by_name[name][channel or 0], path, name)
+        by_name[name][channel or 0] = path
     if channels == 1:
-        found = _without_numbers(found)
-    return [Case(visible(name), images, target / mask_name(name)) for name, images in found.items()]
+        by_name = _without_numbers(by_name)
+    return [Case(visible(name), images, target / mask_name(name)) for name, images in by_name.items()]
 
 
-def _without_numbers(found: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
+def _without_numbers(by_name: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
     """Take numbers for part of the name where no file of theirs is channel 0: x_0001, x_0002 are cases of their own."""
     cases: dict[str, dict[int, Path]] = {}
-    for name, images in found.items():
+    for name, images in by_name.items():
         numbered = {name: images} if 0 in images else {strip_suffix(p.name): {0: p} for p in images.values()}
         for own, files in numbered.items():
             if own in cases:

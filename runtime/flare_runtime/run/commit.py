@@ -85,8 +85,8 @@ def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
             except OutputError as error:
                 record.message = f"{record.message}; {visible(error)}"
             except OSError as error:
-                told = error.strerror or error
-                record.message = f"{record.message}; {visible(case.mask)}: cannot be set aside ({told})"
+                why = error.strerror or error
+                record.message = f"{record.message}; {visible(case.mask)}: cannot be set aside ({why})"
     return record
 
 

@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
@@ -32,28 +31,35 @@ def find_images(source: Path, target: Path) -> list[Path]:
     """
     try:
         with os.scandir(source) as entries:  # much faster than paths for thousands of files
-            visible_ones = [entry for entry in entries if entry.name[0] != "."]
+            shown = [entry for entry in entries if entry.name[0] != "."]
             # One that is named like an image is a case, which is refused.
-            folders = [Path(one.path) for one in visible_ones if one.is_dir() and not is_image_name(one.name)]
-            names = {entry.name for entry in visible_ones}
+            folders = [Path(one.path) for one in shown if not is_image_name(one.name) and _is_folder(one)]
+            names = {entry.name for entry in shown}
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror or error})") from error
     folders = [folder for folder in folders if not _is_same(folder, target)]
     images = [source / name for name in sorted(names) if is_image_name(name)]
     results = {path for path in images if f"{strip_suffix(path.name)}.json" in names and _is_result(path)}
     images = [path for path in images if path not in results]
+    others = [name for name in names if _kind(name) in _OTHER_FORMATS and not is_image_name(name)]
     left_out = [
         *_counted(len(results), "mask", "of earlier runs"),
-        *_other_files(names),
+        *_counted(len(others), "file", f"of other formats ({', '.join(sorted(set(map(_kind, others))))})"),
         *_counted(len(folders), "folder", "in it"),
     ]
     if not images:
         suffixes = " or ".join(sorted(image_suffixes()))
         also = f", but {' and '.join(left_out)}" if left_out else ""
-        raise UsageError(f"{source}: holds no {suffixes} file{also}{_advice(names, folders)}")
+        raise UsageError(f"{source}: holds no {suffixes} file{also}{_advice(others, folders)}")
     if left_out:
-        _LOG.warning("%s: left out %s%s", visible(source), " and ".join(left_out), _advice(names, folders))
+        _LOG.warning("%s: left out %s%s", visible(source), " and ".join(left_out), _advice(others, folders))
     return images
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):  # as of a link to itself
+        return entry.is_dir()
+    return False
 
 
 def _is_same(folder: Path, target: Path) -> bool:
@@ -72,11 +78,6 @@ def _is_result(path: Path) -> bool:
     return False
 
 
-def _other_files(names: Iterable[str]) -> list[str]:
-    kinds = Counter(kind for name in names if (kind := _kind(name)) in _OTHER_FORMATS)
-    return _counted(kinds.total(), "file", f"of other formats ({', '.join(sorted(kinds))})")
-
-
 def _kind(name: str) -> str:
     return PurePath(name).suffix.lower()
 
@@ -85,8 +86,7 @@ def _counted(count: int, noun: str, what: str) -> list[str]:
     return [f"{count} {noun}{'s' if count > 1 else ''} {what}"] if count else []
 
 
-def _advice(names: Iterable[str], folders: Iterable[Path]) -> str:
-    other = any(_kind(name) in _OTHER_FORMATS for name in names)
-    advice = ["DICOM series and other formats have to be converted to NIfTI first"] if other else []
-    advice += ["folders are given one by one"] if any(folders) else []
+def _advice(others: Sequence[str], folders: Sequence[Path]) -> str:
+    advice = ["DICOM series and other formats have to be converted to NIfTI first"] if others else []
+    advice += ["give folders one by one"] if folders else []
     return f"; {', '.join(advice)}" if advice else ""
