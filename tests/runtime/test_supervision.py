@@ -24,6 +24,7 @@ from flare_runtime.run.work import CaseWork
 from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.troubled_work import (
     BEHAVIOURS,
+    CommittingWork,
     Fail,
     ModuleWork,
     Once,
@@ -192,6 +193,14 @@ def test_a_worker_ends_with_the_loop_over_its_results(tmp_path, cases):
     results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_worker_is_not_ended_between_a_mask_and_its_record(cases):
+    results = supervise(CommittingWork(), cases)
+    next(results)
+    results.close()
+    assert cases[1].mask.exists()
+    assert cases[1].record.exists()
 
 
 def test_the_command_on_a_gpu_that_is_not_there_ends_with_5_and_one_line(tmp_path, tiny_bundle):

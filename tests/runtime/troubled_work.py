@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flare_runtime.errors import LostDeviceError
 from flare_runtime.run.cases import Case
+from flare_runtime.run.commit import alone_in
 from flare_runtime.run.events import CaseProgress, Listener
 from flare_runtime.run.record import CaseRecord
 
@@ -114,6 +115,19 @@ class TellingWork:
             log.debug("not asked for")
             thread.join()
             yield CaseRecord(case=case.name, status="done")
+
+
+@dataclass(frozen=True)
+class CommittingWork:
+    """Is between the mask and the record of its second case when its parent has the record of the first."""
+
+    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
+        with alone_in(cases[1].mask.parent):
+            cases[1].mask.touch()
+            yield CaseRecord(case=cases[0].name, status="done")
+            time.sleep(0.1)
+            cases[1].record.touch()
+        hang(1)
 
 
 class StuckWork:
