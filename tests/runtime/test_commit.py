@@ -133,8 +133,8 @@ def test_a_disk_that_fills_up_leaves_the_record_of_the_failure_and_no_mask(case,
     assert read_record(case).message == message == f"OutputError: {cannot}"
 
 
-def killed_at(case, step):
-    """Commit 2 in a process that is killed at that step, and return whether it was."""
+def killed_at(step, write):
+    """Call `write` in a process that is killed at that step, and return whether it was."""
     seen = iter(range(1, 1000))
 
     def kill(event, _arguments):
@@ -143,7 +143,7 @@ def killed_at(case, step):
 
     def work():
         sys.addaudithook(kill)
-        commit(case, 2)
+        write()
 
     code = os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
     assert code in (0, -signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
     while killed:
         step += 1
         before = commit(case, 1)
-        killed = killed_at(case, step)
+        killed = killed_at(step, lambda: commit(case, 2))
         labels = set(np.unique(read_volume(case.mask).voxels))
         assert labels in ({1}, {2})
         if case.record.exists():
@@ -163,6 +163,18 @@ def test_a_kill_at_any_step_leaves_no_record_beside_another_mask(case):
         check_folder(case.mask.parent)
         assert set(names(case)) <= {"a.json", "a.nii.gz"}
     assert step > 6
+
+
+def test_a_kill_at_any_step_of_a_refusal_leaves_no_record_of_a_mask_that_is_gone(case):
+    step, killed = 0, True
+    while killed:
+        step += 1
+        commit(case, 1)
+        killed = killed_at(step, lambda: commit_failure(case, refused()))
+        if case.record.exists() and read_record(case).status == "done":
+            assert case.mask.exists()
+    assert step > 5
+    assert names(case) == ["a.json", "a.stale.nii.gz"]
 
 
 def test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there(case):

@@ -1,10 +1,12 @@
 """What `auto` decides, from the bundle's record and what the machine has; alike on every machine."""
 
 from dataclasses import replace
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 
+from flare_runtime import Segmenter
 from flare_runtime.backends import registry
 from flare_runtime.backends.engine import AbsentEngineError
 from flare_runtime.backends.openvino import int8
@@ -12,7 +14,7 @@ from flare_runtime.backends.openvino import network as openvino_backend
 from flare_runtime.backends.selection import choose, read_network
 from flare_runtime.errors import BundleError
 from flare_runtime.options import RunOptions
-from tests.runtime.manifests import FILE_FIELDS, memory_bundle
+from tests.runtime.manifests import FILE_FIELDS, ArithmeticNetwork, memory_bundle
 
 # The reduced precisions that `auto` may take, and where.
 REDUCED = {"bf16": ("openvino", "cpu"), "int8": ("openvino", "cpu"), "fp16": ("onnxruntime", "cuda:0")}
@@ -109,6 +111,35 @@ def test_a_precision_that_was_asked_for_needs_no_record(processor, precision):
     processor()
     choice = choose(make_bundle(), RunOptions(device="cpu", precision=precision))
     assert (choice.backend, choice.precision) == ("openvino", precision)
+
+
+@pytest.mark.parametrize(
+    ("options", "has", "running"),
+    [
+        # Of 4 features of 8 x 8 x 8 voxels in each of two folds: 9 bytes, in bfloat16 8, in ONNX Runtime 16.
+        ({"precision": "fp32"}, ("bf16",), 2 * 9 * 2048),
+        ({}, ("bf16",), 2 * 8 * 2048),
+        ({}, (), 2 * 9 * 2048),
+        ({"backend": "onnxruntime"}, ("bf16",), 2 * 16 * 2048),
+    ],
+)
+def test_the_memory_of_a_case_is_that_of_the_engine_and_precision_that_are_taken(
+    monkeypatch, processor, options, has, running
+):
+    processor(*has)
+    compiled = Event()
+    monkeypatch.setattr(
+        "flare_runtime.segmenter.read_network",
+        lambda _choice: lambda _device: compiled.wait(20) and ArithmeticNetwork(),
+    )
+    choice = choose(make_bundle(record(1.0, "bf16")), RunOptions(device="cpu", **options))
+    segmenter = Segmenter.open(choice, wait=False)
+    assert segmenter.memory.network_bytes == running
+    # Compiling takes 96 MiB, and five times the 1,000 parameters of each fold, until it is done.
+    assert segmenter.memory.compiling_bytes() == (96 << 20) + 2 * 5 * 1000 * 4
+    compiled.set()
+    assert segmenter.network.backend == "arithmetic"
+    assert segmenter.memory.compiling_bytes() == 0
 
 
 @pytest.mark.parametrize(
