@@ -174,6 +174,7 @@ def test_a_kill_at_any_step_of_a_refusal_leaves_no_record_of_a_mask_that_is_gone
         if case.record.exists() and read_record(case).status == "done":
             assert case.mask.exists()
     assert step > 5
+    check_folder(case.mask.parent)
     assert names(case) == ["a.json", "a.stale.nii.gz"]
 
 
