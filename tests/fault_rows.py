@@ -147,8 +147,8 @@ OUTPUTS = (
         "SIGTERM, SIGINT or SIGHUP",
         "exit 143, 130 or 129; finished cases are kept, the report says what was not begun",
         tests=(
-            f"{_RT}cli.py::test_a_signal_keeps_finished_cases_and_drops_the_current_one",
-            f"{_RT}cli.py::test_sigterm_in_the_first_case_leaves_nothing_behind",
+            f"{_RT}program.py::test_a_signal_keeps_finished_cases_and_drops_the_current_one",
+            f"{_RT}program.py::test_sigterm_in_the_first_case_leaves_nothing_behind",
             f"{_RT}interruption.py::test_the_start_is_no_exception",
         ),
     ),

@@ -9,7 +9,7 @@ DEVICES = (
         "a GPU that is missing, or has another number",
         "exit 5, unless `--device auto` allows the CPU, which is said",
         tests=(
-            f"{_RT}cli.py::test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_only_if_that_was_allowed",
+            f"{_RT}program.py::test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_only_if_that_was_allowed",
             f"{_RT}supervision.py::test_the_command_on_a_gpu_that_is_not_there_ends_with_5_and_one_line",
         ),
     ),

@@ -53,14 +53,7 @@ def _bundle_parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=path_of, required=True, metavar="BUNDLE", help="the folder to write")
     add("--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
     add("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
-    add(
-        "--verify",
-        nargs="+",
-        type=path_of,
-        default=[],
-        metavar="CASE",
-        help="NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)",
-    )
+    _add_verify(parser, "NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)")
     add("--name", type=_one_line, help="the model's name (default: data set and configuration)")
     add("--licence", type=_one_line, default="unspecified", help="of the weights")
     add("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
@@ -83,14 +76,7 @@ def _engine_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", type=path_of, metavar="BUNDLE", help="a folder or zip made by flare-export")
     add("--batch", nargs="+", type=positive, default=[1], metavar="N", help="tiles at once (default: 1)")
-    add(
-        "--verify",
-        nargs="+",
-        type=path_of,
-        default=[],
-        metavar="CASE",
-        help="NIfTI images (default: synthetic patches)",
-    )
+    _add_verify(parser, "NIfTI images (default: synthetic patches)")
     add("--workspace-mib", type=positive, metavar="N", help="scratch memory of a layer (default: TensorRT's own bound)")
     add(
         "--version-compatible",
@@ -118,9 +104,13 @@ def _int8_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", type=path_of, metavar="BUNDLE", help="a folder made by flare-export")
     add("--calibrate", nargs="+", type=path_of, required=True, metavar="CASE", help="NIfTI images of the model's kind")
-    add("--verify", nargs="+", type=path_of, default=[], metavar="CASE", help="NIfTI images to compare on; best others")
+    _add_verify(parser, "NIfTI images to compare on; best others")
     add("--force", action="store_true", help="without --verify, drop what an earlier --verify of int8 measured")
     return parser
+
+
+def _add_verify(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--verify", nargs="+", type=path_of, default=[], metavar="CASE", help=meaning)
 
 
 _PARSERS = {ENGINES: _engine_parser, INT8: _int8_parser}

@@ -2,6 +2,7 @@
 
 import json
 from enum import IntEnum
+from functools import partial
 from types import SimpleNamespace
 
 import onnx
@@ -107,6 +108,41 @@ class _Config:
         return SimpleNamespace(serialize=lambda: self.timings)
 
 
+class _Builder:
+    def __init__(self, module, logger):
+        self._module, self._logger = module, logger
+        if module.broken:
+            logger.log(logger.ERROR, "CUDA driver version is insufficient")
+
+    def create_network(self, flags):
+        assert not self._module.broken, "Segmentation fault"
+        assert flags == 1 << Flag.STRONGLY_TYPED
+        return _Network()
+
+    def create_builder_config(self):
+        return _Config(self._module.__version__)
+
+    def build_serialized_network(self, network, config):
+        self._module.asked = config
+        if self._module.fails:
+            self._logger.log(self._logger.ERROR, "no tactic was found")
+            return None
+        if config.timings is not None:
+            config.timings += b"+"
+        batch, channels, *patch = (
+            side.dim_value for side in onnx.load_from_string(network.onnx).graph.input[0].type.tensor_type.shape.dim
+        )
+        layer = {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": self._module.layers}]}
+        return engine_bytes(
+            batch,
+            channels,
+            patch,
+            layers=json.dumps({"Layers": [layer]}),
+            onnx=network.onnx,
+            version_compatible=Flag.VERSION_COMPATIBLE in config.flags,
+        )
+
+
 def builder_module(version="11.4.0.106"):
     """Return a module with a runtime and a builder; `asked` is the configuration of the last build.
 
@@ -115,41 +151,7 @@ def builder_module(version="11.4.0.106"):
     module = stand_in_module(version=version)
     module.fails, module.broken, module.layers, module.asked = False, False, "Half", None
 
-    class Builder:
-        def __init__(self, logger):
-            self._logger = logger
-            if module.broken:
-                logger.log(logger.ERROR, "CUDA driver version is insufficient")
-
-        def create_network(self, flags):
-            assert not module.broken, "Segmentation fault"
-            assert flags == 1 << Flag.STRONGLY_TYPED
-            return _Network()
-
-        def create_builder_config(self):
-            return _Config(version)
-
-        def build_serialized_network(self, network, config):
-            module.asked = config
-            if module.fails:
-                self._logger.log(self._logger.ERROR, "no tactic was found")
-                return None
-            if config.timings is not None:
-                config.timings += b"+"
-            batch, channels, *patch = (
-                side.dim_value for side in onnx.load_from_string(network.onnx).graph.input[0].type.tensor_type.shape.dim
-            )
-            layer = {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Datatype": module.layers}]}
-            return engine_bytes(
-                batch,
-                channels,
-                patch,
-                layers=json.dumps({"Layers": [layer]}),
-                onnx=network.onnx,
-                version_compatible=Flag.VERSION_COMPATIBLE in config.flags,
-            )
-
-    module.Builder = Builder
+    module.Builder = partial(_Builder, module)
     module.OnnxParser = _Parser
     module.NetworkDefinitionCreationFlag = module.OnnxParserFlag = module.BuilderFlag = Flag
     module.LayerType = LayerType

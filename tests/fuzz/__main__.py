@@ -10,7 +10,7 @@ from time import perf_counter
 from samples.workspace import make_workspace
 from tqdm import tqdm
 
-from tests.fuzz.campaign import CLEAN, Outcome, campaign
+from tests.fuzz.campaign import CLEAN, Campaign, Outcome
 from tests.fuzz.door import CRASHES, default_count, door_names
 
 
@@ -31,22 +31,21 @@ def main() -> int:
             started = perf_counter()
             count = default_count(door) if args.count is None else args.count
             with tqdm(total=count, desc=door, unit="input", disable=None) as bar:
-                tally = campaign(
+                tally = Campaign(
                     door,
                     Path(folder, "workspace"),
-                    range(count),
-                    scratch=Path(folder, door),
+                    Path(folder, door),
                     seed=args.seed,
                     jobs=args.jobs,
                     keep=args.keep,
-                    progress=lambda outcome, bar=bar: _tell(outcome, bar),
-                )
+                    progress=lambda outcome, bar=bar: _show(outcome, bar),
+                ).run(range(count))
             print(f"{door}: {tally.line}; {perf_counter() - started:.0f} s", flush=True)
             clean = clean and not tally.findings
     return 0 if clean else 1
 
 
-def _tell(outcome: Outcome, bar: "tqdm[None]") -> None:
+def _show(outcome: Outcome, bar: "tqdm[None]") -> None:
     bar.update()
     if outcome.kind not in CLEAN:
         last = outcome.detail.strip().splitlines()[-1:] or [""]

@@ -150,54 +150,60 @@ class _Worker:
         return process.stdout.readline()
 
 
-def campaign(
-    door: str,
-    workspace: Path,
-    tasks: Sequence[Task],
-    *,
-    scratch: Path,
-    seed: int = 0,
-    jobs: int = 1,
-    limit_s: float = LIMIT_S,
-    keep: Path | None = CRASHES,
-    progress: Callable[[Outcome], None] = lambda _outcome: None,
-) -> Tally:
-    """Enter a door with many inputs and return what became of them.
+@dataclass(frozen=True)
+class Campaign:
+    """Many inputs at one door.
 
-    Args:
+    Attributes:
         door: its name.
         workspace: see `Door`.
-        tasks: indices of inputs to make, all determined by door, seed and index; or paths of inputs.
         scratch: an empty folder.
         seed: of the inputs that are made.
         jobs: worker processes.
         limit_s: what takes longer is a hang.
         keep: where the first input of every cause that is not clean is kept, as DOOR/CAUSE-SEED-INDEX/INPUT.
-        progress: is told every outcome, from several threads if there are several jobs.
+        progress: takes every outcome, from several threads if there are several jobs.
     """
 
-    def drive(number: int) -> Iterable[Outcome]:
-        folder = scratch / str(number)
+    door: str
+    workspace: Path
+    scratch: Path
+    seed: int = 0
+    jobs: int = 1
+    limit_s: float = LIMIT_S
+    keep: Path | None = CRASHES
+    progress: Callable[[Outcome], None] = lambda _outcome: None
+
+    def run(self, tasks: Sequence[Task]) -> Tally:
+        """Enter the door with many inputs and return what became of them.
+
+        Args:
+            tasks: indices of inputs to make, all determined by door, seed and index; or paths of inputs.
+        """
+        shares = [(number, tasks[number :: self.jobs]) for number in range(self.jobs)]
+        tally = Tally()
+        with ThreadPoolExecutor(self.jobs) as threads:
+            for outcomes in threads.map(self._run_in_worker, *zip(*shares, strict=True)):
+                for outcome in outcomes:
+                    tally.add(outcome)
+        return tally
+
+    def _run_in_worker(self, number: int, tasks: Sequence[Task]) -> Iterable[Outcome]:
+        folder = self.scratch / str(number)
         folder.mkdir(parents=True)
-        worker = _Worker(door, workspace, folder, seed, limit_s)
+        worker = _Worker(self.door, self.workspace, folder, self.seed, self.limit_s)
         outcomes = []
         try:
-            for task in tasks[number::jobs]:
+            for task in tasks:
                 outcome = worker.outcome(task)
-                if outcome.kind not in CLEAN and keep and isinstance(task, int):
-                    _keep(worker.input, keep / door, f"{outcome.signature}-{seed}-{task}", outcome.signature)
-                progress(outcome)
+                if outcome.kind not in CLEAN and self.keep and isinstance(task, int):
+                    name = f"{outcome.signature}-{self.seed}-{task}"
+                    _keep(worker.input, self.keep / self.door, name, outcome.signature)
+                self.progress(outcome)
                 outcomes.append(outcome)
         finally:
             worker.close()
         return outcomes
-
-    tally = Tally()
-    with ThreadPoolExecutor(jobs) as threads:
-        for outcomes in threads.map(drive, range(jobs)):
-            for outcome in outcomes:
-                tally.add(outcome)
-    return tally
 
 
 def kept(door: str) -> list[Path]:

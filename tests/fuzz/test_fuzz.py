@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz.campaign import campaign, kept
+from tests.fuzz.campaign import Campaign, kept
 from tests.fuzz.door import door_names, open_door
 from tests.fuzz.stand_ins.faulty_door import FAULTS
 
@@ -24,7 +24,7 @@ def workspace(tiny_model, tiny_bundle, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("door", door_names())
 def test_odd_inputs_are_taken_or_refused(door, workspace, tmp_path):
-    tally = campaign(door, workspace, [*kept(door), *range(SHORT)], scratch=tmp_path, keep=None)
+    tally = Campaign(door, workspace, tmp_path, keep=None).run([*kept(door), *range(SHORT)])
     assert tally.counts.total() >= SHORT
     assert not tally.findings, "\n".join(f"{found.task}: {found.kind}: {found.detail}" for found in tally.findings)
 
@@ -46,14 +46,8 @@ def test_every_fault_is_told_and_the_first_input_of_a_cause_kept(workspace, tmp_
     made = {index: Random(f"stand_ins.faulty 0 {index}").choice(FAULTS) for index in range(50)}
     first = [next(index for index in made if made[index] == fault) for fault in FAULTS]
     second = next(index for index in made if made[index] == "traceback" and index not in first)
-    tally = campaign(
-        "stand_ins.faulty",
-        workspace,
-        [*first, second],
-        scratch=tmp_path / "scratch",
-        keep=tmp_path / "kept",
-        limit_s=0.5,
-    )
+    campaign = Campaign("stand_ins.faulty", workspace, tmp_path / "scratch", keep=tmp_path / "kept", limit_s=0.5)
+    tally = campaign.run([*first, second])
     assert tally.counts == dict.fromkeys(FAULTS, 1) | {"traceback": 2}
     assert [made[found.task] for found in tally.findings] == [*FAULTS[2:], "traceback"]
     kept_files = (tmp_path / "kept" / "stand_ins.faulty").glob("*/fault.txt")
@@ -66,14 +60,14 @@ def test_every_fault_is_told_and_the_first_input_of_a_cause_kept(workspace, tmp_
 def test_a_kept_input_is_entered_as_it_lies(workspace, tmp_path):
     path = tmp_path / "fault.txt"
     path.write_text("traceback", encoding="ascii")
-    (found,) = campaign("stand_ins.faulty", workspace, [path], scratch=tmp_path / "scratch").findings
+    (found,) = Campaign("stand_ins.faulty", workspace, tmp_path / "scratch").run([path]).findings
     assert (found.task, found.kind) == (path, "traceback")
     assert "ValueError: on purpose" in found.detail
 
 
 def test_several_processes_meet_the_same_inputs(workspace, tmp_path):
     counts = [
-        campaign("nifti", workspace, range(40), scratch=tmp_path / str(jobs), keep=None, jobs=jobs).counts
+        Campaign("nifti", workspace, tmp_path / str(jobs), keep=None, jobs=jobs).run(range(40)).counts
         for jobs in (1, 2)
     ]
     assert counts[0] == counts[1]

@@ -5,10 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +12,8 @@ import pytest
 
 from flare_runtime import cli
 from flare_runtime.imaging.read import read_volume
+from tests.runtime.command_runs import SPACING, names, one_line, spawn, write_cohort, write_scan
 from tests.runtime.nifti_files import blobs, nifti_bytes, write_nifti
-
-SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
 
 
 @pytest.fixture
@@ -37,30 +32,12 @@ def infer(tiny_bundle, capfd):
 
 @pytest.fixture
 def scan(tmp_path):
-    return write_nifti(tmp_path / "scan_0000.nii.gz", blobs((20, 30, 28)), spacing_mm=SPACING)
+    return write_scan(tmp_path)
 
 
 @pytest.fixture
 def cohort(tmp_path):
-    """A folder with two sound scans, `a` and `c`, and a truncated one, `b`."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for seed, name in enumerate("abc"):
-        write_nifti(folder / f"{name}_0000.nii.gz", blobs((16, 17, 18), seed), spacing_mm=SPACING)
-    data = (folder / "b_0000.nii.gz").read_bytes()
-    (folder / "b_0000.nii.gz").write_bytes(data[: len(data) // 2])
-    return folder
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def one_line(err):
-    """Return the message of a run that failed before its first case, which is one line."""
-    (line,) = err.splitlines()
-    assert line.startswith("flare-infer: ")
-    return line
+    return write_cohort(tmp_path / "in")
 
 
 # --- 0: done
@@ -252,46 +229,6 @@ def test_usage_errors_are_one_line(infer, cohort, scan, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_input_is_called_that(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["-i", "a.nii", "b.nii", "-o", "out"])
-    assert caught.value.code == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.endswith("b.nii: is one input too many; -i takes one image, or a folder that holds all of them")
-
-
-@pytest.mark.parametrize(("text", "number"), [("2e9", 2_000_000_000), ("12", 12), ("1e3", 1000)])
-def test_large_numbers_can_be_given_as_the_help_writes_them(text, number):
-    assert cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text]).max_voxels == number
-
-
-@pytest.mark.parametrize("text", ["2.5", "1e-3", "inf", "nan", "-2e9", "0e0"])
-def test_what_is_no_whole_number_is_none_in_any_spelling(text, capsys):
-    with pytest.raises(SystemExit):
-        cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text])
-    assert "argument --max-voxels: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["-i", "a.nii"],
-        ["-i", "a.nii", "-o", "b.nii", "--threads", "0"],
-        ["-i", "a.nii", "-o", "b.nii", "--threads", "two"],
-        ["-i", "a.nii", "-o", "b.nii", "--max-voxels", "-5"],
-        ["-i", "a.nii", "-o", "b.nii", "--step", "half"],
-        ["-i", "a.nii", "-o", "b.nii", "--quiet", "--verbose"],
-        ["-i", "a.nii", "-o", "b.nii", "--surprise"],
-    ],
-)
-def test_a_wrong_command_line_exits_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: flare-infer")
-
-
 def test_what_is_no_regular_file_is_refused_by_name_and_the_others_go_on(cohort, tmp_path, tiny_bundle):
     os.mkfifo(cohort / "d.nii.gz")
     (cohort / "e.nii.gz").symlink_to("/dev/zero")
@@ -414,97 +351,3 @@ def test_a_bundle_that_is_not_whole_names_the_file(infer, scan, tmp_path, tiny_b
     assert code == 7
     assert says in one_line(err)
     assert not (tmp_path / "out").exists()
-
-
-# --- as a program
-
-
-def spawn(*arguments, **options):
-    command = [sys.executable, "-m", "flare_runtime.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
-
-
-def test_the_command_is_installed():
-    (command,) = entry_points(group="console_scripts", name="flare-infer")
-    assert command.load() is cli.main
-
-
-def test_exit_codes_and_messages_leave_the_process(scan, tmp_path, tiny_bundle):
-    process = spawn("-m", tiny_bundle, "-i", tmp_path / "missing", "-o", tmp_path, "--threads", 1)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (2, "")
-    one_line(err)
-    process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--threads", 1, "--quiet")
-    assert process.communicate(timeout=60) == ("", "")
-    assert process.returncode == 0
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_bundle, number, code):
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    write_nifti(source / "a.nii.gz", blobs((16, 16, 16)), spacing_mm=SPACING)
-    # With 85,000 tiles the second case takes minutes.
-    write_nifti(source / "b.nii.gz", blobs((64, 64, 64)), spacing_mm=SPACING)
-    arguments = ["-m", tiny_bundle, "-i", source, "-o", out, "--step", 0.07, "--threads", 1]
-    process = spawn(
-        *arguments,
-        "--report",
-        tmp_path / "run.json",
-        # A test runner in the background may have SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    lines = [process.stderr.readline(), process.stderr.readline()]
-    assert lines[1].startswith("a: "), lines
-    os.kill(process.pid, number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert err.splitlines() == [
-        f"flare-infer: {'terminated' if code == 143 else 'interrupted'}; finished cases are kept"
-    ]
-    assert names(out) == ["a.json", "a.nii.gz"]
-    assert read_volume(out / "a.nii.gz").shape == (16, 16, 16)
-    report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
-    assert [case["case"] for case in report["cases"]] == ["a"]
-    assert (report["complete"], report["not_begun"]) == (False, ["b"])
-
-
-def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle):
-    scan = write_nifti(tmp_path / "scan_0000.nii.gz", blobs((40, 60, 56)), spacing_mm=SPACING)
-    process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--step", 0.05, "--threads", 1)
-    process.stderr.readline()  # the heading comes before the first case
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "Traceback" not in err
-    assert names(tmp_path) == ["scan_0000.nii.gz"]
-
-
-BROKEN_GPU = """
-import sys
-from flare_runtime import cli
-from flare_runtime.backends import selection as backends
-from flare_runtime.run import session
-from tests.runtime.broken_gpu_work import BrokenGpuWork
-
-backends.resolve = lambda name, _has_engine: "cuda:0" if name == "auto" else name
-session.CaseWork = BrokenGpuWork
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.parametrize(("device", "code"), [("auto", 0), ("cuda:0", 5)])
-def test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_only_if_that_was_allowed(
-    tiny_bundle, scan, tmp_path, device, code
-):
-    arguments = ["-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--device", device]
-    run = subprocess.run(
-        [sys.executable, "-c", BROKEN_GPU, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert run.returncode == code
-    assert "the driver is too old" in run.stderr
-    assert (tmp_path / "mask.nii.gz").exists() == (code == 0)

@@ -24,22 +24,15 @@ from flare_runtime import (
     UsageError,
     read_nifti,
 )
+from tests.runtime.command_runs import SPACING, write_cohort
 from tests.runtime.nifti_files import blobs, write_nifti
 
-SPACING = (2.5, 1.5, 1.5)  # the tiny network's own
 OPTIONS = RunOptions(device="cpu", precision="fp32", threads=1)
 
 
 @pytest.fixture
 def scans(tmp_path):
-    """A folder with two sound scans, `a` and `c`, and a truncated one, `b`."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for seed, name in enumerate("abc"):
-        write_nifti(folder / f"{name}_0000.nii.gz", blobs((16, 17, 18), seed), spacing_mm=SPACING)
-    data = (folder / "b_0000.nii.gz").read_bytes()
-    (folder / "b_0000.nii.gz").write_bytes(data[: len(data) // 2])
-    return folder
+    return write_cohort(tmp_path / "scans")
 
 
 def test_a_folder_becomes_masks_records_and_a_report(scans, tiny_bundle, tmp_path, capfd):

@@ -1,0 +1,45 @@
+"""The command line of `flare-infer`, before anything is done."""
+
+import pytest
+
+from flare_runtime import cli
+
+
+def test_a_second_input_is_called_that(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["-i", "a.nii", "b.nii", "-o", "out"])
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("b.nii: is one input too many; -i takes one image, or a folder that holds all of them")
+
+
+@pytest.mark.parametrize(("text", "number"), [("2e9", 2_000_000_000), ("12", 12), ("1e3", 1000)])
+def test_large_numbers_can_be_given_as_the_help_writes_them(text, number):
+    assert cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text]).max_voxels == number
+
+
+@pytest.mark.parametrize("text", ["2.5", "1e-3", "inf", "nan", "-2e9", "0e0"])
+def test_what_is_no_whole_number_is_none_in_any_spelling(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text])
+    assert "argument --max-voxels: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["-i", "a.nii"],
+        ["-i", "a.nii", "-o", "b.nii", "--threads", "0"],
+        ["-i", "a.nii", "-o", "b.nii", "--threads", "two"],
+        ["-i", "a.nii", "-o", "b.nii", "--max-voxels", "-5"],
+        ["-i", "a.nii", "-o", "b.nii", "--step", "half"],
+        ["-i", "a.nii", "-o", "b.nii", "--quiet", "--verbose"],
+        ["-i", "a.nii", "-o", "b.nii", "--surprise"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: flare-infer")
