@@ -1,9 +1,12 @@
 """Talking costs nothing: streams that are closed, full or broken, in real processes."""
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -86,6 +89,7 @@ say("done")
 def on_a_terminal(*command):
     """Return what a command prints on a terminal."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     with subprocess.Popen([sys.executable, "-c", *command], stdout=theirs, stderr=theirs):
         os.close(theirs)
         output = b""
@@ -135,6 +139,17 @@ def test_the_command_shows_that_it_begins_and_outlives_its_terminal(tmp_path, ti
         os.close(ours)
         assert process.wait(timeout=60) == 0
     assert (tmp_path / "mask.json").exists()
+
+
+def test_the_command_shows_how_far_a_case_is(tmp_path, tiny_bundle):
+    scan = write_nifti(tmp_path / "a.nii", blobs((16, 17, 18)), spacing_mm=SPACING)
+    options = ["-i", scan, "-o", tmp_path / "mask.nii", "-m", tiny_bundle, "--threads", "1", "--device", "cpu"]
+    command = f"import sys; from flare_runtime import cli; sys.exit(cli.main({list(map(str, options))} + sys.argv[1:]))"
+    shown = on_a_terminal(command).split("\r")
+    assert any("| 0/4 [" in part for part in shown)
+    # The bar has gone before the line of the case comes.
+    assert "".join(shown[-3:-1]).strip().startswith("a: ")
+    assert "/4 [" not in on_a_terminal(command, "--quiet")
 
 
 def test_a_pipe_gets_no_passing_lines():
