@@ -8,7 +8,7 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "benchmarks"
 SUMMARY = "summary"
-_SIDES, _WHOLE = "python -m benchmarks.side_by_side", "python -m benchmarks.whole_case"
 _PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 Cell: TypeAlias = str | float | int | None
 
@@ -144,53 +143,28 @@ def _line(cells: Any) -> str:
 
 def summary() -> str:
     """Return the six figures of the front page, each with the command that measures it again."""
+    lines = ["| what | `flare-infer` | nnU-Net | measured by | machine, day |", "|---|---:|---:|---|---|"]
+    for what, ours, theirs, command, table in _summary_rows():
+        machine = table.machine.partition(",")[0].partition(" (")[0]
+        lines.append(_line((what, ours, theirs, f"`{command}`", f"{machine}, {table.date}")))
+    return "\n".join(lines) + "\n"
+
+
+def _summary_rows() -> Iterator[tuple[str, str, str, str, Table]]:
+    """Yield what was measured, ours, nnU-Net's, by which command, and the table that holds it."""
     names = ("side-by-side", "agreement", "whole-case-xeon", "gpu")
     sides, agreement, whole, gpu = (Table.read(FIGURES / f"{name}.json") for name in names)
+    for what, name, unit in (("time, each of 7 real scans", "s", "s"), ("peak memory, the same", "peak MiB", "MiB")):
+        ours, theirs = (f"{sides.span(f'{method}, {name}')} {unit}" for method in ("flare-infer_fp32", "nnU-Net"))
+        yield what, ours, theirs, "python -m benchmarks.side_by_side", sides
     differing = max(cell for cell in agreement.column("differing voxels") if isinstance(cell, int))
-    ours, theirs = "`--precision fp32`", "nnU-Net's predictor"
-    rows = (
-        (
-            "time, each of 7 real scans",
-            f"{sides.span('flare-infer, s')} s",
-            f"{sides.span('nnU-Net, s')} s",
-            _SIDES,
-            sides,
-        ),
-        (
-            "peak memory, the same",
-            f"{sides.span('flare-infer, peak MiB')} MiB",
-            f"{sides.span('nnU-Net, peak MiB')} MiB",
-            _SIDES,
-            sides,
-        ),
-        ("voxels that differ, in each of 10 scans", f"at most {differing}", "", "make parity", agreement),
-        (
-            "time, the paper's network, 512 x 512 x 208",
-            f"{whole.figure(ours, 'wall, s')} s",
-            f"{whole.figure(theirs, 'wall, s')} s",
-            _WHOLE,
-            whole,
-        ),
-        (
-            "peak memory, the same",
-            f"{whole.figure(ours, 'peak memory, MiB')} MiB",
-            f"{whole.figure(theirs, 'peak memory, MiB')} MiB",
-            _WHOLE,
-            whole,
-        ),
-        (
-            "time, the same on a GPU, 512 x 512 x 300",
-            f"{gpu.figure('`cudnn`, 4,096 MiB', 'cold, s')} s",
-            f"{gpu.figure('nnU-Net (autocast)', 'cold, s')} s",
-            "make bench-gpu",
-            gpu,
-        ),
-    )
-    lines = ["| what | `flare-infer` | nnU-Net | measured by | machine, day |", "|---|---:|---:|---|---|"]
-    for what, figure, reference, command, table in rows:
-        machine = table.machine.partition(",")[0].partition(" (")[0]
-        lines.append(_line((what, figure, reference, f"`{command}`", f"{machine}, {table.date}")))
-    return "\n".join(lines) + "\n"
+    yield "voxels that differ, in each of 10 scans", f"at most {differing}", "", "make parity", agreement
+    case = "time, the paper's network, 512 x 512 x 208"
+    for what, name, unit in ((case, "wall, s", "s"), ("peak memory, the same", "peak memory, MiB", "MiB")):
+        ours, theirs = (f"{whole.figure(row, name)} {unit}" for row in ("`--precision fp32`", "nnU-Net's predictor"))
+        yield what, ours, theirs, "python -m benchmarks.whole_case", whole
+    ours, theirs = (f"{gpu.figure(row, 'cold, s')} s" for row in ("cudnn fp16", "nnU-Net"))
+    yield "time, the same on a GPU, 512 x 512 x 300", ours, theirs, "make bench-gpu", gpu
 
 
 def filled(page: str) -> str:

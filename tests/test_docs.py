@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from benchmarks.tables import filled, pages
+from benchmarks.tables import Table, filled, pages
 
 from flare_runtime import errors
 from flare_runtime.imaging.volume import Remark
@@ -49,6 +49,14 @@ def first_cells(text: str, heading: str) -> set[str]:
 def test_every_table_of_figures_is_made_of_its_json(path):
     text = path.read_text(encoding="utf-8")
     assert text == filled(text), "run python -m benchmarks.tables"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "benchmarks").glob("*.json")), ids=lambda path: path.stem)
+def test_every_figure_is_shown_with_all_its_digits(path):
+    table = Table.read(path)
+    for row in table.rows:
+        for cell, column in zip(row, table.columns, strict=True):
+            assert not isinstance(cell, float) or round(cell, column.digits) == cell, (row[0], column.name)
 
 
 def test_every_file_of_figures_is_shown():
