@@ -12,7 +12,7 @@ from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import placements
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
-from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
+from tests.runtime.manifests import FILE_FIELDS, ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.strict_device import StrictDevice, StrictNetwork
 
@@ -156,6 +156,35 @@ def test_out_of_memory_is_tried_once_more_with_as_little_as_can_be():
     np.testing.assert_array_equal(result.mask, host.segment(scan()).mask)
     assert device.memory.peak < largest
     assert len(chosen) == 2  # the second attempt asks for the smallest placement, not for this one
+
+
+def test_unused_memory_is_given_back_between_the_attempts(monkeypatch):
+    _, on_device, device, _ = segmenters("two classes")
+    steps = []
+    monkeypatch.setattr(device, "release", lambda: steps.append("release"))
+
+    def attempt(smallest):
+        steps.append(smallest)
+        if not smallest:
+            raise GpuMemoryError("full")
+        return "result"
+
+    assert on_device.within_memory(attempt) == "result"
+    assert steps == [False, "release", True]
+
+
+def test_the_placement_counts_the_batch_and_every_fold():
+    files = [{**FILE_FIELDS, "name": f"{fold}.onnx", "fold": fold} for fold in "012"]
+    bundle = memory_bundle(channels=[CT], files=[*files, {**files[0], "name": "half.onnx", "precision": "fp16"}])
+    device, sizes = StrictDevice(), []
+
+    def place(size):
+        sizes.append(size)
+        return next(placements(size))
+
+    network = StrictNetwork(ArithmeticNetwork(), device, batch=4)
+    Segmenter(bundle, network, device=device, place=place).prepare(scan())
+    assert [(size.batch, size.folds) for size in sizes] == [(4, 3)]
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.0, "failed"), (0.9, "done"), (1.0, "done")])
