@@ -13,7 +13,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from flare_runtime import Segmenter, Volume
+from flare_runtime import RunOptions, Segmenter, Volume
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Grid
@@ -271,3 +271,17 @@ for record in segment_cases(raw_segmenter(), cases_of(Path({str(tmp_path)!r}))):
     first, second = ran.stdout.splitlines()
     assert re.match(r"a refused too_little_memory needs about 6\d\d MiB, the scan included, 3\d\d MiB are", first)
     assert second.startswith("b done")
+
+
+def test_the_memory_of_compiling_counts_until_it_is_done(monkeypatch):
+    compiled = Event()
+    monkeypatch.setattr(
+        "flare_runtime.segmenter.read_network",
+        lambda _choice: lambda _device: compiled.wait(60) and ArithmeticNetwork(),
+    )
+    bundle = memory_bundle()
+    coming = Segmenter.load(bundle, RunOptions(device="cpu"), wait=False)
+    assert coming.memory.coming_bytes() == engine_bytes(bundle.manifest, 1) > 0
+    compiled.set()
+    assert coming.network.backend == "arithmetic"
+    assert coming.memory.coming_bytes() == 0
