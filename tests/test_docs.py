@@ -174,6 +174,14 @@ def test_every_field_of_a_manifest_is_documented():
 # --- words and examples
 
 
+def test_every_folder_of_the_runtime_is_in_the_architecture():
+    contracts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layers = re.search(r'containers = \["flare_runtime"\].*?layers = \[(.*?)\]', contracts, re.DOTALL)
+    assert layers
+    page_words = set(re.findall(r"`(\w+)`", page("explanation/architecture")))
+    assert set(re.findall(r"\b[a-z]\w+", layers[1])) <= page_words
+
+
 def test_the_front_page_is_short():
     text = README.read_text(encoding="utf-8")
     assert len(text.split()) <= 900
