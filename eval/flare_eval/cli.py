@@ -112,16 +112,16 @@ def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], 
     from flare_eval.report.tables import accuracy_table, markdown
 
     results = []
-    for name, found in pairs.items():
-        inputs = (path for pair in found for path in (pair.reference, pair.prediction) if path)
+    for name, of_method in pairs.items():
+        inputs = (path for pair in of_method for path in (pair.reference, pair.prediction) if path)
         check_results(Accuracy, output / name, inputs)
-    for name, found in pairs.items():
+    for name, of_method in pairs.items():
         result = evaluate(
             name,
-            found,
+            of_method,
             tolerances_mm=tolerances,
             official=official,
-            workers=min(workers, len(found)),
+            workers=min(workers, len(of_method)),
             progress=_progress_bar(name),
         )
         folder = make_folder(output / name)
@@ -217,14 +217,14 @@ def run_report(args: argparse.Namespace) -> int:
     return 0
 
 
-def named_paths(given: Sequence[str]) -> dict[str, Path]:
+def named_paths(arguments: Sequence[str]) -> dict[str, Path]:
     """Return the paths of METHOD=PATH arguments by method; a path alone is called by its last part.
 
     Raises:
         UsageError: where two have one name, or a name cannot be a folder's.
     """
     paths: dict[str, Path] = {}
-    for text in given:
+    for text in arguments:
         name, separator, path = text.partition("=")
         if not separator:
             name, path = strip_suffix(Path(text).resolve().name), text

@@ -71,18 +71,18 @@ def run(args: argparse.Namespace) -> int:
         UsageError: where there is none.
         OutputError: where a picture cannot or must not be written.
     """
-    found: dict[str, tuple[Path, Path, Path]] = {}
+    cases: dict[str, tuple[Path, Path, Path]] = {}
     for path in sorted(args.images.glob(image_name("*"))):
         case, _ = split_channel(path.name)
         label, mask = args.references / mask_name(case), args.predictions / mask_name(case)
         if label.is_file() and mask.is_file():
-            found[case] = path, label, mask
-    if not found:
+            cases[case] = path, label, mask
+    if not cases:
         raise UsageError(f"{args.images}: no image has both a reference and a prediction")
-    pictures = {case: args.output / f"{case}.png" for case in found}
-    check_targets(pictures.values(), (path for paths in found.values() for path in paths))
+    pictures = {case: args.output / f"{case}.png" for case in cases}
+    check_targets(pictures.values(), (path for paths in cases.values() for path in paths))
     check_folder(args.output)
-    for case, (image, label, mask) in found.items():
+    for case, (image, label, mask) in cases.items():
         look = look_at(read_volume(image), read_labels(label)[1], read_labels(mask)[1], case, pictures[case])
         print_line(f"{look.line} ({args.output / look.case}.png)")
     return 0

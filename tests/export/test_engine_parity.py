@@ -61,7 +61,7 @@ def test_several_batches_count_together(bundle, reference):
     tiles = synthetic_batch(bundle.manifest, 4)
     apart = measure_engine(engine(bundle, 2), reference, np.split(tiles, 2), DECODER)
     whole = measure_engine(engine(bundle, 4), reference, [tiles], DECODER)
-    assert (apart.tiles, apart.agreement, apart.found) == (whole.tiles, whole.agreement, whole.found)
+    assert (apart.tiles, apart.agreement, apart.engine_voxels) == (whole.tiles, whole.agreement, whole.engine_voxels)
     assert apart.relative_error == pytest.approx(whole.relative_error)
 
 

@@ -70,9 +70,9 @@ def surface_distances(
     distances = []
     for here, own, other, border in zip(positions, borders, positions[::-1], borders[::-1], strict=True):
         shared = border[own]
-        found = np.zeros(len(here))
-        found[~shared] = _nearest(here[~shared], other, spacing_mm, limit_mm)
-        distances.append(found)
+        to_other = np.zeros(len(here))
+        to_other[~shared] = _nearest(here[~shared], other, spacing_mm, limit_mm)
+        distances.append(to_other)
     return SurfaceDistances((areas[0], areas[1]), (distances[0], distances[1]), limit_mm)
 
 
@@ -102,9 +102,9 @@ def _nearest(
     """Return the distance in mm of each grid point to the nearest of the others, infinite beyond the limit."""
     from scipy.spatial import cKDTree
 
-    found = np.full(len(points), np.inf)
+    distances = np.full(len(points), np.inf)
     if not len(points) or not len(others):
-        return found
+        return distances
     spacing = np.asarray(spacing_mm, np.float64)
     reach = limit_mm + float(spacing.min())  # so that rounding cannot lose a neighbour at the limit itself
     tree = cKDTree(others * spacing, balanced_tree=False, compact_nodes=False)
@@ -112,5 +112,5 @@ def _nearest(
     near = index < len(others)
     # From whole steps, as a distance transform computes it: equal distances come out equal to the last bit.
     steps = (points[near] - others[index[near]]) * spacing
-    found[near] = np.sqrt((steps**2).sum(axis=1))
-    return found
+    distances[near] = np.sqrt((steps**2).sum(axis=1))
+    return distances

@@ -62,7 +62,7 @@ class Method:
         name, separator, line = text.partition("=")
         if not separator or not name or not set(name).isdisjoint("/ {|"):
             raise UsageError(f"{text!r}: give NAME=COMMAND, the name without spaces and slashes")
-        if not any(given in line and made in line for given, made in (_FOLDERS, _ONE_FILE)):
+        if not any(source in line and target in line for source, target in (_FOLDERS, _ONE_FILE)):
             raise UsageError(f"{name}: the command must hold {{input}} and {{output}}, or {' and '.join(_ONE_FILE)}")
         command = shlex.split(line)
         if shutil.which(command[0]) is None:
@@ -147,12 +147,12 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
         measured = measure(method.arguments(source, target), gpu=gpu, whole_machine=method.whole_machine)
         message = f"exit code {measured.exit_code}: {cause(measured.error_tail)}" if measured.exit_code else ""
         for case in cases:
-            made = target / case.mask.name
-            if made.is_file():
-                with made.open("rb") as mask, replacing(masks / made.name) as copy:
+            produced = target / case.mask.name
+            if produced.is_file():
+                with produced.open("rb") as mask, replacing(masks / produced.name) as copy:
                     shutil.copyfileobj(mask, copy)
             elif not message:
-                message = f"left no {visible(made.name)}"
+                message = f"left no {visible(produced.name)}"
     single = cases[0] if len(cases) == 1 else None
     return RunCost(
         case=single.name if single else ALL_CASES,
@@ -183,14 +183,14 @@ def cause(errors: str) -> str:
 
 def values(run: RunCost, what: Memory) -> list[float] | None:
     """Return a run's samples of one kind of memory, MiB, or None where it was not measured."""
-    found = [getattr(sample, what) for sample in run.samples]
-    return None if not found or None in found else found
+    levels = [getattr(sample, what) for sample in run.samples]
+    return None if not levels or None in levels else levels
 
 
 def peak(run: RunCost, what: Memory) -> float | None:
     """Return the largest sample, MiB."""
-    found = values(run, what)
-    return None if found is None else max(found)
+    levels = values(run, what)
+    return None if levels is None else max(levels)
 
 
 def official_area(run: RunCost, what: Memory) -> float | None:
@@ -199,17 +199,17 @@ def official_area(run: RunCost, what: Memory) -> float | None:
     Its loop takes a little longer than the tenth of a second that each sample counts for, so this is below the true
     integral.
     """
-    found = values(run, what)
-    return None if found is None else float(round(INTERVAL_S * sum(found)))
+    levels = values(run, what)
+    return None if levels is None else float(round(INTERVAL_S * sum(levels)))
 
 
 def integral(run: RunCost, what: Memory) -> float | None:
     """Return the integral of memory over the run's wall time by the trapezoid rule, MiB s."""
-    found = values(run, what)
-    if found is None:
+    levels = values(run, what)
+    if levels is None:
         return None
     times = [0.0, *(sample.seconds for sample in run.samples), run.wall_s]
-    levels = [found[0], *found, found[-1]]
+    levels = [levels[0], *levels, levels[-1]]
     steps = zip(times, times[1:], levels, levels[1:], strict=False)
     return float(sum((end - start) * (low + high) / 2 for start, end, low, high in steps))
 

@@ -135,14 +135,14 @@ def _sample(
 
 def _tree(root: int) -> list[int]:
     """Return the process and all its descendants."""
-    found = [root]
-    for parent in found:
+    processes = [root]
+    for parent in processes:
         try:
             for task in Path(f"/proc/{parent}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
+                processes += [int(child) for child in (task / "children").read_text(encoding="utf-8").split()]
         except OSError:  # it has ended
             continue
-    return found
+    return processes
 
 
 def _memory_mib(tree: Sequence[int]) -> float:

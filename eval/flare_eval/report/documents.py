@@ -85,21 +85,21 @@ def load_methods(folders: Sequence[Path]) -> list[Method]:
     accuracies, efficiencies = _by_method(Accuracy, places), _by_method(Efficiency, places)
     names = list(dict.fromkeys([*accuracies, *efficiencies]))
     if not names:
-        given = ", ".join(map(str, folders)) or "no folder was given"
-        raise UsageError(f"{given}: no accuracy.json and no efficiency.json there, nor in a subfolder")
+        searched = ", ".join(map(str, folders)) or "no folder was given"
+        raise UsageError(f"{searched}: no accuracy.json and no efficiency.json there, nor in a subfolder")
     return [Method(name, accuracies.get(name), efficiencies.get(name)) for name in names]
 
 
 def _by_method(kind: type[Result], places: Sequence[Path]) -> dict[str, Result]:
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     for place in dict.fromkeys(places):
         result = load(kind, place)
         if result is None:
             continue
-        if result.method in found:
+        if result.method in results:
             raise UsageError(f"{place}: there is another {kind.__name__.lower()}.json of method {result.method!r}")
-        found[result.method] = result
-    return found
+        results[result.method] = result
+    return results
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:

@@ -62,12 +62,12 @@ def add_int8(
     check_folder(bundle.path)
     ranges = [activation_ranges(bundle.read_network(file), case_tiles(calibrate, bundle.manifest)) for file in networks]
     compiled = [
-        OpenVINONetwork(bundle.read_network(file), PRECISION, ranges=found)
-        for file, found in zip(networks, ranges, strict=True)
+        OpenVINONetwork(bundle.read_network(file), PRECISION, ranges=of_network)
+        for file, of_network in zip(networks, ranges, strict=True)
     ]
     rounded = Segmenter(bundle, Ensemble(compiled))
     agreements = tuple(_agreements(rounded, verify, report))
-    files = dict(_file(network, found) for network, found in zip(networks, ranges, strict=True))
+    files = dict(_file(network, of_network) for network, of_network in zip(networks, ranges, strict=True))
     kept = tuple(file for file in bundle.manifest.files if file.role != "activations")
     records = tuple(record for record in bundle.manifest.parity if record.precision != PRECISION)
     before = msgspec.structs.replace(bundle.manifest, files=kept, parity=records)
@@ -144,9 +144,9 @@ def activation_ranges(onnx: bytes, tiles: Iterable[FloatArray]) -> dict[str, Act
     low: list[FloatArray] = []
     high: list[FloatArray] = []
     for tile in tiles:
-        found = [np.array(value) for value in compiled(tile).values()]
-        low = [np.minimum(*pair) for pair in zip(low or found[::2], found[::2], strict=True)]
-        high = [np.maximum(*pair) for pair in zip(high or found[1::2], found[1::2], strict=True)]
+        extremes = [np.array(value) for value in compiled(tile).values()]
+        low = [np.minimum(*pair) for pair in zip(low or extremes[::2], extremes[::2], strict=True)]
+        high = [np.maximum(*pair) for pair in zip(high or extremes[1::2], extremes[1::2], strict=True)]
     if not low:
         raise UsageError("every voxel of the cases to calibrate with is 0; name others")
     if not all(np.isfinite(values).all() for values in (*low, *high)):
@@ -164,14 +164,16 @@ def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], report: Cal
     report(HEADING)
     for channels in cases:
         volumes = [read_volume(path) for path in channels]
-        found = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
+        agreement = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
         name = case_name(channels[0])
-        report(f"{name:<28} {found.voxel_agreement:>12.5%} {found.dice:>9.6f} {found.foreground_voxels:>11}")
+        report(
+            f"{name:<28} {agreement.voxel_agreement:>12.5%} {agreement.dice:>9.6f} {agreement.foreground_voxels:>11}"
+        )
         yield Parity(
             backend="openvino",
             precision=PRECISION,
             reference="openvino fp32",
             scope="case",
             subject=name,
-            **msgspec.structs.asdict(found),
+            **msgspec.structs.asdict(agreement),
         )

@@ -33,12 +33,12 @@ def bundle_at(place: Path) -> Manifest | None:
             return None
         if place.is_dir():
             sweep(place)
-            found = sorted(place.iterdir())
-            if not found:
+            entries = sorted(place.iterdir())
+            if not entries:
                 return None
-            own = Bundle.open(place).manifest
-            check_own(found, own)
-            return own
+            manifest = Bundle.open(place).manifest
+            check_own(entries, manifest)
+            return manifest
     except BundleError as error:
         raise OutputError(f"{place}: exists and is not a bundle ({error}); choose another output") from error
     except OSError as error:
@@ -46,14 +46,14 @@ def bundle_at(place: Path) -> Manifest | None:
     raise OutputError(f"{place}: exists and is not a bundle; choose another output")
 
 
-def check_own(found: Iterable[Path], manifest: Manifest) -> None:
+def check_own(paths: Iterable[Path], manifest: Manifest) -> None:
     """Refuse what is in a bundle's folder and not the bundle's own.
 
     Raises:
         OutputError: naming the first.
     """
     own = {MANIFEST_NAME, *(file.name for file in manifest.files)}
-    for path in found:
+    for path in paths:
         if path.is_symlink() or not path.is_file() or not (path.name in own or _is_ranges(path)):
             raise OutputError(f"{path}: is none of the bundle's own files; move it, or choose another output")
 

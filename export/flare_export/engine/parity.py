@@ -39,14 +39,14 @@ class EngineParity:
     Attributes:
         tiles: how many.
         agreement: of the masks.
-        found: the engine's foreground voxels.
+        engine_voxels: of the foreground that the engine sees.
         max_logit_difference: largest absolute difference.
         relative_error: the worst tile's root mean square difference of a class's scores, over their standard deviation.
     """
 
     tiles: int
     agreement: Agreement
-    found: int
+    engine_voxels: int
     max_logit_difference: float
     relative_error: float
 
@@ -120,11 +120,11 @@ def measure_engine(engine: Run, reference: Run, batches: Iterable[FloatArray], d
             spreads.append((_mean(expected_scores), _mean(np.square(expected_scores, dtype=np.float64))))
             masks.append(decoder.labels(scores))
             expected_masks.append(decoder.labels(expected_scores))
-    found = np.stack(masks)
+    engine_masks = np.stack(masks)
     return EngineParity(
         tiles=len(masks),
-        agreement=compare(np.stack(expected_masks), found),
-        found=int(np.count_nonzero(found)),
+        agreement=compare(np.stack(expected_masks), engine_masks),
+        engine_voxels=int(np.count_nonzero(engine_masks)),
         max_logit_difference=largest,
         relative_error=float(np.sqrt(np.max(errors / _variance(spreads)))),
     )
@@ -156,7 +156,7 @@ def check_parity(parity: EngineParity) -> None:
     """
     agreement = parity.agreement
     foreground = agreement.foreground_voxels
-    if foreground and not parity.found:
+    if foreground and not parity.engine_voxels:
         raise DisagreementError(f"the engine finds nothing where the reference has {foreground:,} voxels")
     # Of nothing there is no Dice worth the name: a single voxel would make it 0.
     what, share = ("Dice", agreement.dice) if foreground else ("share of voxels", agreement.voxel_agreement)

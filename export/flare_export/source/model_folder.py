@@ -82,8 +82,8 @@ def is_fold(name: str) -> bool:
 
 
 def _available_folds(path: Path, checkpoint: str) -> list[str]:
-    found = sorted(folder.name for folder in path.glob("fold_*") if (folder / checkpoint).is_file())
-    folds = [name.removeprefix("fold_") for name in found]
+    folders = sorted(folder.name for folder in path.glob("fold_*") if (folder / checkpoint).is_file())
+    folds = [name.removeprefix("fold_") for name in folders]
     if not folds:
         raise ModelError(f"{path}: no fold_*/{checkpoint}; give an nnU-Net trained-model folder, or --checkpoint")
     if odd := [fold for fold in folds if not is_fold(fold)]:

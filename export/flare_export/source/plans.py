@@ -129,15 +129,15 @@ def _architecture_from_old_keys(old: Mapping[str, Any], name: str) -> dict[str, 
 def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any]) -> None:
     if configuration.get("previous_stage"):
         raise ModelError(f"configuration {name!r} is a cascade stage; export its 3d_fullres or 3d_lowres instead")
-    for what, given, allowed in (
+    for what, value, allowed in (
         ("preprocessor", configuration.get("preprocessor_name", "DefaultPreprocessor"), ("DefaultPreprocessor",)),
         ("label manager", plans.get("label_manager", "LabelManager"), ("LabelManager",)),
         ("image reader", plans.get("image_reader_writer", "SimpleITKIO"), _READERS),
         ("image resampling", configuration["resampling_fn_data"], (_RESAMPLING_FUNCTION,)),
         ("logits resampling", configuration["resampling_fn_probabilities"], (_RESAMPLING_FUNCTION,)),
     ):
-        if given not in allowed:
-            raise ModelError(f"the {what} {given!r} is not supported; only {', '.join(allowed)}")
+        if value not in allowed:
+            raise ModelError(f"the {what} {value!r} is not supported; only {', '.join(allowed)}")
 
 
 def image_resampling(configuration: Mapping[str, Any]) -> Resampling:

@@ -64,9 +64,9 @@ def find_cases(*roots: Path) -> list[TrainingCase]:
         elif channel is None or image_name(case) not in names:  # else a further channel of `case`
             labels[strip_suffix(name)] = paths
     if not images:
-        given = ", ".join(map(str, roots))
+        searched = ", ".join(map(str, roots))
         raise UsageError(
-            f"{given}: no <case>_0000.nii.gz there, however deep; give the folder of a FLARE-style data set"
+            f"{searched}: no <case>_0000.nii.gz there, however deep; give the folder of a FLARE-style data set"
         )
     used = {*images.values(), *(path for paths in labels.values() for path in paths)}
     for root in roots:

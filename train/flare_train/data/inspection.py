@@ -153,8 +153,8 @@ def _check_values(facts: CaseFacts, values: AnyArray, mask: AnyArray) -> None:
 
 def _add_lesions(facts: CaseFacts, mask: AnyArray, label: Volume) -> None:
     voxel_mm3 = float(np.prod(label.spacing_mm))
-    found = find_lesions(mask.astype(np.uint8), label.spacing_mm)
-    facts.lesions_mm3 = [round(lesion.voxels * voxel_mm3, 3) for lesion in found]
+    lesions = find_lesions(mask.astype(np.uint8), label.spacing_mm)
+    facts.lesions_mm3 = [round(lesion.voxels * voxel_mm3, 3) for lesion in lesions]
 
 
 def _add_intensities(facts: CaseFacts, image: Volume, mask: AnyArray) -> None:

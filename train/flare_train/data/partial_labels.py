@@ -99,7 +99,7 @@ def write_partial_labels(labels: Sequence[PartialLabel], folder: Path, workers: 
         UsageError: where an original cannot be read.
     """
     targets = {one.stem: one.target(folder) for one in labels}
-    _made_here(folder)  # before anything is written
+    _own_labels(folder)  # before anything is written
     missing = [one for one in labels if not targets[one.stem].is_file()]
     if missing:
         check_folder(folder)
@@ -121,7 +121,7 @@ def remove_partial_labels(folder: Path, keep: Iterable[Path]) -> None:
     """
     wanted = set(keep)
     try:
-        for path in _made_here(folder):
+        for path in _own_labels(folder):
             if path not in wanted:
                 path.unlink()
         if folder.is_dir() and not any(folder.iterdir()):
@@ -130,8 +130,8 @@ def remove_partial_labels(folder: Path, keep: Iterable[Path]) -> None:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def _made_here(folder: Path) -> list[Path]:
-    """Return the labels in the folder; refuse files of others."""
+def _own_labels(folder: Path) -> list[Path]:
+    """Return the labels in the folder that this program wrote; refuse files of others."""
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     for path in paths:
         if not _OURS.fullmatch(path.name) or path.is_symlink() or not path.is_file():

@@ -205,17 +205,17 @@ def write_raw_dataset(choices: Sequence[Choice], folder: Path, workers: int = 1)
     kept = [choice for choice in choices if choice.kept]
     check_folder(folder)
     write_manifest(choices, folder / MANIFEST)  # first of all: it says that the folder is ours
-    made = write_partial_labels(_to_be_made(kept), folder / MADE_LABELS, workers)
+    partial = write_partial_labels(_partial_labels_of(kept), folder / MADE_LABELS, workers)
     wanted: Mapping[str, dict[str, str]] = {
         "imagesTr": {image_name(choice.stem): choice.image for choice in kept},
-        "labelsTr": {mask_name(choice.stem): str(made.get(choice.stem, choice.label)) for choice in kept},
+        "labelsTr": {mask_name(choice.stem): str(partial.get(choice.stem, choice.label)) for choice in kept},
     }
     for name, links in wanted.items():
         _link(folder / name, links)
-    remove_partial_labels(folder / MADE_LABELS, made.values())
+    remove_partial_labels(folder / MADE_LABELS, partial.values())
     dataset = {
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0, "lesion": 1} | ({"ignore": IGNORE} if made else {}),
+        "labels": {"background": 0, "lesion": 1} | ({"ignore": IGNORE} if partial else {}),
         "numTraining": len(kept),
         "file_ending": MASK_SUFFIX,
     }
@@ -249,7 +249,7 @@ def _check_ours(folder: Path) -> None:
         raise OutputError(f"{folder / MANIFEST}: is not what this command writes; name a new folder") from error
 
 
-def _to_be_made(kept: Sequence[Choice]) -> list[PartialLabel]:
+def _partial_labels_of(kept: Sequence[Choice]) -> list[PartialLabel]:
     return [
         PartialLabel(choice.stem, Path(choice.label), choice.ignore_beyond_mm)
         for choice in kept

@@ -47,7 +47,7 @@ def read_split(dataset: DatasetFolders, fold: int) -> Split:
         if foreign := {stem for split in splits for stem in split["train"] + split["val"]} - set(stems):
             raise UsageError(f"{theirs}: names {min(foreign)}, which is not in the data set any more; remove the file")
     else:
-        splits = _made(dataset, stems)
+        splits = _nnunet_folds(dataset, stems)
     content = json.dumps(splits, indent=2).encode()
     if not theirs.is_file() or theirs.read_bytes() != content:
         with replacing(theirs) as file:
@@ -65,10 +65,10 @@ def _read(file: Path) -> list[Split]:
     return [{"train": fold.train, "val": fold.val} for fold in folds]
 
 
-def _made(dataset: DatasetFolders, stems: list[str]) -> list[Split]:
+def _nnunet_folds(dataset: DatasetFolders, stems: list[str]) -> list[Split]:
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     if len(stems) < _FOLDS:
         raise UsageError(f"{dataset.name}: {len(stems)} cases make no {_FOLDS} folds; choose --fold all")
-    made: list[Split] = generate_crossval_split(stems)
-    return made
+    folds: list[Split] = generate_crossval_split(stems)
+    return folds

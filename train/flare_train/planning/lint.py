@@ -77,32 +77,32 @@ def _network_traps(whole: Mapping[str, Any], weights: Mapping[str, Any] | None) 
     block = whole.get("architecture")
     if block is None:
         return [] if stale else ["describes no network: neither an `architecture` block nor old-style keys"]
-    found = []
+    traps = []
     if stale:
-        found.append(
+        traps.append(
             f"{', '.join(stale)} beside an `architecture` block: nnU-Net ignores them and trains the block's network; "
             "remove them or write the network into the block"
         )
     arguments = block["arch_kwargs"]
     stages = int(arguments["n_stages"])
     if stages < _FEWEST_STAGES:
-        found.append(
+        traps.append(
             f"{stages} stages: nnU-Net gives the coarsest scale of its deep supervision no weight, so that with fewer "
             f"than {_FEWEST_STAGES} the loss is 0 / 0"
         )
     lengths = {key: len(value) for key, value in arguments.items() if isinstance(value, list)}
     for key, wanted in (("features_per_stage", stages), ("kernel_sizes", stages), ("strides", stages)):
         if key in lengths and lengths[key] != wanted:
-            found.append(f"`{key}` has {lengths[key]} entries for {stages} stages")
+            traps.append(f"`{key}` has {lengths[key]} entries for {stages} stages")
     if lengths.get("strides") == stages:
         reduction = np.prod(arguments["strides"], axis=0)
         if any(int(side) % int(n) for side, n in zip(whole["patch_size"], reduction, strict=True)):
-            found.append(
+            traps.append(
                 f"the patch {whole['patch_size']} is not a multiple of the strides' product {reduction.tolist()}"
             )
     if weights is not None and (trained := stage_count(weights)) != stages:
-        found.append(f"the plan says {stages} stages, the checkpoint has {trained}")
-    return found
+        traps.append(f"the plan says {stages} stages, the checkpoint has {trained}")
+    return traps
 
 
 def stage_count(weights: Mapping[str, Any]) -> int:

@@ -84,9 +84,11 @@ def preprocess(dataset: DatasetFolders, plans_name: str, workers: int) -> None:
         UsageError: where there are no such plans, or they are of before the data set's labels changed.
     """
     plans = read_plans(dataset, plans_name)
-    given, before = (_labels(folder / "dataset.json") for folder in (dataset.raw, dataset.preprocessed))
-    if given != before:
-        raise UsageError(f"{dataset.raw}: the labels are {given} and were {before} for {plans_name}; plan again")
+    labels, planned_labels = (_labels(folder / "dataset.json") for folder in (dataset.raw, dataset.preprocessed))
+    if labels != planned_labels:
+        raise UsageError(
+            f"{dataset.raw}: the labels are {labels} and were {planned_labels} for {plans_name}; plan again"
+        )
     configuration = planned(plans)
     # Beside the folder of preprocessed data, which nnU-Net lists: a file in it would be taken for a case.
     stamp, lock = (dataset.preprocessed / f"{configuration['data_identifier']}.{end}" for end in ("done", "lock"))

@@ -88,15 +88,15 @@ def find_fold(folder: Path) -> Path:
     """
     if (folder / FILE).is_file():
         return folder
-    found = sorted(path.parent for path in folder.glob(f"fold_*/{FILE}"))
-    if not found:
+    folds = sorted(path.parent for path in folder.glob(f"fold_*/{FILE}"))
+    if not folds:
         raise UsageError(
             f"{folder}: neither it nor a fold_* in it holds {FILE}; give a folder that `flare-train run` trained in"
         )
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise UsageError(f"{folder}: holds {len(found)} trained folds, {names}; give the folder of one")
-    return found[0]
+    if len(folds) > 1:
+        names = ", ".join(path.name for path in folds)
+        raise UsageError(f"{folder}: holds {len(folds)} trained folds, {names}; give the folder of one")
+    return folds[0]
 
 
 def write_run_report(fold_folder: Path, output: Path) -> list[Path]:

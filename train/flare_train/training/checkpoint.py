@@ -86,8 +86,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     Raises:
         ModelError: where one is no checkpoint, or must not be loaded.
     """
-    found = [(trained_epochs(path), path) for name in (FINAL, LATEST) if (path := folder / name).is_file()]
-    if not found:
+    checkpoints = [(trained_epochs(path), path) for name in (FINAL, LATEST) if (path := folder / name).is_file()]
+    if not checkpoints:
         return None, 0
-    epochs, path = max(found, key=lambda pair: pair[0])
+    epochs, path = max(checkpoints, key=lambda pair: pair[0])
     return path, epochs

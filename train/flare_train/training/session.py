@@ -67,7 +67,7 @@ def train(run: Run, report: Report, workers: int = 1) -> RunRecord:
     check_targets(run.folder / name for name in (FILE, _LOCK))
     check_folder(run.folder)
     with only_process(run.folder / _LOCK, f"{run.folder}: another process is training there; wait, or stop it"):
-        record = _begun(run, plans, cases)
+        record = _open_record(run, plans, cases)
         preprocess(run.dataset, run.plans, workers)
         check_preprocessed(run.dataset, plans)
         return _train(run, record, cases, report)
@@ -105,18 +105,18 @@ def validation_cases(run: Run, workers: int = 1) -> list[TrainingCase]:
         return []
     chosen = read_split(run.dataset, int(run.fold))["val"]
     originals = original_labels(run.dataset.raw)  # what nnU-Net is told to ignore counts in no score
-    found = [case for case in find_cases(run.dataset.raw) if case.stem in chosen]
-    return [replace(case, label=originals.get(case.stem, case.label)) for case in found]
+    of_fold = [case for case in find_cases(run.dataset.raw) if case.stem in chosen]
+    return [replace(case, label=originals.get(case.stem, case.label)) for case in of_fold]
 
 
-def _begun(run: Run, plans: Mapping[str, Any], cases: Sequence[TrainingCase]) -> RunRecord:
+def _open_record(run: Run, plans: Mapping[str, Any], cases: Sequence[TrainingCase]) -> RunRecord:
     """Return the record of the run, a new one where none was begun.
 
     Raises:
         UsageError: where it was begun otherwise.
     """
     stems = stems_of(run.dataset) if run.fold == ALL else read_split(run.dataset, int(run.fold))["train"]
-    fresh = RunRecord(
+    record = RunRecord(
         dataset=run.dataset.name,
         plans=run.plans,
         plans_sha256=digest(planned(plans), plans),
@@ -129,14 +129,14 @@ def _begun(run: Run, plans: Mapping[str, Any], cases: Sequence[TrainingCase]) ->
         initial_weights=str(run.initial_weights.resolve()) if run.initial_weights else "",
         gpus=run.gpus,
     )
-    begun = RunRecord.load(run.folder)
-    if begun is not None:
-        if other := begun.differences(fresh):
+    earlier = RunRecord.load(run.folder)
+    if earlier is not None:
+        if other := earlier.differences(record):
             shown = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in other.items())
             raise UsageError(f"{run.folder}: was begun otherwise: {shown}; repeat that, or remove the folder")
-        fresh.sessions, fresh.validations = begun.sessions, begun.validations
-    fresh.save(run.folder)
-    return fresh
+        record.sessions, record.validations = earlier.sessions, earlier.validations
+    record.save(run.folder)
+    return record
 
 
 def _settled_epochs(run: Run) -> int:

@@ -81,7 +81,7 @@ def _train(run: Run, end: int, report: Report) -> None:
     meter = EmissionsMeter(run.country) if run.country and trainer.local_rank == 0 else None
     record = RunRecord.load(run.folder)
     if trainer.local_rank == 0 and record is not None:
-        trainer.on_epoch = _Clerk(run, record, done, meter, report)
+        trainer.on_epoch = _EpochRecorder(run, record, done, meter, report)
     try:
         trainer.run_training()
     finally:
@@ -99,7 +99,7 @@ def _trainer(run: Run) -> FlareTrainer:
     return trainer
 
 
-class _Clerk:
+class _EpochRecorder:
     """Notes every epoch in the run's record and tells the user of it."""
 
     def __init__(self, run: Run, record: RunRecord, done: int, meter: EmissionsMeter | None, report: Report) -> None:
