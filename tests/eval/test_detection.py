@@ -21,6 +21,11 @@ def test_found_missed_and_invented():
     assert false_positives == 1
 
 
+def test_one_voxel_finds_a_lesion():
+    (lesion,), false_positives = detect(line("0111100"), line("0000100"), 1.0)
+    assert (lesion.found, lesion.dice, false_positives) == (True, 0.4, 0)
+
+
 def test_one_component_over_two_lesions_finds_both():
     lesions, false_positives = detect(line("01101100"), line("01111100"), 1.0)
     assert [lesion.found for lesion in lesions] == [True, True]
