@@ -3,14 +3,18 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from flare_export.bundle.place import bundle_at, new_bundle
+from flare_runtime.backends.openvino.int8 import ActivationRange, encode_ranges
 from flare_runtime.errors import BundleError, OutputError
 from flare_runtime.model.bundle import Bundle
 from tests.processes import fork
 from tests.runtime.manifests import write_bundle
+
+RANGES = encode_ranges({"conv": ActivationRange((-1.0,), (1.0,))})
 
 
 def write(folder, name):
@@ -77,6 +81,29 @@ def test_a_file_that_is_not_the_bundles_is_named_and_stays(tmp_path, name):
     assert names(place) == before
 
 
+def test_a_folder_under_the_name_of_one_of_its_files_stays(tmp_path):
+    place = write_bundle(tmp_path / "bundle")
+    (place / "network.onnx").unlink()
+    (place / "network.onnx").mkdir()
+    (place / "network.onnx" / "thesis.txt").write_bytes(b"precious")
+    with pytest.raises(OutputError, match=r"network\.onnx: is none of the bundle's own files"):
+        replace(place, "new")
+    assert names(place / "network.onnx") == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(("content", "own"), [(RANGES, True), (b"{}", False), (b"precious", False)])
+def test_what_a_killed_export_of_int8_left_is_the_bundles_own(tmp_path, content, own):
+    place = write_bundle(tmp_path / "bundle")
+    (place / "network.int8.json").write_bytes(content)
+    if own:
+        replace(place, "new")
+        assert names(place) == ["manifest.json", "network.onnx"]
+        return
+    with pytest.raises(OutputError, match=r"network\.int8\.json: is none of the bundle's own files"):
+        replace(place, "new")
+    assert (place / "network.int8.json").read_bytes() == content
+
+
 def test_files_links_and_places_inside_a_bundle_are_refused(tmp_path):
     bundle = write_bundle(tmp_path / "bundle")
     (tmp_path / "file").write_bytes(b"")
@@ -120,6 +147,23 @@ def test_an_error_leaves_the_old_bundle_and_nothing_else(tmp_path):
             make(error)
         assert names(tmp_path) == ["bundle"]
         assert bundle_at(place).name == "old"
+
+
+def test_a_bundle_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    place = tmp_path / "bundle"
+    replace(place, "old")
+    rename = Path.rename
+
+    def failing(path, target):
+        if target == place and path.name == place.name:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OutputError, match="cannot be written"):
+        replace(place, "new")
+    assert names(tmp_path) == ["bundle"]
+    assert Bundle.open(place).manifest.name == "old"
 
 
 def killed_at(place, step):
