@@ -281,7 +281,7 @@ def test_the_memory_of_compiling_counts_until_it_is_done(monkeypatch):
     )
     bundle = memory_bundle()
     coming = Segmenter.load(bundle, RunOptions(device="cpu"), wait=False)
-    assert coming.memory.coming_bytes() == engine_bytes(bundle.manifest, 1) > 0
+    assert coming.memory.compiling_bytes() == engine_bytes(bundle.manifest, 1) > 0
     compiled.set()
     assert coming.network.backend == "arithmetic"
-    assert coming.memory.coming_bytes() == 0
+    assert coming.memory.compiling_bytes() == 0
