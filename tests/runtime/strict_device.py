@@ -14,11 +14,12 @@ from flare_runtime.errors import GpuMemoryError
 
 
 class Memory:
-    """Bytes in use, the most there were, and how many are allowed."""
+    """Bytes in use, the most there were, and how many are allowed; and how often the host waited for what is there."""
 
     def __init__(self):
         self.used = self.peak = 0
         self.limit = None
+        self.waits = 0
 
     def take(self, array):
         if self.limit is not None and self.used + array.nbytes > self.limit:
@@ -70,9 +71,11 @@ class StrictArray(NDArrayOperatorsMixin):
         return (self._wrap(part) for part in self._array)
 
     def __float__(self):
+        self._memory.waits += 1
         return float(self._array)
 
     def __bool__(self):
+        self._memory.waits += 1
         return bool(self._array)
 
     def _call(self, function, args, kwargs):
@@ -139,6 +142,7 @@ class StrictDevice:
     def download(self, array):
         assert isinstance(array, StrictArray), "an array of the host needs no download"
         self.downloads += array.nbytes
+        self.memory.waits += 1
         return array._array.copy()
 
     @contextmanager
@@ -146,7 +150,7 @@ class StrictDevice:
         yield
 
     def synchronize(self):
-        pass
+        self.memory.waits += 1
 
     def release(self):
         pass

@@ -8,6 +8,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.inference import TiledInference
 from tests.runtime.manifests import ArithmeticNetwork
+from tests.runtime.strict_device import StrictDevice, StrictNetwork
 
 PATCH = (8, 6, 4)
 
@@ -233,3 +234,13 @@ def test_tiles_are_laid_over_the_region_alone():
     expected[:, 0:8, 2:8, 4:8] = 2 * image[:, 0:8, 2:8, 4:8]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert network.calls == 1
+
+
+@pytest.mark.parametrize(("batch", "batches"), [(1, 5), (2, 3), (9, 1)])
+def test_a_device_is_waited_for_once_a_batch_and_computes_tiles_of_one_value_as_well(batch, batches):
+    device = StrictDevice()
+    network = StrictNetwork(ArithmeticNetwork(), device, batch)
+    inference = TiledInference(network, Decoder(2), PATCH, 0.5, device=device)
+    scores = inference.run(np.full((1, 8, 6, 12), 3, np.float32), sums=device).scores
+    assert device.memory.waits == len(network.batches) == batches
+    np.testing.assert_allclose(device.download(scores), np.full((1, 8, 6, 12), 6), rtol=1e-6)
