@@ -244,3 +244,11 @@ def test_a_device_is_waited_for_once_a_batch_and_computes_tiles_of_one_value_as_
     scores = inference.run(np.full((1, 8, 6, 12), 3, np.float32), sums=device).scores
     assert device.memory.waits == len(network.batches) == batches
     np.testing.assert_allclose(device.download(scores), np.full((1, 8, 6, 12), 6), rtol=1e-6)
+
+
+def test_a_network_that_takes_batches_computes_tiles_of_one_value_as_well():
+    network = ArithmeticNetwork()
+    network.batch = 2
+    image = np.full((1, 8, 6, 12), 3, np.float32)
+    np.testing.assert_allclose(predict(image, network, Decoder(2)), 2 * image, rtol=1e-6)
+    assert network.calls == 3
