@@ -15,6 +15,19 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
+from flare_runtime.backends.tensorrt.cache import EngineRecord
+
+RECORD = EngineRecord(
+    reference="onnxruntime 1.32 fp32",
+    subject="case",
+    tiles=4,
+    voxel_agreement=0.99999,
+    dice=0.9998,
+    foreground_voxels=1234,
+    max_logit_difference=0.02,
+    relative_error=0.001,
+    memory_bytes=1000,
+)
 
 
 def engine_bytes(batch=2, channels=1, patch=(4, 4, 4), factor=3.0, memory=1000, layers="{}", onnx=b"", **others):

@@ -6,8 +6,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey, EngineRecord
+from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey
 from flare_runtime.errors import FlareError, OutputError
+from tests.runtime.stand_in_tensorrt import RECORD
 
 KEY = EngineKey(
     onnx_sha256="a" * 64,
@@ -16,17 +17,6 @@ KEY = EngineKey(
     compute_capability="9.0",
     patch=(128, 160, 160),
     batch=2,
-)
-RECORD = EngineRecord(
-    reference="onnxruntime 1.32 fp32",
-    subject="case",
-    tiles=4,
-    dice=0.9998,
-    voxel_agreement=0.99999,
-    foreground_voxels=1234,
-    max_logit_difference=0.02,
-    relative_error=0.001,
-    memory_bytes=500,
 )
 ENGINE = bytes(range(256)) * 40
 

@@ -17,13 +17,20 @@ from flare_runtime.backends.engine import AbsentEngineError
 from flare_runtime.backends.selection import choose, read_network
 from flare_runtime.backends.tensorrt import library
 from flare_runtime.backends.tensorrt import network as tensorrt_network
-from flare_runtime.backends.tensorrt.cache import EngineCache, EngineRecord
+from flare_runtime.backends.tensorrt.cache import EngineCache
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB
 from tests.runtime.manifests import make_manifest
-from tests.runtime.stand_in_tensorrt import BrokenRuntime, DeviceArray, StandInDevice, engine_bytes, stand_in_module
+from tests.runtime.stand_in_tensorrt import (
+    RECORD,
+    BrokenRuntime,
+    DeviceArray,
+    StandInDevice,
+    engine_bytes,
+    stand_in_module,
+)
 
 PATCH = (4, 4, 4)
 
@@ -177,18 +184,6 @@ def test_the_lean_runtime_is_taken_where_there_is_no_other(monkeypatch):
 
 
 # --- engines of a bundle
-
-RECORD = EngineRecord(
-    reference="reference",
-    subject="case",
-    tiles=4,
-    voxel_agreement=1.0,
-    dice=1.0,
-    foreground_voxels=10,
-    max_logit_difference=0.0,
-    relative_error=0.0,
-    memory_bytes=1000,
-)
 
 
 @pytest.fixture
