@@ -1,4 +1,4 @@
-"""What is said beforehand of the memory that a case takes, beside what it took, over sizes and networks.
+"""Compares the memory that is estimated for a case with the memory that it takes, over sizes and networks.
 
 Each case is segmented in a fresh process on the CPU, once its network is compiled. Measured is the largest resident
 memory from then on, less what was resident before: libraries and weights belong to the process, not to the case.

@@ -1,4 +1,4 @@
-"""Which public collection a FLARE case comes from, told by its name."""
+"""Names the public collection that a FLARE case comes from, by the case's name."""
 
 import re
 

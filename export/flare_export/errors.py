@@ -1,4 +1,4 @@
-"""What stops an export, each kind with its exit code."""
+"""The errors that stop an export, each with its exit code."""
 
 from flare_runtime.errors import FlareError
 

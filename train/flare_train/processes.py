@@ -1,4 +1,4 @@
-"""Processes of a training: one at a time at a folder, and none left behind by a kill."""
+"""Lets one process at a time train in a folder, and ends the processes that it forks when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lesion by lesion: which of the reference's lesions were found, and what was found that is none."""
+"""Which of the reference's lesions a prediction finds, and how many of its components touch none."""
 
 import numpy as np
 

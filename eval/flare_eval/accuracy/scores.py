@@ -1,4 +1,4 @@
-"""DSC and NSD of every case by the challenge's rules, and what was found lesion by lesion."""
+"""Scores every case by the challenge's rules: DSC, NSD, and which lesions are found."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor

@@ -1,4 +1,4 @@
-"""What a segmenter costs a case: each in a fresh process as the challenge runs it, several methods in turn."""
+"""Measures what commands cost a case: each in a fresh process as the challenge runs it, several methods in turn."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A command in a fresh process, with its time, its memory and its processor use sampled as it runs (Linux)."""
+"""Runs a command in a fresh process and samples its memory and its processor use as it runs (Linux)."""
 
 import os
 import subprocess

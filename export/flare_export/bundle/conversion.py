@@ -1,4 +1,4 @@
-"""A model folder becomes a bundle: convert, write aside, run, compare, and only then take the bundle's name."""
+"""Converts a model folder in a place aside, runs and compares the result, and only then makes it the bundle."""
 
 import hashlib
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A bundle's network learns to run in 8-bit integers: what its convolutions take, and how well the result agrees."""
+"""Adds to a bundle what it needs to run in 8-bit integers: the ranges of its convolutions' inputs, taken from cases."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The place that a bundle is written to: what may be replaced there, and the replacing."""
+"""Decides whether a bundle may be written to a folder, and replaces the bundle that is there in one step."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Whether an engine computes what the float32 network does, tile by tile of whole batches."""
+"""Compares an engine with the float32 network, tile by tile of whole batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

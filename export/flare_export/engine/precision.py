@@ -1,4 +1,4 @@
-"""Whether an engine really computes in float16: what its layers say, and how large it is."""
+"""Checks that an engine computes in float16, by what TensorRT says of its layers and by its size."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The same network for several tiles at once."""
+"""Changes how many tiles an ONNX network takes at once."""
 
 import onnx
 

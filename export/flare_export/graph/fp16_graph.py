@@ -1,4 +1,4 @@
-"""The same network in half precision, its types written into the graph, with the norms left in float32."""
+"""Converts an ONNX network to half precision, its types written into the graph, with the norms left in float32."""
 
 import numpy as np
 import onnx

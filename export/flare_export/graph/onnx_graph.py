@@ -1,4 +1,4 @@
-"""A trained U-Net as ONNX: one head, no idle biases, native InstanceNormalization, float32, a static patch."""
+"""Exports a trained U-Net as ONNX: one head, no idle biases, native InstanceNormalization, float32, a static patch."""
 
 import warnings
 from collections.abc import Mapping

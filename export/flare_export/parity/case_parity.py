@@ -1,4 +1,4 @@
-"""Whether the runtime's masks of real cases are nnU-Net's, voxel by voxel."""
+"""Compares the runtime's masks of real cases with nnU-Net's, voxel by voxel."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether each backend computes what PyTorch computes, measured on one patch."""
+"""Compares what each backend computes of one patch with what PyTorch computes."""
 
 from collections.abc import Sequence
 

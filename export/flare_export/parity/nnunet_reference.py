@@ -1,4 +1,4 @@
-"""nnU-Net's own prediction of a case, and how close to undecided it was: the oracle that bundles are held against."""
+"""Predicts a case with nnU-Net itself, and says how close to undecided it was at each voxel."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The network that a plan describes, built from an allow-list and held against the checkpoint's tensors."""
+"""Builds the network that a plan describes, from an allow-list, and loads a checkpoint's weights into it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""JSON files of an nnU-Net model, of which nothing is known before they are read."""
+"""Reads JSON files of an nnU-Net model, which may hold anything."""
 
 import json
 from collections.abc import Iterable

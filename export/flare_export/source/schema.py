@@ -1,4 +1,4 @@
-"""What export relies on in plans.json and dataset.json, as schemas; both hold more, which is nnU-Net's own affair."""
+"""Schemas of what export uses of plans.json and dataset.json; both hold more."""
 
 from typing import Annotated, Any, TypeVar
 

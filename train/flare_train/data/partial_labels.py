@@ -1,4 +1,4 @@
-"""Labels for nnU-Net of which only the lesions and what is near them is known; the rest it is to ignore."""
+"""Labels in which nnU-Net is told to ignore what is far from a lesion, where not every lesion of a scan is labelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a planned network amounts to: coverage, parameters, arithmetic and an estimate of training memory."""
+"""The size of a planned network: coverage, parameters, arithmetic and an estimate of training memory."""
 
 from __future__ import annotations
 

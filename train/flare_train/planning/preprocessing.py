@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessing of a data set for a plan, done once and done again where anything it depends on changed."""
+"""Runs nnU-Net's preprocessing of a data set for a plan, again only where something that it depends on changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training is made of beside its plans: optimiser, rates, lengths, seed and sampling."""
+"""The settings of a training that its plans do not hold: optimiser, rates, lengths, seed and sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preprocessed cases of which every lesion is drawn as often, whatever its size."""
+"""Draws every lesion of a preprocessed case as often, whatever its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written down of a training run beside nnU-Net's own files: recipe, sessions, validations."""
+"""The record of a training run, beside nnU-Net's own files: recipe, sessions, validations."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _trainer(run: Run) -> FlareTrainer:
 
 
 class _EpochRecorder:
-    """Notes every epoch in the run's record and tells the user of it."""
+    """Adds every epoch to the run's record and reports it."""
 
     def __init__(self, run: Run, record: RunRecord, done: int, meter: EmissionsMeter | None, report: Report) -> None:
         self._folder, self._record, self._meter, self._report = run.folder, record, meter, report

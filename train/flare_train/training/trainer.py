@@ -23,7 +23,7 @@ from flare_train.training.checkpoint import LATEST
 from flare_train.training.cpu_network import compute_in_bfloat16
 from flare_train.training.schedule import POLY_EXPONENT, Schedule
 
-# nnU-Net saves every so many epochs; this class saves after each, when the epoch's books are closed.
+# nnU-Net saves every so many epochs; this class saves after each, once nnU-Net has noted the epoch's scores.
 _NEVER = 2**31
 _CUDA = torch.device("cuda")
 
@@ -168,7 +168,7 @@ class FlareTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 is untyped
             )
 
     def on_epoch_end(self) -> None:
-        """Let nnU-Net close the epoch, then save all of it.
+        """Let nnU-Net end the epoch, then save all of it.
 
         nnU-Net saves before it has noted a new best score, which a resumed training would then note again for a
         worse network.
