@@ -22,13 +22,13 @@ class TestStage:
         benchmark(time.sleep, {ours})
 
     def test_slow_reference(self, benchmark):
-        benchmark(time.sleep, 0.04)
+        benchmark(time.sleep, 0.2)
 """
 
 
 @pytest.fixture
 def bench(tmp_path):
-    """A function that runs a folder of benchmarks whose one stage takes `ours` seconds, its reference 0.04."""
+    """A function that runs a folder of benchmarks whose one stage takes `ours` seconds, its reference 0.2."""
     folder = tmp_path / "benchmarks"
     folder.mkdir()
     for name in ("__init__.py", "conftest.py", "ratios.py", "tables.py"):
@@ -43,18 +43,18 @@ def bench(tmp_path):
 
 
 def test_a_stage_that_is_slowed_down_is_caught(bench, tmp_path):
-    assert bench(0.005, "--store-ratios").returncode == 0
+    assert bench(0.02, "--store-ratios").returncode == 0
     stored = json.loads((tmp_path / "benchmarks" / "ratios.json").read_text(encoding="utf-8"))
-    assert 3 < stored["a stage"] <= 8.5
-    assert bench(0.006).returncode == 0
-    slow = bench(0.03)
+    assert 3 < stored["a stage"] <= 10
+    assert bench(0.024).returncode == 0
+    slow = bench(0.12)
     assert slow.returncode == 1
     assert "slower than the baselines allow" in slow.stdout
-    assert "a stage: 1.3" in slow.stdout
+    assert "a stage: 1." in slow.stdout
 
 
 def test_without_baselines_nothing_fails(bench):
-    run = bench(0.03)
+    run = bench(0.12)
     assert run.returncode == 0
     assert "ratios to the references" in run.stdout
 
