@@ -1,6 +1,7 @@
 """The options of a run, checked when they are made."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, TypeAlias, get_args
 
 from flare_runtime.compute.device import check_name
@@ -49,19 +50,27 @@ class RunOptions:
     keep_header_text: bool = False
 
     def __post_init__(self) -> None:
-        """Check every value by itself."""
+        """Check every value by itself, and keep numbers as Python's own."""
         check_name(self.device)
         check_choice("precision", self.precision, ("auto", *PRECISIONS))
         check_choice("crop", self.crop, CROPS)
-        if self.step is not None and not (isinstance(self.step, int | float) and MIN_STEP <= self.step <= 1):
-            raise UsageError(f"step is {self.step}; it must be at least {MIN_STEP} and at most 1")
+        if self.step is not None:
+            if not (_is_number(self.step, Real) and MIN_STEP <= self.step <= 1):
+                raise UsageError(f"step is {self.step}; it must be at least {MIN_STEP} and at most 1")
+            object.__setattr__(self, "step", float(self.step))
         for name in ("gpu_memory_mib", "max_voxels", *(["threads"] if self.threads is not None else [])):
             number = getattr(self, name)
-            if not (isinstance(number, int) and number >= 1):
+            if not (_is_number(number, Integral) and number >= 1):
                 raise UsageError(f"{name} is {number}; it must be a whole number of at least 1")
+            object.__setattr__(self, name, int(number))
         for name in ("tta", "any_intensity", "keep_header_text"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise UsageError(f"{name} is {flag!r}; it must be True or False")
+
+
+def _is_number(value: object, kind: type) -> bool:
+    """Whether a value is a number of a kind, NumPy's included; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,8 @@ def test_the_defaults_are_those_of_the_command():
         ("step", "0.5", r"step is 0\.5; it must be"),
         ("threads", 0, r"threads is 0; it must be a whole number of at least 1"),
         ("threads", 1.5, r"threads is 1\.5"),
+        ("threads", True, r"threads is True"),
+        ("step", True, r"step is True"),
         ("gpu_memory_mib", 0, r"gpu_memory_mib is 0"),
         ("gpu_memory_mib", None, r"gpu_memory_mib is None"),
         ("max_voxels", -1, r"max_voxels is -1"),
@@ -44,6 +47,12 @@ def test_the_defaults_are_those_of_the_command():
 def test_what_is_not_allowed_is_a_usage_error_that_says_what_is(name, value, says):
     with pytest.raises(UsageError, match=says):
         RunOptions(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = RunOptions(threads=np.int64(2), gpu_memory_mib=np.int32(512), step=np.float32(0.5))
+    assert options == RunOptions(threads=2, gpu_memory_mib=512, step=0.5)
+    assert [type(value) for value in (options.threads, options.gpu_memory_mib, options.step)] == [int, int, float]
 
 
 @given(st.floats(allow_nan=True))
