@@ -113,6 +113,8 @@ REFUSED = {
     "voxels at the end of the world": (nifti_bytes(VOXELS, version=2, vox_offset=2**62), "not_nifti"),
     "voxels at infinity": (nifti_bytes(VOXELS, vox_offset=np.inf), "not_nifti"),
     "voxels inside the header": (nifti_bytes(VOXELS, vox_offset=100), "not_nifti"),
+    "voxels right behind the header": (nifti_bytes(VOXELS, vox_offset=348), "not_nifti"),
+    "voxels right behind the header, NIfTI-2": (nifti_bytes(VOXELS, version=2, vox_offset=543), "not_nifti"),
     "voxels at NaN": (nifti_bytes(VOXELS, vox_offset=np.nan), "not_nifti"),
     "voxels after the end": (nifti_bytes(VOXELS, vox_offset=5000), "truncated"),
 }

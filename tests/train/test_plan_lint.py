@@ -64,9 +64,25 @@ def test_two_configurations_with_one_identifier_and_other_spacings(plans):
     assert text.startswith("warning: 3d_fullres and coarse: share a data identifier")
 
 
-def test_lists_that_do_not_fit_the_stage_count(plans):
-    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [32, 64]
-    assert texts(plans) == ["error: 3d_fullres: `features_per_stage` has 2 entries for 6 stages"]
+def test_two_configurations_may_share_the_data_that_they_are_made_for(plans):
+    other = deepcopy(plans["configurations"]["3d_fullres"])
+    other["patch_size"] = [64, 96, 96]
+    plans["configurations"]["small"] = other
+    assert texts(plans) == []
+
+
+def test_a_trap_is_told_once_whichever_configuration_comes_first(plans):
+    fine = {"inherits_from": "3d_fullres", "spacing": [1.0, 1.0, 1.0]}
+    plans["configurations"] = {"fine": fine, **plans["configurations"]}
+    (text,) = texts(plans)
+    assert text.startswith("error: fine: changes spacing")
+
+
+@pytest.mark.parametrize("key", ["features_per_stage", "kernel_sizes", "strides"])
+def test_lists_that_do_not_fit_the_stage_count(plans, key):
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments[key] = arguments[key][:2]
+    assert texts(plans) == [f"error: 3d_fullres: `{key}` has 2 entries for 6 stages"]
 
 
 def test_two_stages_leave_the_loss_without_a_weight():
@@ -82,9 +98,10 @@ def test_a_patch_that_the_strides_do_not_divide(plans):
 
 
 def test_a_checkpoint_of_another_network(plans):
-    weights = {f"encoder.stages.{stage}.0.convs.0.conv.weight": 0 for stage in range(4)}
-    assert stage_count(weights) == 4
-    assert texts(plans, weights) == ["error: 3d_fullres: the plan says 6 stages, the checkpoint has 4"]
+    for stages in (4, 7):
+        weights = {f"encoder.stages.{stage}.0.convs.0.conv.weight": 0 for stage in range(stages)}
+        assert stage_count(weights) == stages
+        assert texts(plans, weights) == [f"error: 3d_fullres: the plan says 6 stages, the checkpoint has {stages}"]
 
 
 def test_plans_that_are_broken_are_findings_and_no_crash(plans):
