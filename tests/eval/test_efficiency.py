@@ -162,6 +162,14 @@ def test_the_command_line_writes_masks_scores_and_tables(images, capsys):
     assert load(Efficiency, images / "out" / "B").machine["cores"]
 
 
+def test_what_scoring_needs_is_missed_before_anything_is_measured(images, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "surface_distance", None)
+    options = ["-i", str(images / "images"), "-o", str(images / "out"), "--reference", str(images / "truth")]
+    assert main(["efficiency", *options, "--run", command(images, "A")]) == 2
+    assert "surface_distance is not installed" in capsys.readouterr().err
+    assert not (images / "log").exists()
+
+
 def test_a_failing_command_is_code_4(images, capsys):
     assert (
         main(

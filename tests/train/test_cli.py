@@ -138,7 +138,7 @@ LEAN = """
 import sys
 sys.modules |= dict.fromkeys(("torch", "nnunetv2", "onnx", "matplotlib"))
 from flare_train.cli import main
-sys.exit(main(["lint", sys.argv[1]]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -148,8 +148,16 @@ def test_a_sound_plan_is_said_to_be_sound_without_torch(tmp_path):
 
     file = tmp_path / "plans.json"
     file.write_text(json.dumps(make_plans(FINGERPRINT, "D", "p", S6.features)))
-    run = subprocess.run([sys.executable, "-c", LEAN, file], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-c", LEAN, "lint", file], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, f"{file}: nothing wrong in 3d_fullres\n", "")
+
+
+def test_an_inspection_without_its_plot_is_refused_before_the_work(dataset):
+    command = ["inspect", dataset / "data", "-o", dataset / "facts", "--workers", "1"]
+    run = subprocess.run([sys.executable, "-c", LEAN, *command], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("flare-train: matplotlib is not installed; pip install '.[train]'")
+    assert not (dataset / "facts").exists()
 
 
 def test_selecting_into_the_root_folder_asks_for_the_variable(dataset, capsys):

@@ -26,8 +26,11 @@ def check_outputs(folder: Path, cases: Sequence[TrainingCase]) -> None:
     """Refuse a folder that `write` must not write into, before any work is done, and make it if need be.
 
     Raises:
+        ImportError: where matplotlib, which draws the plot, is not installed.
         OutputError: where one of the files is no regular file, is a case's, or holds something else.
     """
+    import matplotlib  # noqa: F401  # only to know that it is there
+
     inputs = [path for case in cases for path in (case.image, case.label) if path]
     check_targets([folder / _FACTS], inputs, over=_is_facts)
     check_targets([folder / _SUMMARY], inputs, over=_is_summary)
