@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -14,15 +15,19 @@ from tests.fuzz.campaign import CLEAN, Campaign, Outcome
 from tests.fuzz.door import CRASHES, default_count, door_names
 
 
-def main() -> int:
-    """Run the campaigns and print their figures."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--door", nargs="+", choices=door_names(), default=door_names(), help="default: all")
     parser.add_argument("--count", type=int, help="inputs at each door (default: the door's own number)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--keep", type=Path, default=CRASHES, help="where inputs that show a fault are kept")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the campaigns, print their figures and return the exit code."""
     clean = True
     with tempfile.TemporaryDirectory(prefix="flare-fuzz-") as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
@@ -53,4 +58,4 @@ def _show(outcome: Outcome, bar: "tqdm[None]") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(parse_args()))
