@@ -84,6 +84,16 @@ def test_nothing_found_is_a_finished_case_with_no_lesions(tmp_path, run, voxels)
     assert not read_volume(tmp_path / "out" / "a.nii.gz").voxels.any()
 
 
+def test_cases_whose_names_are_shown_alike_are_two_cases(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, value in (("a\\n", 50), ("a\n", 60)):  # with a backslash, and with the end of a line
+        write_nifti(tmp_path / "in" / f"{name}_0000.nii.gz", image(value), spacing_mm=ONE_MM)
+    cases = find_cases(tmp_path / "in", tmp_path / "out", 1)
+    records = list(segment_cases(segmenter_of(), cases))
+    assert [(record.case, record.status) for record in records] == [("a\\n", "done")] * 2
+    assert len({record.inputs_sha256[0] for record in records}) == 2
+
+
 def test_channels_in_different_places_are_refused_and_the_others_are_done(tmp_path, run):
     moved = {"srow_z": [0, 0, 1, 1063], "qoffset_z": 1063}  # 1.07 m above the others
     for name, fields in (("apart_0000", {}), ("apart_0001", moved), ("near_0000", {}), ("near_0001", {})):

@@ -1,5 +1,6 @@
 """The session that the command runs and Python users may: records, events, report, and what is refused."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from flare_runtime import (
     UsageError,
     read_nifti,
 )
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.journal import Journal
+from flare_runtime.run.record import CaseRecord
+from flare_runtime.run.session import Run
 from tests.runtime.command_runs import SPACING, write_cohort
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -104,6 +109,32 @@ def test_a_run_that_is_left_writes_what_was_not_begun(scans, tiny_bundle, tmp_pa
     report = json.loads((tmp_path / "run.json").read_bytes())
     assert ([case["case"] for case in report["cases"]], report["not_begun"]) == (["a"], ["b", "c"])
     assert not report["complete"]
+
+
+def test_a_loop_that_is_left_writes_the_report_at_once(scans, tiny_bundle, tmp_path):
+    gc.disable()
+    try:
+        for _record in Session(tiny_bundle, OPTIONS).run(scans, tmp_path / "masks", report=tmp_path / "run.json"):
+            break
+        assert json.loads((tmp_path / "run.json").read_bytes())["not_begun"] == ["b", "c"]
+    finally:
+        gc.enable()
+
+
+def test_a_run_that_is_left_ends_its_worker_before_it_writes_the_report(scans, tmp_path):
+    report, there = tmp_path / "run.json", []
+    cases = find_cases(scans, tmp_path / "masks", 1)
+
+    def segment():
+        try:
+            yield CaseRecord(case="a", status="done")
+        finally:
+            there.append(report.exists())
+
+    records = iter(Run(cases, Journal(report, cases), segment))
+    next(records)
+    records.close()
+    assert (there, report.exists()) == ([False], True)
 
 
 def test_what_cannot_be_is_refused_before_any_work(scans, tiny_bundle, tmp_path):

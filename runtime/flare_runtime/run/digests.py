@@ -16,23 +16,24 @@ class InputDigests:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "hash")
-        self._digests: dict[str, list[Future[str]]] = {}
+        # By masks: names as they are shown may be alike.
+        self._digests: dict[Path, list[Future[str]]] = {}
 
     def begin(self, case: Case) -> None:
         """Start hashing the images of a case, unless that was done before."""
-        if case.name not in self._digests:
-            self._digests[case.name] = [self._thread.submit(sha256_of, path) for path in case.channel_files()]
+        if case.mask not in self._digests:
+            self._digests[case.mask] = [self._thread.submit(sha256_of, path) for path in case.channel_files()]
 
     def of(self, case: Case) -> list[str]:
         """Return the hashes of a case's images, in the order of the channels; none where one cannot be read."""
         try:
-            return [digest.result() for digest in self._digests[case.name]]
+            return [digest.result() for digest in self._digests[case.mask]]
         except (OSError, CaseError):
             return []
 
     def forget(self, case: Case) -> None:
         """Drop the hashes of a case."""
-        self._digests.pop(case.name, None)
+        self._digests.pop(case.mask, None)
 
     def close(self) -> None:
         """End the thread after the image that it is hashing."""

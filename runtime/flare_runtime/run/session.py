@@ -2,9 +2,11 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from flare_runtime.backends.selection import choose
 from flare_runtime.errors import DeviceError, UsageError
@@ -26,6 +28,7 @@ from flare_runtime.segmenter import Segmenter
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
+_Records: TypeAlias = Generator[CaseRecord, None, None]
 
 
 def _ignore(_event: object) -> None:
@@ -97,7 +100,7 @@ class Session:
         journal = Journal(report_path, cases, command)
         return Run(cases, journal, lambda: self._segment(cases, journal))
 
-    def _segment(self, cases: Sequence[Case], journal: Journal) -> Iterator[CaseRecord]:
+    def _segment(self, cases: Sequence[Case], journal: Journal) -> _Records:
         work = CaseWork(self._choice)
         if self._segmenter is None:
             try:
@@ -122,10 +125,11 @@ class Run:
         journal: the number of cases so far, and of those that failed.
     """
 
-    def __init__(self, cases: Sequence[Case], journal: Journal, segment: Callable[[], Iterator[CaseRecord]]) -> None:
+    def __init__(self, cases: Sequence[Case], journal: Journal, segment: Callable[[], _Records]) -> None:
         self.cases = cases
         self.journal = journal
-        self._records = self._noted(segment)
+        # Its frame holds no run, so that a run that is left and forgotten is closed at once.
+        self._records = _noted(segment, journal)
         self._folder = cases[0].mask.parent
         self._commits_before = commits_made()
 
@@ -137,14 +141,6 @@ class Run:
             OutputError: from the iterator, where the report cannot be written.
         """
         return self._records
-
-    def _noted(self, segment: Callable[[], Iterator[CaseRecord]]) -> Generator[CaseRecord, None, None]:
-        try:
-            for record in segment():
-                self.journal.add(record)
-                yield record
-        finally:
-            self.journal.write()
 
     def stop(self) -> None:
         """End the workers and write the report; for another thread, before it ends this process.
@@ -169,6 +165,16 @@ class Run:
         """Remove the temporary files of this process and of workers that were ended."""
         remove_ours()
         sweep(self._folder)
+
+
+def _noted(segment: Callable[[], _Records], journal: Journal) -> _Records:
+    try:
+        with closing(segment()) as records:  # whose worker has ended before the report says what was not begun
+            for record in records:
+                journal.add(record)
+                yield record
+    finally:
+        journal.write()
 
 
 def _check_report(report: Path, cases: Sequence[Case]) -> None:
