@@ -1,6 +1,7 @@
 """Plain and gzip-compressed bytes: all of them, or a named refusal."""
 
 import gzip
+import os
 import struct
 import zlib
 from itertools import pairwise
@@ -151,3 +152,20 @@ def test_any_members_read_in_any_pieces_give_the_bytes(tmp_path_factory, data, c
     with ByteStream(path) as stream:
         got = b"".join(iter(lambda: stream.read(counts), b""))
     assert got == data
+
+
+def test_a_pipe_that_comes_in_the_place_of_a_file_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(b"a file when it is looked at")
+    real = os.open
+
+    def open_another(name, flags):
+        path.unlink()
+        os.mkfifo(path)
+        return real(name, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_another)
+        with pytest.raises(CaseError, match=r"scan\.nii: is a named pipe") as caught:
+            ByteStream(path)
+    assert caught.value.reason == "not_a_file"
