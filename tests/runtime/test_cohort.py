@@ -105,6 +105,26 @@ def test_channels_in_different_places_are_refused_and_the_others_are_done(tmp_pa
     assert results(tmp_path) == ["apart.json", "near.json", "near.nii.gz"]
 
 
+def test_no_case_gets_the_image_of_one_that_was_given_up_before_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index, name in enumerate("abcd"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", image()[index:], spacing_mm=ONE_MM)
+
+    def progress(case):
+        if case.name == "b":  # it has been read by then
+            raise ZeroDivisionError
+        return iter
+
+    cases = find_cases(tmp_path / "in", tmp_path / "out", 1)
+    records = list(segment_cases(segmenter_of(), cases, progress=progress))
+    assert [(record.status, record.shape) for record in records] == [
+        ("done", (9, 10, 11)),
+        ("failed", None),
+        ("done", (7, 10, 11)),
+        ("done", (6, 10, 11)),
+    ]
+
+
 def test_a_bad_case_is_refused_and_the_others_are_done(tmp_path, run):
     for name in ("a", "c"):
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
