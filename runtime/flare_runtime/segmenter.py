@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
-from os import PathLike
 from pathlib import Path
 from threading import RLock
 from time import perf_counter
@@ -19,7 +18,7 @@ from flare_runtime.compute.arrays import FloatArray, MaskArray, Shape3, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
-from flare_runtime.imaging.inputs import Image, as_volumes
+from flare_runtime.imaging.inputs import Image, as_volumes, files_of
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
@@ -183,9 +182,7 @@ class Segmenter:
 
         with self._turn:
             result = self.within_memory(attempt)
-        images = image if isinstance(image, list | tuple) else [image]
-        files = tuple(Path(one) for one in images if isinstance(one, str | PathLike))
-        return replace(result, inputs=files, keep_header_text=self.options.keep_header_text)
+        return replace(result, inputs=files_of(image), keep_header_text=self.options.keep_header_text)
 
     def within_memory(self, attempt: Callable[[bool], _T]) -> _T:
         """Return `attempt(False)`, and where the GPU's memory ran out in it, `attempt(True)`.

@@ -152,6 +152,22 @@ def test_nibabel_images_of_other_formats_have_their_geometry(tmp_path):
     assert volume.geometry.difference(read_volume(tmp_path / "mask.nii").geometry) is None
 
 
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh"])
+def test_a_file_that_only_nibabel_reads_is_segmented(tmp_path, tiny_bundle, name):
+    nib.save(nib.MGHImage(SCAN.T.astype(np.int16), AFFINE), tmp_path / name)
+    segmenter = Segmenter.load(tiny_bundle, RunOptions(device="cpu", precision="fp32", threads=1))
+    result = segmenter.segment(nib.load(tmp_path / name))
+    np.testing.assert_array_equal(result.mask, segmenter.segment(nibabel_image(SCAN.astype(np.int16))).mask)
+
+
+def test_a_nibabel_image_of_a_file_cut_short_is_a_case_refused(path):
+    image = nib.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CaseError, match=r"a\.nii: ") as caught:
+        as_volumes(image)
+    assert caught.value.reason == "unreadable"
+
+
 # --- several channels
 
 
@@ -205,7 +221,8 @@ def test_what_no_grid_is_like_is_refused(itk):
         (7, None, "of type int; give a path"),
         ({"image": SCAN}, None, "of type dict"),
         (b"a.nii", None, "of type bytes"),
-        ([[SCAN]], SPACING, "spacing_mm goes with arrays"),
+        ([[SCAN]], SPACING, "spacing_mm goes with arrays, not with a list"),
+        ("", None, "the image is an empty path"),
         ([[SCAN]], None, "of type list"),
         (SCAN, None, "an array needs spacing_mm"),
         (SCAN, 1.5, r"spacing_mm is 1\.5; give three positive numbers"),

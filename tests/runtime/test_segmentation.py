@@ -2,6 +2,7 @@
 
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -67,6 +68,15 @@ def test_a_mask_that_was_segmented_is_an_input_and_not_replaced(segmenter, tmp_p
         with pytest.raises(OutputError, match="is the input itself"):
             segmenter.segment(image).save(scan)
     assert scan.read_bytes() == before
+
+
+def test_the_file_of_a_nibabel_image_is_an_input_and_not_replaced(segmenter, tmp_path):
+    path = write_nifti(tmp_path / "scan.nii.gz", np.full((9, 10, 11), 50, np.uint8))  # as a mask's voxels are stored
+    before = path.read_bytes()
+    for image in (nib.load(path), [nib.load(path)]):
+        with pytest.raises(OutputError, match="is the input itself"):
+            segmenter.segment(image).save(path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -94,7 +94,7 @@ def checked_shape(counts: Sequence[int]) -> Shape3:
     if len(counts) < 3 or any(count != 1 for count in counts[3:]) or min(counts) < 1:
         size = "x".join(map(str, counts))
         raise CaseError("bad_dimensions", f"the image is {size}; one 3D volume is needed, each side at least 1")
-    x, y, z = counts[:3]
+    x, y, z = (int(count) for count in counts[:3])  # nibabel has 32 bits for some formats
     return z, y, x
 
 

@@ -2,18 +2,21 @@
 
 import os
 import sys
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, Vector3
-from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.errors import CaseError, UsageError, first_line
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.geometry import Geometry, checked_shape
 from flare_runtime.imaging.nifti_header import header_geometry
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, read_volume
 from flare_runtime.imaging.volume import Volume
+from flare_runtime.paths import as_path
 
 # Any: of nibabel and SimpleITK, which are not imported here, and the former of which has no types.
 Image: TypeAlias = str | os.PathLike[str] | Volume | AnyArray | Any
@@ -49,17 +52,30 @@ def _volumes_of(image: Image, spacing_mm: Vector3 | None, max_voxels: int) -> li
     if isinstance(image, np.ndarray):
         return _of_array(image, spacing_mm)
     if spacing_mm is not None:
-        raise UsageError("spacing_mm goes with arrays; a Volume has its own, and so have files and images")
+        kind = type(image).__qualname__
+        raise UsageError(f"spacing_mm goes with arrays, not with a {kind}; a Volume has its own, and so have files")
     if isinstance(image, str | os.PathLike):
-        return [read_volume(os.fspath(image), max_voxels)]
+        return [read_volume(as_path(image, "the image"), max_voxels)]
     if isinstance(image, Volume):
         return [image]
-    nibabel, simpleitk = sys.modules.get("nibabel"), sys.modules.get("SimpleITK")
-    if nibabel is not None and isinstance(image, nibabel.spatialimages.SpatialImage):
+    simpleitk = sys.modules.get("SimpleITK")
+    if _is_nibabel(image):
         return [check_volume(_of_nibabel(image))]
     if simpleitk is not None and isinstance(image, simpleitk.Image):
         return [check_volume(_of_simpleitk(image))]
     raise UsageError(f"the image is of type {type(image).__qualname__}; give {_ALLOWED}")
+
+
+def files_of(image: Image | Sequence[Image]) -> tuple[Path, ...]:
+    """Return the files that an image was given as, or that nibabel has loaded it from."""
+    images: Sequence[Any] = image if isinstance(image, list | tuple) else [image]
+    names = [one.get_filename() if _is_nibabel(one) else one for one in images]
+    return tuple(Path(name) for name in names if isinstance(name, str | os.PathLike))
+
+
+def _is_nibabel(image: Any) -> bool:
+    nibabel = sys.modules.get("nibabel")
+    return nibabel is not None and isinstance(image, nibabel.spatialimages.SpatialImage)
 
 
 def _checked_spacing(spacing_mm: Vector3) -> Vector3:
@@ -98,7 +114,10 @@ def _of_nibabel(image: Any) -> Volume:
     slope, intercept = 1.0, 0.0
     if isinstance(stored, nibabel.arrayproxy.ArrayProxy):
         slope, intercept = float(stored.slope), float(stored.inter)
-        stored = stored.get_unscaled()  # type: ignore[no-untyped-call]
+        try:
+            stored = stored.get_unscaled()  # type: ignore[no-untyped-call]
+        except (OSError, EOFError, zlib.error) as error:
+            raise CaseError("unreadable", f"{image.get_filename()}: {first_line(error)}") from error
     z, y, x = checked_shape(image.shape)
     voxels = _real(np.asarray(stored).reshape(x, y, z).T)
     header: Any = image.header
