@@ -98,6 +98,23 @@ def test_an_error_between_the_two_leaves_neither(case, monkeypatch, fails, error
     assert not case.mask.exists() or (read_volume(case.mask).voxels == 1).all()
 
 
+@pytest.mark.parametrize(("during", "left"), [("mask", []), ("record", ["a.json", "a.nii.gz"])])
+def test_ctrl_c_while_a_name_is_taken_leaves_both_or_neither(case, monkeypatch, during, left):
+    commit(case, 1)
+    replace = type(case.mask).replace
+
+    def interrupted(path, target):
+        replace(path, target)
+        if target == getattr(case, during):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(case.mask), "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        commit(case, 2)
+    assert names(case) == left
+    assert not left or read_record(case).mask_sha256 == sha256_of(case.mask)
+
+
 # A disk that fills up, at a byte of its own, while a result is replaced.
 FULL_DISK = """
 import resource, sys

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -61,6 +61,12 @@ class StagedFile:
         with committing:
             check_kind(self.target)
             self.path.replace(self.target)
+
+    def has_name(self) -> bool:
+        """Whether it has become the target."""
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(self.file.fileno()), self.target.lstat())
+        return False
 
 
 @contextmanager

@@ -63,12 +63,13 @@ def _take_names(mask: StagedFile, record: StagedFile) -> None:
     check_kind(mask.target)
     check_kind(record.target)
     record.target.unlink(missing_ok=True)
-    mask.take_name()
     try:
+        mask.take_name()
         record.take_name()
-    except BaseException:
-        with suppress(OSError):
-            mask.target.unlink()
+    except BaseException:  # Ctrl-C too, of which the exception may come when the name was taken already
+        if mask.has_name() and not record.has_name():
+            with suppress(OSError):
+                mask.target.unlink()
         raise
 
 
