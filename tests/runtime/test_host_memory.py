@@ -189,6 +189,17 @@ def test_the_estimate_without_the_network_is_what_numpy_takes():
     assert 0.9 * peak < estimate < 1.5 * peak
 
 
+def test_a_case_whose_probabilities_cannot_be_held_is_refused_before_the_network_runs(available):
+    network = ArithmeticNetwork()
+    segmenter = raw_segmenter(network)
+    case = segmenter.prepare(np.full((40, 50, 60), 1, np.int16), (2.0, 1.0, 1.0))
+    available(1)  # two classes take 0.92 MiB, the scores 0.46 and the mask 0.11
+    with pytest.raises(CaseError, match="the probabilities included") as caught:
+        segmenter.finish(case, with_probabilities=True)
+    assert (caught.value.reason, network.calls) == ("too_little_memory", 0)
+    assert segmenter.finish(case).probabilities is None
+
+
 def cases_of(tmp_path):
     return find_cases(tmp_path / "in", tmp_path / "out", 1)
 

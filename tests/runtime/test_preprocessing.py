@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.geometry import Geometry
@@ -214,3 +215,18 @@ def test_the_network_sees_what_nnunets_preprocessor_makes(shape, spacing, change
     assert prepared.crop.shape == properties["shape_after_cropping_and_before_resampling"]
     assert prepared.spacing_mm == tuple(spacing[axis] for axis in manifest.transpose_forward)
     assert np.count_nonzero(prepared.image) <= got.size
+
+
+def test_the_region_of_the_body_is_where_its_box_lies_on_the_networks_grid(monkeypatch):
+    manifest = make_manifest(channels=[RAW], spacing_mm=[1.0, 1.5, 0.75], patch=[40, 8, 8])
+    voxels = np.zeros((20, 40, 50), np.int16)
+    voxels[2:18, 4:40, 5:50] = 1
+    body = Box(slice(4, 10), slice(0, 20), slice(15, 35))
+    monkeypatch.setattr("flare_runtime.pipeline.preprocessing.body_box", lambda _volume: body)
+    prepared = prepare([Volume.of_array(voxels, (2.0, 1.0, 1.0))], manifest, body_only=True)
+    assert prepared.inner == Box.between((4, 0, 0), (36, 24, 60))
+    # Of the crop it is 2 to 8, 0 to 16 and 10 to 30; resampled 4 to 16, 0 to 10.7 and 13.3 to 40. Along z a tile is 40.
+    assert prepared.region == Box.between((0, 0, 13), (40, 11, 40))
+    monkeypatch.setattr("flare_runtime.pipeline.preprocessing.body_box", lambda _volume: None)
+    prepared = prepare([Volume.of_array(voxels, (2.0, 1.0, 1.0))], manifest, body_only=True)
+    assert prepared.region == Box.whole((40, 24, 60))

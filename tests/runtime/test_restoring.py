@@ -193,3 +193,12 @@ def test_probabilities_of_a_device_are_the_hosts():
     restore_probabilities(device.upload(scores), resizing, Decoder(3), there, device)
     restore_probabilities(scores, resizing, Decoder(3), here)
     np.testing.assert_array_equal(there, here)
+
+
+def test_probabilities_of_a_row_of_thousands_of_voxels_come_in_several_blocks():
+    scores = np.random.default_rng(5).standard_normal((1, 2, 3, 1000)).astype(np.float32)
+    resizing = grids((2, 3, 1000), (2, 3, 4500), ((1.0,) * 3, (1.0, 1.0, 2 / 9)))
+    out = Decoder(2).background((2, 3, 4500))
+    restore_probabilities(scores, resizing, Decoder(2), out)
+    expected = 1 / (1 + np.exp(-everywhere(scores, resizing)[0]))
+    np.testing.assert_allclose(out, [1 - expected, expected], atol=1e-6)
