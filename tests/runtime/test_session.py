@@ -238,6 +238,25 @@ print("went on with", code)
 """
 
 
+STOPPING = """
+import multiprocessing, sys, time
+from flare_runtime import RunOptions, Session
+
+other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+other.start()
+run = Session(sys.argv[1], RunOptions(device="cpu", threads=1)).run(sys.argv[2], sys.argv[3], report=sys.argv[4])
+run.stop()
+other.join(0.2)
+print(other.is_alive())
+"""
+
+
+def test_a_run_that_is_stopped_ends_no_process_of_somebody_else(scans, tiny_bundle, tmp_path):
+    process = run_python(STOPPING, tiny_bundle, scans, tmp_path / "masks", tmp_path / "run.json")
+    assert (process.stdout, process.returncode) == ("True\n", 0), process.stderr
+    assert json.loads((tmp_path / "run.json").read_bytes())["not_begun"] == ["a", "b", "c"]
+
+
 def test_ctrl_c_ends_the_run_and_not_the_program_that_called_it(tiny_bundle, tmp_path):
     # With 85,000 tiles it would take minutes.
     write_nifti(tmp_path / "a.nii.gz", blobs((64, 64, 64)), spacing_mm=SPACING)

@@ -1,6 +1,5 @@
 """Segments files as `flare-infer` does: a session is a model with its options, a run goes over cases with it."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import DeviceFallback, Listener
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord, is_report
-from flare_runtime.run.supervision import supervise
+from flare_runtime.run.supervision import supervise, workers
 from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
 
@@ -156,7 +155,7 @@ class Run:
             while self.journal.done < commits_made() - self._commits_before and time.monotonic() < until:
                 time.sleep(0.001)
         with alone_in(self._folder, _MOMENT_S):  # no worker is between a mask and its record
-            for worker in multiprocessing.active_children():
+            for worker in workers():
                 worker.kill()
                 worker.join(_MOMENT_S)
         self.journal.write()

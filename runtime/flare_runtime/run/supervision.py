@@ -1,6 +1,7 @@
 """Runs work in a worker process and replaces one that dies: in a process where CUDA has failed, it stays broken."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import TypeAlias
 
@@ -28,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 _PACKAGE = __name__.partition(".")[0]
 # How long a worker that is to be killed may take to write the record beside a mask.
 _MOMENT_S = 0.3
+_NAME = "flare-worker"
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,17 @@ def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _ev
         remaining += waiting
 
 
+def workers() -> list[BaseProcess]:
+    """Return the workers of this process, and no other processes that a program may have started."""
+    return [process for process in multiprocessing.active_children() if process.name == _NAME]
+
+
 def _one_worker(work: Work, remaining: list[Case], listener: Listener) -> Generator[CaseRecord, None, LostDeviceError]:
     """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
     folder = remaining[0].mask.parent
     ours, theirs = CONTEXT.Pipe(duplex=False)
     level = logging.getLogger(_PACKAGE).getEffectiveLevel()
-    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs, level), daemon=True)
+    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs, level), name=_NAME, daemon=True)
     try:
         with committing, _main_module_hidden():
             process.start()
