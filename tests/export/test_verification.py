@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from flare_export.bundle import conversion
 from flare_export.bundle.conversion import Naming, export_bundle
 from flare_export.errors import DisagreementError, ModelError
+from flare_export.parity import network_parity
 from flare_export.parity.case_parity import CaseParity
+from flare_export.parity.network_parity import measure_network_parity
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import Agreement
+from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 
 
 @pytest.fixture
@@ -36,10 +40,34 @@ def exported(tiny_model, tmp_path, monkeypatch):
         try:
             export_bundle(ModelFolder.read(tiny_model), target, Naming(), [[Path("case.nii")]], told.append)
         finally:
-            assert told == found  # also what is refused is told
+            assert told[-len(found) :] == [result.row for result in found]  # also of what is refused
         return Bundle.open(target)
 
     return export
+
+
+class Close(torch.nn.Module):
+    """A network for which a little less speaks for a lesion than against one, everywhere but in one voxel."""
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(1, 2, *tiles.shape[2:])
+        logits[:, 1] = -1e-5
+        logits[:, 1, 0, 0, 0] = 1.0
+        return logits
+
+
+@pytest.mark.parametrize(("sign", "agrees"), [(1, True), (-1, False)])
+def test_logits_within_rounding_have_to_give_the_same_mask_all_the_same(monkeypatch, sign, agrees):
+    expected = Close()(torch.zeros(1, 1, 8, 8, 8)).numpy()
+    expected[:, 1][expected[:, 1] < 0] *= sign
+    monkeypatch.setattr(network_parity, "open_network", lambda *_: ArithmeticNetwork(lambda _tiles: expected))
+    if agrees:
+        assert {parity.dice for parity in measure_network_parity(memory_bundle(), [Close()])} == {1.0}
+        return
+    with pytest.raises(
+        DisagreementError, match=r"by up to 2e-05 in the logits \(at most 0.001\) and agrees on 0\.1953%"
+    ):
+        measure_network_parity(memory_bundle(), [Close()])
 
 
 @pytest.mark.parametrize(
