@@ -1,10 +1,16 @@
 """What can go wrong, each kind with the exit code that `flare-infer` documents for it."""
 
+from copyreg import __newobj__  # type: ignore[attr-defined]
+
 
 class FlareError(Exception):
     """The root of every error this package raises on purpose; its text is one line for the user."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to other processes as it is: its text alone would not do for every `__init__`."""
+        return __newobj__, (type(self), *self.args), self.__dict__
 
 
 class UsageError(FlareError):
