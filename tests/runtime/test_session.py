@@ -198,7 +198,7 @@ from tests.runtime import broken_gpu_work
 selection.resolve = lambda name, _has_engine: "cuda:0" if name == "auto" else name
 session.CaseWork = getattr(broken_gpu_work, sys.argv[5])
 heard = []
-run = Session(sys.argv[1], RunOptions(device=sys.argv[4]), listener=heard.append).run(*sys.argv[2:4])
+run = Session(sys.argv[1], RunOptions(sys.argv[4], *sys.argv[6:]), listener=heard.append).run(*sys.argv[2:4])
 print(*(f"{record.case} {record.status}" for record in run))
 print(*heard[:2])
 """
@@ -219,6 +219,12 @@ def test_where_no_gpu_works_the_run_goes_on_on_the_cpu_and_says_so(scans, tiny_b
     refused = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "others", "cuda:0", "BrokenGpuWork")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].endswith("DeviceError: cuda:0 cannot be used (the driver is too old)")
+
+
+def test_where_the_cpu_lacks_what_was_asked_for_the_gpu_that_does_not_work_is_the_error(scans, tiny_bundle, tmp_path):
+    run = run_python(FALLBACK, tiny_bundle, scans, tmp_path / "masks", "auto", "BrokenGpuWork", "cudnn")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].endswith("DeviceError: cuda:0 cannot be used (the driver is too old)")
 
 
 def test_a_gpu_that_fails_after_its_first_case_ends_the_run(scans, tiny_bundle, tmp_path):

@@ -108,9 +108,15 @@ class Session:
             except DeviceError as error:
                 if self._choice.options.device != "auto" or journal.count:
                     raise
+                self._segmenter = self._on_cpu_after(error)
                 self._listener(DeviceFallback(str(error)))
-            self._segmenter = Segmenter.load(self.bundle, replace(self._choice.options, device="cpu"), wait=False)
         yield from work.segment(self._segmenter, cases, self._listener)
+
+    def _on_cpu_after(self, error: DeviceError) -> Segmenter:
+        try:
+            return Segmenter.load(self.bundle, replace(self._choice.options, device="cpu"), wait=False)
+        except UsageError:  # the CPU has not what was asked for
+            raise error from None
 
 
 class Run:
