@@ -157,6 +157,13 @@ def test_what_cannot_be_is_refused_before_any_work(scans, tiny_bundle, tmp_path)
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
+def test_no_report_replaces_an_empty_image(scans, tiny_bundle, tmp_path):
+    empty = scans / "b_0000.nii.gz"
+    empty.write_bytes(b"")
+    with pytest.raises(OutputError, match="is the input itself"):
+        Session(tiny_bundle, OPTIONS).run(scans, tmp_path / "masks", report=empty)
+
+
 def test_what_no_session_can_be_of_is_refused(tiny_bundle, tmp_path):
     with pytest.raises(BundleError, match="there is no such bundle"):
         Session(tmp_path / "missing")
