@@ -279,9 +279,10 @@ def test_a_folder_is_made_and_left_empty(tmp_path):
 
 def test_a_file_in_the_folders_place_is_an_output_error(tmp_path):
     (tmp_path / "a").write_bytes(b"file")
-    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
-        with pytest.raises(OutputError, match="cannot be written to"):
-            check_folder(folder)
+    (tmp_path / "link").symlink_to("nowhere")
+    for folder, why in (("a", "it is no folder"), ("a/b", "Not a directory"), ("link", "it is no folder")):
+        with pytest.raises(OutputError, match=rf"{folder}: cannot be written to \({why}\)"):
+            check_folder(tmp_path / folder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

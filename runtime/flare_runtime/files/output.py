@@ -24,6 +24,8 @@ def check_folder(folder: Path) -> None:
         sweep(folder)
         with temporary_file(folder):
             pass
+    except FileExistsError as error:
+        raise OutputError(f"{folder}: cannot be written to (it is no folder); choose another output") from error
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
 
