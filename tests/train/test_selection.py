@@ -71,6 +71,26 @@ def test_a_cap_is_for_each_source_and_grows_without_exchanging_cases():
     assert "more than 5 of A" in reasons(select(cases, SelectionRules(cap=5))).values()
 
 
+def test_a_cap_takes_cases_by_lot_and_not_by_their_names():
+    cases = [facts(f"a{n:02}", "A") for n in range(100)]
+    kept = {choice.stem for choice in select(cases, SelectionRules(cap=50)) if choice.kept}
+    assert len(kept) == 50
+    # Names often tell hospitals apart: of either half about half are there.
+    assert 15 < sum(stem < "a50" for stem in kept) < 35
+
+
+def test_cases_to_validate_on_are_kept_beside_the_cap():
+    cases = [facts(f"a{n}", "A") for n in range(9)]
+    choices = select(cases, SelectionRules(cap=3, validation=["a1", "a2", "a3"]))
+    assert [choice.stem for choice in choices if choice.kept and choice.validation] == ["a1", "a2", "a3"]
+    assert sum(choice.kept and not choice.validation for choice in choices) == 3
+
+
+def test_nothing_is_validated_on_that_is_left_out():
+    choices = select(CASES, SelectionRules(validation=["good", "torn", "bare"]))
+    assert [choice.stem for choice in choices if choice.validation] == ["good"]
+
+
 def test_the_order_of_cases_does_not_change_the_cap():
     cases = [facts(f"a{n}") for n in range(9)]
     forward, backward = (
@@ -97,6 +117,15 @@ def test_the_raw_data_set_is_links_and_follows_a_new_selection(files, tmp_path):
     assert [path.name for path in (folder / "labelsTr").iterdir()] == ["good.nii.gz"]
     assert (folder / "labelsTr" / "good.nii.gz").is_symlink()
     assert json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["numTraining"] == 1
+
+
+def test_a_split_goes_with_the_cases_to_validate_on(files, tmp_path):
+    folder = tmp_path / "raw"
+    write_raw_dataset(select(files, SelectionRules(validation=["held_out"])), folder)
+    split = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
+    assert split == [{"train": ["good"], "val": ["held_out"]}]
+    write_raw_dataset(select(files), folder)
+    assert not (folder / "splits_final.json").exists()
 
 
 def test_files_that_are_no_links_are_never_removed(files, tmp_path):
