@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
-from samples.workspace import make_workspace
 
+from benchmarks.samples.workspace import make_workspace
 from benchmarks.tables import Column, Table, add_table_option
 from flare_phantom.phantom import make_phantom, write_case
 

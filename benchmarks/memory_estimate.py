@@ -92,7 +92,7 @@ def measure(args: argparse.Namespace) -> dict[str, int]:
 
 def paper_bundle(work: Path) -> Path:
     """Export a network of the paper's width and patch, with seeded random weights."""
-    from samples.model_folders import write_model_folder  # and torch, which those who measure need not hold
+    from benchmarks.samples.model_folders import write_model_folder  # and torch, which those who measure need not hold
 
     sizes = {"features": (32, 64, 128, 256), "convs": 2, "patch": (128, 160, 160), "spacing_mm": (2.4, 1.6, 1.6)}
     folder = write_model_folder(work / "model", folds=("all",), background_bias=13, **sizes)

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from samples.model_folders import write_model_folder
-
+from benchmarks.samples.model_folders import write_model_folder
 from benchmarks.tables import Cell, Column, Table, add_table_option
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import Measurement, measure

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from samples.workspace import make_workspace
+from benchmarks.samples.workspace import make_workspace
 from tqdm import tqdm
 
 from tests.fuzz.campaign import CLEAN, Campaign, Outcome

@@ -7,13 +7,14 @@ from pathlib import Path
 
 def make_workspace(folder: Path) -> None:
     """Write `model`, an nnU-Net model folder, and `bundle`, its bundle, into a new folder."""
-    subprocess.run([sys.executable, "-m", "samples.workspace", folder], check=True, cwd=Path(__file__).parents[1])
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", "benchmarks.samples.workspace", folder], check=True, cwd=root)
 
 
 def _write(folder: Path) -> None:
+    from benchmarks.samples.model_folders import write_model_folder
     from flare_export.bundle.conversion import Naming, export_bundle
     from flare_export.source.model_folder import ModelFolder
-    from samples.model_folders import write_model_folder
 
     model = write_model_folder(folder / "model")
     export_bundle(ModelFolder.read(model), folder / "bundle", Naming(name="tiny"))
