@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from flare_eval.accuracy.scores import Pair, evaluate, find_pairs, score_case, score_masks
+from flare_eval.accuracy.scores import Pair, dice, evaluate, find_pairs, score_case, score_masks
 from flare_runtime.errors import UsageError
 from tests.eval.nifti_masks import SPACING, ball, cube, write
 
@@ -94,6 +94,16 @@ def test_a_missing_prediction_counts_as_0(score):
     result = score(REFERENCE, None)
     assert (result.status, result.dsc, result.nsd) == ("missing", 0.0, {"2": 0.0})
     assert [lesion.found for lesion in result.lesions] == [False]
+
+
+def test_nothing_to_find_is_no_excuse_for_a_prediction_that_is_not_there(score):
+    assert (score(EMPTY, None).dsc, score(EMPTY, None).nsd) == (0.0, {"2": 0.0})
+    assert score(EMPTY, EMPTY[:-1]).dsc == 0.0
+
+
+def test_dice_of_several_labels_counts_voxels_of_equal_ones():
+    reference, prediction = (np.array(labels, np.uint8) for labels in ([[[1, 2, 0, 2]]], [[[1, 1, 1, 2]]]))
+    assert dice(reference, prediction) == 2 * 2 / (3 + 4)
 
 
 @pytest.mark.parametrize(
