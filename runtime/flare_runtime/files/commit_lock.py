@@ -2,6 +2,6 @@
 
 import threading
 
-# Held by whoever lets files take their names or starts a process. The last words wait for it, and keep it: what was not
-# begun by then is not any more.
+# Held while files take their names and while a process is started. What ends a run waits for it and keeps it, so that
+# nothing of this kind begins after that.
 committing = threading.RLock()

@@ -1,4 +1,4 @@
-"""Which process this is, on which running system, told so that other processes can look for it."""
+"""Names of processes and of running systems, by which one process can find out whether another has ended."""
 
 import os
 from contextlib import suppress
