@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from flare_runtime.backends.cudnn import check as cudnn_check
 from flare_runtime.backends.cudnn import network as cudnn_network
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.backends.selection import choose, open_network, read_network
-from flare_runtime.errors import DeviceError, LostDeviceError
+from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError
 from flare_runtime.files.this_process import system_id
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
@@ -111,7 +112,7 @@ def test_what_ends_a_first_use_but_not_its_process_says_nothing_of_the_engine(bu
     assert opened(bundle).backend == "cudnn"
 
 
-def fails_with(error, bundle, monkeypatch, by):
+def fails_with(error, bundle, monkeypatch, by, device=None, kind=None):
     """Let the first use end with an error, in the process of that number."""
 
     def run(*_args):
@@ -120,8 +121,35 @@ def fails_with(error, bundle, monkeypatch, by):
     with monkeypatch.context() as patch:
         patch.setattr(cudnn_network.CudnnNetwork, "run", run)
         patch.setattr(cudnn_check, "process_id", lambda: f"{system_id()}/{by}")
-        with pytest.raises(type(error)):
-            opened(bundle)
+        with pytest.raises(kind or type(error)):
+            opened(bundle, device=device)
+
+
+class LostDevice(EmulatedDevice):
+    """A GPU on which an error of CUDA shows only where the device was active, as it does with CuPy."""
+
+    @contextmanager
+    def active(self):
+        try:
+            yield
+        except RuntimeError as error:
+            raise LostDeviceError(str(error)) from error
+
+
+def test_an_error_of_cuda_in_the_first_use_speaks_of_the_engine(bundle, monkeypatch):
+    error = RuntimeError("an illegal memory access was encountered")
+    fails_with(error, bundle, monkeypatch, by="999999999", device=LostDevice(), kind=LostDeviceError)
+    assert opened(bundle) == "ONNX Runtime"
+
+
+def test_too_little_memory_for_the_engine_that_was_asked_for_fails_no_case(bundle, monkeypatch):
+    def full(*_args):
+        raise GpuMemoryError("1 byte on top of 2")
+
+    monkeypatch.setattr(cudnn_network.CudnnRuntime, "__init__", full)
+    with pytest.raises(DeviceError, match=r"out of GPU memory \(1 byte on top of 2\); raise --gpu-memory or use"):
+        opened(bundle, CUDNN)
+    assert opened(bundle) == "ONNX Runtime"
 
 
 def test_no_memory_for_the_comparison_says_nothing_of_the_engine(bundle, monkeypatch, caplog):

@@ -160,7 +160,10 @@ def _first_that_works(engines: Sequence[Engine], choice: Choice) -> Compile:
             except (DeviceError, GpuMemoryError) as error:
                 _LOG.warning("%s is left for another engine: %s", engine.name, error)
             device.release()
-        return engines[-1].open(choice)(device)
+        try:
+            return engines[-1].open(choice)(device)
+        except GpuMemoryError as error:  # no case is to blame
+            raise DeviceError(str(error)) from error
 
     return compiled
 

@@ -29,16 +29,16 @@ def open_networks(choice: Choice) -> Compile:
         pool = block + sum(layout.weights_bytes for layout in layouts) + _SMALL_ARRAYS_BYTES
         budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB, pool)
         check = CudnnCheck(bundle, key, required=choice.backend == "cudnn")
-        with gpu.active():
-            try:
+        try:
+            with gpu.active():  # says of CUDA's errors whether the device is lost
                 runtime = CudnnRuntime(gpu, layouts[0].logits[0], block)
                 network = GpuNetwork([CudnnNetwork(layout, runtime) for layout in layouts], gpu, budget, key)
                 check.run(network, gpu)
-            except LostDeviceError:
-                raise
-            except BaseException:  # such as too little memory; only a lost process or device speaks of cudnn
-                check.withdraw()
-                raise
+        except LostDeviceError:
+            raise
+        except BaseException:  # such as too little memory; only a lost process or device speaks of cudnn
+            check.withdraw()
+            raise
         return network
 
     return compiled
