@@ -32,7 +32,7 @@ class Nvml:
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         assert handle == "handle"
         if isinstance(self.taken, Exception):
-            raise self.taken
+            raise type(self.taken)  # a new one, which keeps nothing of this test
         other = SimpleNamespace(pid=os.getpid() + 1, usedGpuMemory=9000 * MIB)
         ours = SimpleNamespace(pid=os.getpid(), usedGpuMemory=self.taken)
         return [other, *([] if self.taken is None else [ours])]
@@ -73,3 +73,12 @@ def test_where_nvml_does_not_tell_what_has_gone_since_the_start_counts(cupy, poo
     assert not memory.is_exact
     assert memory.used_bytes() == (400 + 527) * MIB
     assert memory.note_peak() == 927 * MIB
+
+
+def test_what_several_devices_take_of_one_gpu_is_not_told_apart(cupy, pool, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml(1000 * MIB))
+    memory, second, elsewhere = (CudaMemory(cupy, index, pool) for index in (0, 0, 1))
+    exact = memory.is_exact, second.is_exact, elsewhere.is_exact
+    assert exact == (False, False, True)
+    del second
+    assert memory.is_exact

@@ -1,9 +1,11 @@
 """How much of a GPU's memory this process takes, as the driver reports it."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 # What CUDA itself takes, 527 MiB on an H200; added where only what was taken after it can be measured.
 _CONTEXT_BYTES = 527 << 20
@@ -24,11 +26,12 @@ class CudaMemory:
         self._pool = pool
         self._free_at_start = self._free()
         self._peak = 0
+        _OPEN[index].add(self)
 
     @property
     def is_exact(self) -> bool:
-        """Whether NVML reports this process alone; else the figures are of all processes since the start."""
-        return self._asked() is not None
+        """Whether the figures are of this device alone: NVML reports this process, which opened the GPU only once."""
+        return len(_OPEN[self._index]) == 1 and self._asked() is not None
 
     def used_bytes(self) -> int:
         """Return the bytes that this process takes, CUDA itself included."""
@@ -67,3 +70,7 @@ class CudaMemory:
             return next((process.usedGpuMemory for process in running if process.pid == os.getpid()), None)
 
         return ask
+
+
+# By the GPU's index: each has networks and a pool of its own, which the driver reports together.
+_OPEN: defaultdict[int, WeakSet[CudaMemory]] = defaultdict(WeakSet)
