@@ -106,6 +106,17 @@ def test_an_axis_of_thousands_of_voxels_is_resampled_in_several_bands(axis, inde
     assert device.memory.peak <= chosen[0].peak_bytes
 
 
+@pytest.mark.parametrize(
+    ("model", "index"), product(["two classes", "three classes", "regions", "its own grid"], (0, 4))
+)
+def test_probabilities_are_the_hosts_and_take_no_more_memory_there(model, index):
+    host, on_device, device, chosen = segmenters(model, index=index)
+    expected, result = (one.segment(scan(), probabilities=True).probabilities for one in (host, on_device))
+    assert type(result) is np.ndarray
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert 0 < device.memory.peak <= chosen[0].peak_bytes
+
+
 def test_nothing_is_left_on_the_device():
     _, on_device, device, _ = segmenters("two classes")
     on_device.segment(scan())
