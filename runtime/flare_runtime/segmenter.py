@@ -231,7 +231,10 @@ class Segmenter:
     def finish(
         self, case: "PreparedCase", *, progress: Progress = iter, with_probabilities: bool = False
     ) -> Segmentation:
-        """Do the second half of `segment`: run the network on a prepared case and restore its labels."""
+        """Do the second half of `segment`: run the network on a case that this segmenter prepared, and restore its labels.
+
+        Another one cannot: on a GPU the image lies in this one's memory, which goes with it.
+        """
         geometry = case.template.geometry
         mask = np.zeros(geometry.shape, np.uint8)
         prepared = case.prepared
