@@ -231,9 +231,9 @@ class Segmenter:
     def finish(
         self, case: "PreparedCase", *, progress: Progress = iter, with_probabilities: bool = False
     ) -> Segmentation:
-        """Do the second half of `segment`: run the network on a case that this segmenter prepared, and restore its labels.
+        """Do the second half of `segment` on a case that this segmenter prepared: run the network, restore the labels.
 
-        Another one cannot: on a GPU the image lies in this one's memory, which goes with it.
+        Another segmenter cannot: on a GPU the image lies in the memory of the one that prepared it, and goes with it.
         """
         geometry = case.template.geometry
         mask = np.zeros(geometry.shape, np.uint8)
