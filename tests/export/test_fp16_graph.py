@@ -71,12 +71,13 @@ def test_openvino_has_no_half_precision_on_a_cpu(bundle):
         open_network(bundle, RunOptions(backend="openvino", precision="fp16"))
 
 
-def test_a_weight_beyond_half_precision_is_refused_by_name():
-    weight = numpy_helper.from_array(np.array([[[[[7e4]]]]], np.float32), "first.weight")
+@pytest.mark.parametrize(("value", "says"), [(7e4, "holds 70000"), (np.nan, "holds nan")])
+def test_a_weight_beyond_half_precision_is_refused_by_name(value, says):
+    weight = numpy_helper.from_array(np.array([[[[[value]]]]], np.float32), "first.weight")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2, 2]) for name in ("tiles", "logits")]
     node = helper.make_node("Conv", ["tiles", "first.weight"], ["logits"])
     model = helper.make_model(
         helper.make_graph([node], "g", [ends[0]], [ends[1]], [weight]), opset_imports=[helper.make_opsetid("", 18)]
     )
-    with pytest.raises(ModelError, match=r"first\.weight: holds 70000"):
+    with pytest.raises(ModelError, match=rf"first\.weight: {says}"):
         to_fp16(model.SerializeToString())
