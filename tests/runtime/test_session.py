@@ -245,6 +245,7 @@ KEYBOARD = """
 import os, signal, sys, threading, time
 from flare_runtime import cli
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
 threading.Thread(target=lambda: (sys.stdin.readline(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
 code = cli.main(sys.argv[1:])
 print("went on with", code)
