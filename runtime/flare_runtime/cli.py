@@ -101,6 +101,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def may_need_worker(device: str) -> bool:
+    """Whether a device that a person named may be a GPU, without a look at what is installed, which takes longer."""
+    from pathlib import Path
+
+    return device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -119,7 +126,6 @@ def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interr
     import logging
 
     from flare_runtime.program.command_line import exit_code_of, log_to_stderr, skip_model_converter
-    from flare_runtime.run.worker_server import may_need_worker, start_early
 
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
@@ -127,6 +133,8 @@ def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interr
 
     def run() -> int:
         if may_need_worker(args.device):
+            from flare_runtime.run.worker_server import start_early
+
             start_early()  # before the imports here, which take as long as those there
         with WaitingLine(f"flare-infer: looking at the model and at {args.input} ..."):
             from flare_runtime.command import Command

@@ -176,7 +176,7 @@ def start_early():
     real()
     time.sleep(0.1)  # it has begun to import
     stuck()
-worker_server.start_early, worker_server.may_need_worker = start_early, lambda _device: True
+worker_server.start_early, cli.may_need_worker = start_early, lambda _device: True
 """
     process = start(folder, tiny_bundle, code + PLACES["the worker of a GPU"], start_new_session=True)
     assert process.stdout.readline() == "stuck\n"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
@@ -95,6 +94,8 @@ def has_module(*names: str) -> bool:
 
 def has_package(name: str) -> bool:
     """Whether a distribution is installed."""
+    from importlib.metadata import PackageNotFoundError, distribution  # slow to import, and of use on GPUs alone
+
     try:
         distribution(name)
     except PackageNotFoundError:

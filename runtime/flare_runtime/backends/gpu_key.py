@@ -1,7 +1,6 @@
 """The key under which notes of an engine on a GPU are kept: everything that its results and its memory depend on."""
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from flare_runtime import __version__
 from flare_runtime.compute.arrays import Shape3
@@ -47,6 +46,8 @@ class GpuEngineKey:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and of use on GPUs alone
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,16 +1,15 @@
 """The JSON files of a run: a record for each case, and a report of them all."""
 
-import platform
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from flare_runtime import __version__
 from flare_runtime.compute.available_memory import lacked_memory
 from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
 from flare_runtime.files.naming import visible, visible_lines
@@ -137,7 +136,7 @@ def model_identity(segmenter: Segmenter) -> dict[str, str | float | bool]:
         "step": segmenter.step,
         "tta": segmenter.options.tta,
         "crop": segmenter.options.crop,
-        "flare-lite": _version("flare-lite"),
+        "flare-lite": __version__,
     }
 
 
@@ -228,6 +227,8 @@ def write_report(
 
 def environment() -> dict[str, str]:
     """Return the versions that decide what a run computes."""
+    import platform  # as importlib.metadata below: a case without a report is not to wait for their import
+
     packages = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine(), **packages}
 
@@ -244,6 +245,8 @@ def peak_memory_mib() -> float:
 
 @cache
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

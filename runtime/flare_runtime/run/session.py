@@ -21,7 +21,6 @@ from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import DeviceFallback, Listener
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord, is_report
-from flare_runtime.run.supervision import supervise, workers
 from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
 
@@ -102,6 +101,8 @@ class Session:
     def _segment(self, cases: Sequence[Case], journal: Journal) -> _Records:
         work = CaseWork(self._choice)
         if self._segmenter is None:
+            from flare_runtime.run.supervision import supervise  # slow to import, and of use on GPUs alone
+
             try:
                 yield from supervise(work, cases, self._listener)
                 return
@@ -155,6 +156,8 @@ class Run:
         Raises:
             OutputError: where the report cannot be written.
         """
+        from flare_runtime.run.supervision import workers
+
         if committing.acquire(timeout=_MOMENT_S):
             # What was committed just now may not have come to the journal yet.
             until = time.monotonic() + _MOMENT_S
