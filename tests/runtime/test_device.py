@@ -46,7 +46,7 @@ def test_auto_is_a_gpu_only_where_all_it_takes_is_there(monkeypatch, driver, ins
 
     monkeypatch.setattr("flare_runtime.compute.device.find_spec", lambda name: name in installed)
     monkeypatch.setattr("flare_runtime.backends.engine.find_spec", lambda name: name in installed)
-    monkeypatch.setattr("flare_runtime.backends.engine.distribution", distribution)
+    monkeypatch.setattr("importlib.metadata.distribution", distribution)
     monkeypatch.setattr("flare_runtime.compute.device.Path.exists", lambda _path: driver)
     assert choose(memory_bundle()).device == device
 
