@@ -368,12 +368,10 @@ def test_weights_are_skipped_and_not_copied():
     weight = numpy_helper.from_array(np.zeros((2500, 2500), np.float32), "large")  # takes no part
     data = changed_network(lambda model: model.graph.initializer.append(weight))
     tracemalloc.start()
-    started = time.process_time()
     check(data)
-    seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 0.5, "25 MB take milliseconds"
-    assert peak < 1 << 20
+    assert peak < 1 << 20, "25 MB of weights"
 
 
 def test_a_file_of_endless_fields_is_refused_in_time():
