@@ -85,7 +85,7 @@ infer: $(VENV)/.runtime  ## segment IN (file or folder) into OUT with MODEL
 	$(BIN)/flare-infer -i $(IN) -o $(OUT) -m $(MODEL)
 
 test: $(VENV)/.dev  ## set up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes as well
 	$(BIN)/python -m pytest -m 'slow or not slow'

@@ -1,6 +1,7 @@
 """The benchmarks' guard: a stage that loses its lead over its reference fails the run."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,9 @@ def bench(tmp_path):
     def run(ours, *options):
         (folder / "test_stage.py").write_text(STAGE.format(ours=ours), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(folder), *options]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        # Beside other tests nothing is measured; these are no measurements.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     return run
 

@@ -119,9 +119,11 @@ def test_output_of_any_length_does_not_block():
 
 
 def test_an_interrupted_measurement_leaves_no_process_behind(tmp_path):
+    # What is started in the background of a script takes no Ctrl-C unless it asks for it.
     script = """
-    import sys
+    import signal, sys
     from flare_eval.efficiency.process import measure
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     measure([sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); "
              "time.sleep(60)", sys.argv[1]])
     """
