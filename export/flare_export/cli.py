@@ -51,7 +51,7 @@ def _bundle_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=path_of, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/")
     add("-o", "--output", type=path_of, required=True, metavar="BUNDLE", help="the folder to write")
-    add("--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
+    add("--folds", "--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
     add("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
     _add_verify(parser, "NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)")
     add("--name", type=_one_line, help="the model's name (default: data set and configuration)")
@@ -123,7 +123,7 @@ def run_bundle(args: argparse.Namespace) -> int:
     from flare_export.source.model_folder import ModelFolder
 
     _check_usage(args)
-    folder = ModelFolder.read(args.model, args.fold, args.checkpoint)
+    folder = ModelFolder.read(args.model, args.folds, args.checkpoint)
     print_line(_folds_line(folder, args.checkpoint))
     naming = Naming(args.name, args.licence, args.model_card, args.caution)
     verify = channel_files(args.verify, folder.inputs)
@@ -141,11 +141,12 @@ def run_bundle(args: argparse.Namespace) -> int:
 
 
 def _folds_line(folder: "ModelFolder", checkpoint: str) -> str:
-    """Return which folds become the bundle, and which others are there."""
+    """Return which configuration and folds become the bundle, and which others are there."""
     taken = [one.fold for one in folder.checkpoints]
-    others = {path.name.removeprefix("fold_") for path in folder.path.glob("fold_*")} - set(taken)
+    others = {visible(path.name.removeprefix("fold_")) for path in folder.path.glob("fold_*")} - set(taken)
     left_out = f"; left out: {', '.join(sorted(others))}" if others else ""
-    return f"{folder.path}: {checkpoint} of fold {', '.join(taken)}{left_out}"
+    configuration = visible(folder.checkpoints[0].configuration)
+    return f"{folder.path}: {configuration}, {checkpoint} of fold {', '.join(taken)}{left_out}"
 
 
 def _check_usage(args: argparse.Namespace) -> None:
@@ -159,11 +160,11 @@ def _check_usage(args: argparse.Namespace) -> None:
 
     if not args.model.is_dir():
         raise UsageError(f"{args.model}: is no folder; give an nnU-Net trained-model folder, with plans.json in it")
-    folds = args.fold or []
+    folds = args.folds or []
     if odd := [fold for fold in folds if not is_fold(fold)]:
-        raise UsageError(f"--fold {odd[0]}: give numbers, or all")
+        raise UsageError(f"--folds {odd[0]}: give numbers, or all")
     if twice := [fold for fold in folds if folds.count(fold) > 1]:
-        raise UsageError(f"--fold {twice[0]}: is given twice")
+        raise UsageError(f"--folds {twice[0]}: is given twice")
     if Path(args.checkpoint).name != args.checkpoint:
         raise UsageError(f"--checkpoint {args.checkpoint}: give the name of a file in the folds' folders")
     if args.model_card is not None and not args.model_card.is_file():

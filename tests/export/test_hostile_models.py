@@ -47,7 +47,7 @@ def test_a_hostile_model_is_refused(
     assert code == _REFUSED, err
     assert re.fullmatch(r"flare-export: [^\n]+\n", err)
     assert len(err) < 1000
-    assert re.fullmatch(r"(model: checkpoint_final\.pth of fold 0\n)?", out)
+    assert re.fullmatch(r"(model: 3d_fullres, checkpoint_final\.pth of fold 0\n)?", out)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert taken_s < 5
     assert grown < 2 << 30
@@ -84,8 +84,9 @@ def test_what_nnunet_takes_is_taken(oddity: str, sound: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--fold", "0", "0"], "--fold 0: is given twice"),
-        (["--fold", "../model/fold_0"], "--fold ../model/fold_0"),
+        (["--fold", "0", "0"], "--folds 0: is given twice"),
+        (["--fold", "../model/fold_0"], "--folds ../model/fold_0"),
+        (["--folds", "0", "fold_1"], "--folds fold_1: give numbers, or all"),
         (["--checkpoint", "../checkpoint_final.pth"], "--checkpoint"),
         (["--model-card", "nowhere.md"], "--model-card nowhere.md"),
         (["--verify", "nowhere.nii.gz"], "nowhere.nii.gz"),

@@ -58,6 +58,7 @@ def test_one_file_becomes_a_mask_and_a_record(infer, scan, tmp_path):
     assert record["mask_sha256"] == hashlib.sha256((tmp_path / "out" / "mask.nii.gz").read_bytes()).hexdigest()
     assert sum(lesion["voxels"] for lesion in record["lesions"]) == np.count_nonzero(mask.voxels)
     assert record["model"]["precision"] == "fp32"
+    assert record["model"]["configuration"] == "3d_fullres"
 
 
 def test_the_command_computes_what_the_library_does(infer, scan, tmp_path, tiny_bundle):

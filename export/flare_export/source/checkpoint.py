@@ -121,7 +121,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             the type is named and never imported.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such checkpoint; choose one with --fold and --checkpoint")
+        raise ModelError(f"{path}: there is no such checkpoint; choose one with --folds and --checkpoint")
     try:
         _check(_pickle_of(path))
         with torch.serialization.safe_globals(list(_STAND_INS)), warnings.catch_warnings():

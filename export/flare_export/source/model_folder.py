@@ -82,10 +82,11 @@ def is_fold(name: str) -> bool:
 
 
 def _available_folds(path: Path, checkpoint: str) -> list[str]:
-    folders = sorted(folder.name for folder in path.glob("fold_*") if (folder / checkpoint).is_file())
-    folds = [name.removeprefix("fold_") for name in folders]
+    names = [folder.name.removeprefix("fold_") for folder in path.glob("fold_*") if (folder / checkpoint).is_file()]
+    folds = sorted(filter(is_fold, names), key=lambda fold: (len(fold), fold))
     if not folds:
-        raise ModelError(f"{path}: no fold_*/{checkpoint}; give an nnU-Net trained-model folder, or --checkpoint")
-    if odd := [fold for fold in folds if not is_fold(fold)]:
-        raise ModelError(f"{path}: fold_{odd[0]} is no fold of nnU-Net's; name those to take with --fold")
+        raise ModelError(
+            f"{path}: no fold_<number>/{checkpoint} and no fold_all/{checkpoint}; give an nnU-Net trained-model "
+            "folder, or --checkpoint"
+        )
     return [fold for fold in folds if fold != "all"] or folds

@@ -128,6 +128,7 @@ def model_identity(segmenter: Segmenter) -> dict[str, str | float | bool]:
     network, manifest = segmenter.network, segmenter.bundle.manifest
     return {
         "name": visible(manifest.name),
+        "configuration": visible(manifest.provenance.configuration),
         **({"caution": visible(manifest.caution)} if manifest.caution else {}),
         "bundle_sha256": segmenter.bundle.sha256,
         "backend": network.backend,
