@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flare_runtime.backends import onnxruntime_cuda
-from flare_runtime.backends.cudnn import check as cudnn_check
+from flare_runtime.backends import first_use, onnxruntime_cuda
 from flare_runtime.backends.cudnn import network as cudnn_network
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.backends.selection import choose, open_network, read_network
@@ -58,7 +57,7 @@ def test_cudnn_is_compared_once_and_computes_the_mean_of_the_folds(bundle, monke
     tile = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
     expected = open_network(bundle, RunOptions(device="cpu", precision="fp32")).run(tile)
     assert np.abs(device.download(network.run(device.upload(tile))) - expected).max() < 0.02 * np.abs(expected).max()
-    monkeypatch.setattr(cudnn_check, "open_network", never)
+    monkeypatch.setattr(first_use, "open_network", never)
     assert opened(bundle).backend == "cudnn"
 
 
@@ -79,7 +78,7 @@ def wrong(monkeypatch):
 def test_what_does_not_compute_the_same_is_left_for_onnx_runtime(bundle, monkeypatch, caplog):
     assert opened(bundle) == "ONNX Runtime"
     assert "cudnn is left for another engine: cudnn does not compute the same as float32 here" in caplog.text
-    monkeypatch.setattr(cudnn_check, "open_network", never)
+    monkeypatch.setattr(first_use, "open_network", never)
     assert opened(bundle) == "ONNX Runtime"
     with pytest.raises(DeviceError, match=r"its scores differ by .* of their deviation, 0.05 is allowed"):
         opened(bundle, CUDNN)
@@ -96,8 +95,8 @@ def test_without_a_private_cache_auto_does_not_compare_every_time(bundle, tmp_pa
 def test_a_first_use_that_died_is_not_tried_again_at_once(bundle, monkeypatch):
     fails_with(LostDeviceError("gone"), bundle, monkeypatch, by="999999999")
     assert opened(bundle) == "ONNX Runtime"
-    now = cudnn_check.time.time()
-    monkeypatch.setattr(cudnn_check.time, "time", lambda: now + 601)
+    now = first_use.time.time()
+    monkeypatch.setattr(first_use.time, "time", lambda: now + 601)
     assert opened(bundle).backend == "cudnn"
 
 
@@ -120,7 +119,7 @@ def fails_with(error, bundle, monkeypatch, by, device=None, kind=None):
 
     with monkeypatch.context() as patch:
         patch.setattr(cudnn_network.CudnnNetwork, "run", run)
-        patch.setattr(cudnn_check, "process_id", lambda: f"{system_id()}/{by}")
+        patch.setattr(first_use, "process_id", lambda: f"{system_id()}/{by}")
         with pytest.raises(kind or type(error)):
             opened(bundle, device=device)
 
@@ -256,3 +255,23 @@ def test_onnx_runtime_gets_half_of_the_memory_until_its_need_was_measured(bundle
     again = opened(bundle, RunOptions("cuda:0", "onnxruntime", precision), device, mib)
     assert again.budget.engine.outside_bytes == 700 * MIB
     assert onnxruntime_networks[-1].memory_bytes == 400 * MIB // 2
+
+
+class SwappedBatch:
+    """A right network whose second tile of a batch gets the first's logits."""
+
+    batch = 2
+
+    def __init__(self, bundle):
+        self._network = open_network(bundle, RunOptions(device="cpu", precision="fp32"))
+
+    def run(self, tiles):
+        assert len(tiles) == 2
+        return np.repeat(self._network.run(tiles[:1]), 2, axis=0)
+
+
+def test_every_tile_of_a_batch_is_compared(bundle):
+    device = EmulatedDevice()
+    use = first_use.FirstUse(bundle, GpuEngineKey.of(bundle, device, "cudnn", "1", "fp16", 2), required=True)
+    with pytest.raises(DeviceError, match="does not compute the same"), use.watched(device):
+        use.compare(SwappedBatch(bundle), device)

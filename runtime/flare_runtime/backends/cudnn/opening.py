@@ -1,15 +1,14 @@
 """Open a bundle's networks in cudnn: place their tensors, share out the memory, and compare them at their first use."""
 
-from flare_runtime.backends.cudnn.check import CudnnCheck
 from flare_runtime.backends.cudnn.layout import lay_out
 from flare_runtime.backends.cudnn.network import CudnnNetwork, CudnnRuntime, load
 from flare_runtime.backends.cudnn.steps import read_steps
 from flare_runtime.backends.engine import Choice, Compile
+from flare_runtime.backends.first_use import FirstUse
 from flare_runtime.backends.gpu import GpuNetwork, share_out
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.compute.device import Device, as_gpu
 from flare_runtime.compute.network import Network
-from flare_runtime.errors import LostDeviceError
 from flare_runtime.model.onnx_graph import read_graph
 from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB
 
@@ -28,17 +27,11 @@ def open_networks(choice: Choice) -> Compile:
         block = max(layout.block_bytes for layout in layouts)
         pool = block + sum(layout.weights_bytes for layout in layouts) + _SMALL_ARRAYS_BYTES
         budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB, pool)
-        check = CudnnCheck(bundle, key, required=choice.backend == "cudnn")
-        try:
-            with gpu.active():  # says of CUDA's errors whether the device is lost
-                runtime = CudnnRuntime(gpu, layouts[0].logits[0], block)
-                network = GpuNetwork([CudnnNetwork(layout, runtime) for layout in layouts], gpu, budget, key)
-                check.run(network, gpu)
-        except LostDeviceError:
-            raise
-        except BaseException:  # such as too little memory; only a lost process or device speaks of cudnn
-            check.withdraw()
-            raise
+        first_use = FirstUse(bundle, key, required=choice.backend == key.engine)
+        with first_use.watched(gpu):
+            runtime = CudnnRuntime(gpu, layouts[0].logits[0], block)
+            network = GpuNetwork([CudnnNetwork(layout, runtime) for layout in layouts], gpu, budget, key)
+            first_use.compare(network, gpu)
         return network
 
     return compiled

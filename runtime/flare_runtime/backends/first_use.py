@@ -1,7 +1,9 @@
-"""Compare the cudnn engine with float32, once for each bundle on each machine, and keep the result."""
+"""Compare an engine of GPUs with float32, once for each bundle on each machine, and keep the result."""
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +11,10 @@ import numpy as np
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.backends.selection import open_network
 from flare_runtime.backends.synthetic_patch import structured_patch
-from flare_runtime.compute.arrays import AnyArray
+from flare_runtime.compute.arrays import AnyArray, FloatArray
 from flare_runtime.compute.device import Device
 from flare_runtime.compute.network import Network
-from flare_runtime.errors import CaseError, DeviceError, GpuMemoryError
+from flare_runtime.errors import CaseError, DeviceError, GpuMemoryError, LostDeviceError
 from flare_runtime.files.private_notes import PrivateNotes
 from flare_runtime.files.this_process import has_ended, process_id
 from flare_runtime.imaging.volume import Grid
@@ -46,8 +48,8 @@ class Check:
     relative_error: float | None = None
 
 
-class CudnnCheck:
-    """The comparison of one bundle's networks on one GPU.
+class FirstUse:
+    """The first use of an engine with one bundle's networks on one GPU.
 
     Args:
         bundle: where they come from.
@@ -66,9 +68,11 @@ class CudnnCheck:
         now = time.time()
         begun = check is not None and check.relative_error is None and 0 <= now - check.begun_at < _PAUSE_S
         if check and begun and has_ended(check.begun_by):  # one that is still at it says nothing yet
-            raise DeviceError("cudnn is left alone for ten minutes, as its first use here did not come to its end")
+            raise DeviceError(
+                f"{key.engine} is left alone for ten minutes, as its first use here did not come to its end"
+            )
         if not self._notes.kept and not required:
-            raise DeviceError("there is no private cache folder that could keep whether cudnn computes the same")
+            raise DeviceError(f"there is no private cache folder to keep whether {key.engine} computes the same")
         self._check = check if check and check.relative_error is not None else None
         if self._check:
             self._require(self._check)
@@ -76,35 +80,52 @@ class CudnnCheck:
             self._begun = Check(now, process_id())
             self._notes.keep(key, self._begun)
 
-    def run(self, network: Network, device: Device) -> None:
+    @contextmanager
+    def watched(self, device: Device) -> Iterator[None]:
+        """Make the device active for the engine's first steps.
+
+        Where they fail but neither process nor device is lost, that the first use began is forgotten: too little
+        memory, for one, says nothing of the engine.
+        """
+        try:
+            with device.active():  # says of CUDA's errors whether the device is lost
+                yield
+        except LostDeviceError:
+            raise
+        except BaseException:
+            if self._check is None:
+                self._notes.keep(self._key, Check(0.0))
+            raise
+
+    def compare(self, network: Network, device: Device) -> None:
         """Compare the engine with float32 on the CPU, unless that was done before; the device has to be active.
+
+        It takes a whole batch of different tiles.
 
         Raises:
             DeviceError: where it does not compute the same, or the machine lacks the memory to know.
         """
         if self._check:
             return
-        _LOG.warning("cudnn is compared with float32 on the CPU, once on this machine")
+        name = self._key.engine
+        _LOG.warning("%s is compared with float32 on the CPU, once on this machine", name)
         manifest = self._bundle.manifest
-        tile = structured_patch(len(manifest.channels), manifest.patch)
+        patches = [structured_patch(len(manifest.channels), manifest.patch, seed) for seed in range(network.batch)]
         try:
-            found = np.array(device.download(network.run(device.upload(tile))))
-            expected = self._in_float32(tile)
+            found = np.array(device.download(network.run(device.upload(np.concatenate(patches)))))
+            expected = self._in_float32(patches)
         except (GpuMemoryError, CaseError) as error:
-            raise DeviceError(f"cudnn could not be compared with float32: {error}") from error
+            raise DeviceError(f"{name} could not be compared with float32: {error}") from error
         decoder = Decoder(manifest.network.outputs, manifest.regions_class_order)
-        off = relative_error(decoder.scores(found[0]), decoder.scores(expected[0]))
+        pairs = zip(found, expected, strict=True)
+        off = max(relative_error(decoder.scores(logits), decoder.scores(right)) for logits, right in pairs)
         self._check = replace(self._begun, relative_error=off)
         self._notes.keep(self._key, self._check)
-        _LOG.info("cudnn differs from float32 by %.2g of the scores' deviation", off)
+        _LOG.info("%s differs from float32 by %.2g of the scores' deviation", name, off)
         self._require(self._check)
 
-    def withdraw(self) -> None:
-        """Forget that the first use began, unless it was measured: why it ended says nothing of the engine."""
-        if self._check is None:
-            self._notes.keep(self._key, Check(0.0))
-
-    def _in_float32(self, tile: AnyArray) -> AnyArray:
+    def _in_float32(self, tiles: Sequence[FloatArray]) -> list[AnyArray]:
+        """Return the logits (outputs, z, y, x) of each tile (1, channels, z, y, x)."""
         manifest = self._bundle.manifest
         folds = self._bundle.folds
         running = network_bytes(manifest, "openvino", "fp32", folds)
@@ -112,15 +133,17 @@ class CudnnCheck:
         size = CaseSize.of([grid] * len(manifest.channels), manifest.patch, manifest)
         HostMemory(manifest, running, lambda: engine_bytes(manifest, folds)).check(size)
         options = RunOptions(device="cpu", backend="openvino", precision="fp32")
-        logits = np.array(open_network(self._bundle, options).run(tile))
+        network = open_network(self._bundle, options)
+        logits = [np.array(network.run(tile)[0]) for tile in tiles]
+        del network
         give_back()
         return logits
 
     def _require(self, check: Check) -> None:
         if not (check.relative_error is not None and check.relative_error <= MAX_RELATIVE_ERROR):
             raise DeviceError(
-                f"cudnn does not compute the same as float32 here: its scores differ by {check.relative_error:.2g} of "
-                f"their deviation, {MAX_RELATIVE_ERROR} is allowed"
+                f"{self._key.engine} does not compute the same as float32 here: its scores differ by "
+                f"{check.relative_error:.2g} of their deviation, {MAX_RELATIVE_ERROR} is allowed"
             )
 
 
