@@ -79,7 +79,7 @@ _OF_CHECKPOINTS = {field.name for field in fields(CheckpointOptions)}
 def write_model_folder(
     path: Path,
     *,
-    channels: Sequence[str] = ("CT",),
+    channels: Sequence[str] | Mapping[str, str] = ("CT",),
     labels: Mapping[str, int | Sequence[int]] | None = None,
     regions_class_order: Sequence[int] | None = None,
     folds: Sequence[str] = ("0",),
@@ -91,7 +91,7 @@ def write_model_folder(
 
     Args:
         path: the folder to make.
-        channels: the names in dataset.json.
+        channels: the names in dataset.json, keyed 0, 1, ... unless they come with keys.
         labels: with background; by default {"background": 0, "lesion": 1}. Sequences make it region-based.
         regions_class_order: the label each region writes, for region-based models.
         folds: their names, "0" to "4" or "all"; each has weights of its own.
@@ -114,13 +114,14 @@ def write_model_folder(
 
 def make_dataset(
     *,
-    channels: Sequence[str] = ("CT",),
+    channels: Sequence[str] | Mapping[str, str] = ("CT",),
     labels: Mapping[str, int | Sequence[int]],
     regions_class_order: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Return dataset.json; see `write_model_folder`."""
+    named = channels if isinstance(channels, Mapping) else {str(index): name for index, name in enumerate(channels)}
     dataset: dict[str, Any] = {
-        "channel_names": {str(index): name for index, name in enumerate(channels)},
+        "channel_names": dict(named),
         "labels": {name: value if isinstance(value, int) else list(value) for name, value in labels.items()},
         "numTraining": 4,
         "file_ending": ".nii.gz",

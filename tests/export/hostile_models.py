@@ -183,9 +183,16 @@ DATASETS: dict[str, Fault] = {
     "no channels": dataset("channel_names", {}),
     "channels are a list": dataset("channel_names", ["CT"]),
     "a channel is a number": dataset("channel_names", {"0": 1}),
-    "channels counted from 1": dataset("channel_names", {"1": "CT"}),
-    "channels named by words": dataset("channel_names", {"zero": "CT"}),
     "a channel more than the plan": dataset("channel_names", {"0": "CT", "1": "PET"}),
+    "names for values, as nnU-Net 1 wrote labels": dataset("labels", {"0": "background", "1": "lesion"}),
+    "no background": dataset("labels", {"lesion": 1}),
+    "a background of 1": dataset("labels", {"background": 1, "lesion": 2}),
+    "a background of lists": dataset("labels/background", [0]),
+    "labels are null": dataset("labels", None),
+    "an ignored label in between": dataset("labels", {"background": 0, "ignore": 1, "lesion": 2}),
+    "ignored regions": dataset("labels", {"background": 0, "ignore": [2, 3], "lesion": 1}),
+    "modality is a list": lambda f: dataset("modality", ["CT"])(f) or dataset("channel_names", REMOVED)(f),
+    "more modalities than channel_names": dataset("modality", {"0": "CT", "1": "PET"}),
     "half a surrogate as a label": dataset("labels", {"background": 0, "\udc00": 1}),
 }
 
@@ -285,6 +292,12 @@ ODDITIES: dict[str, Fault] = {
     "modality in place of channel_names": lambda f: (
         dataset("modality", {"0": "CT"})(f) or dataset("channel_names", REMOVED)(f)
     ),
+    "channels counted from 1": dataset("channel_names", {"1": "CT"}),
+    "channels named by words": dataset("channel_names", {"zero": "CT"}),
+    "modality counted from 1": lambda f: dataset("modality", {"1": "CT"})(f) or dataset("channel_names", REMOVED)(f),
+    "an ignored label": dataset("labels/ignore", 2),
+    "two names of a label": dataset("labels/tumour", 1),
+    "a second name of the background": dataset("labels/air", 0),
     "statistics that are not used are NaN": lambda f: (
         configured("normalization_schemes", ["ZScoreNormalization"])(f)
         or plan("foreground_intensity_properties_per_channel/0/mean", float("nan"))(f)

@@ -43,6 +43,11 @@ CASES: dict[str, tuple[tuple[Any, Any], dict[str, Any], dict[str, Any]]] = {
         {"channels": ("CT", "PET"), "normalisation": ("CTNormalization", "ZScoreNormalization")},
         {},
     ),
+    "channels counted from 1": (
+        JOINT,
+        {"channels": {"1": "CT", "2": "PET"}, "normalisation": ("CTNormalization", "ZScoreNormalization")},
+        {},
+    ),
     "masked z-score": (JOINT, {"normalisation": "ZScoreNormalization", "masked": True}, {}),
     "mirroring": (JOINT, {}, {"tta": True}),
     "mirroring of two axes": (JOINT, {"mirror_axes": (0, 2)}, {"tta": True}),

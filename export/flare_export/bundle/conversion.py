@@ -19,6 +19,7 @@ from flare_export.parity.case_parity import HEADING, CaseParity, measure_case_pa
 from flare_export.parity.network_parity import cpu_engines, measure_network_parity
 from flare_export.source import plans as plan_rules
 from flare_export.source.architecture import describe
+from flare_export.source.dataset import labels
 from flare_export.source.model_folder import ModelFolder
 from flare_export.source.schema import checked
 from flare_runtime.compute.arrays import Shape3
@@ -159,7 +160,7 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
     Raises:
         ModelError: where the plan or the data set do not say it, or it is more than the runtime supports.
     """
-    structures, regions = plan_rules.labels(folder.dataset)
+    structures, regions = labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
     z, y, x = (float(side) for side in configuration["spacing"])
     a, b, c = folder.plans["transpose_forward"]

@@ -1,14 +1,18 @@
-"""Reads JSON files of an nnU-Net model, which may hold anything."""
+"""Reads JSON files of an nnU-Net model, which may hold anything, and says what they hold."""
 
 import json
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from flare_export.errors import ModelError
+from flare_runtime.files.naming import visible
 
 _MAX_BYTES = 16 << 20  # a data set of 10,000 cases lists them in one or two
 _MAX_DEPTH = 64
+# How much of a value messages show: so many letters in all and of a text, so many parts, so deep.
+_LETTERS, _LETTERS_OF_TEXT, _PARTS, _DEPTH = 240, 60, 8, 3
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); give an nnU-Net trained-model folder") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds no JSON object")
+        raise ModelError(f"{path}: holds {shown(content)}; nnU-Net expects an object, {{...}}")
     return content
 
 
@@ -49,3 +53,28 @@ def _parts(value: object) -> Iterable[object]:
     if isinstance(value, str):
         value.encode()
     return value if isinstance(value, list) else ()
+
+
+def shown(value: object) -> str:
+    """Return a value in short, in one line, as JSON writes it; of what JSON does not know, its type."""
+    return _cut(visible(_spelled(value, _DEPTH)), _LETTERS)
+
+
+def _spelled(value: object, depth: int) -> str:
+    if isinstance(value, dict | list):
+        opening, closing = "{}" if isinstance(value, dict) else "[]"
+        parts = islice(value.items() if isinstance(value, dict) else value, _PARTS if depth else 0)
+        spelled = [_entry(part, depth - 1) if isinstance(value, dict) else _spelled(part, depth - 1) for part in parts]
+        return f"{opening}{', '.join(spelled + ['...'] * (len(spelled) < len(value)))}{closing}"
+    if value is None or isinstance(value, str | int | float):
+        return _cut(json.dumps(value, ensure_ascii=False), _LETTERS_OF_TEXT)
+    return f"of type {type(value).__name__}"
+
+
+def _entry(entry: tuple[object, object], depth: int) -> str:
+    key, value = entry
+    return f"{_spelled(key, 0)}: {_spelled(value, depth)}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

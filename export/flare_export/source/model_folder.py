@@ -12,6 +12,7 @@ from flare_export.errors import ModelError
 from flare_export.source import plans as plan_rules
 from flare_export.source.architecture import build_network, load_weights
 from flare_export.source.checkpoint import Checkpoint, load_checkpoint
+from flare_export.source.dataset import channel_names, labels
 from flare_export.source.json_file import read_json
 from flare_runtime.compute.arrays import Shape3
 
@@ -56,12 +57,12 @@ class ModelFolder:
     @property
     def inputs(self) -> int:
         """The number of image channels."""
-        return len(plan_rules.channel_names(self.dataset))
+        return len(channel_names(self.dataset))
 
     @property
     def outputs(self) -> int:
         """The number of logit channels: regions, or classes with background."""
-        structures, regions = plan_rules.labels(self.dataset)
+        structures, regions = labels(self.dataset)
         return len(structures) + (regions is None)
 
     @property

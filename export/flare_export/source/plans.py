@@ -1,13 +1,13 @@
-"""nnU-Net's `plans.json` and `dataset.json`, reduced to what inference needs and checked for its traps."""
+"""nnU-Net's `plans.json`, reduced to what inference needs and checked for its traps."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
 from flare_export.errors import ModelError
+from flare_export.source.dataset import channel_names
 from flare_export.source.schema import (
     Configuration,
-    Dataset,
     OldStyle,
     Plans,
     ResamplingOptions,
@@ -19,7 +19,6 @@ from flare_runtime.files.naming import visible
 from flare_runtime.model.manifest import (
     Channel,
     CTScheme,
-    Label,
     NoScheme,
     Resampling,
     Rescale01Scheme,
@@ -51,7 +50,7 @@ LAYERS = {
 }
 REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 _RESAMPLING_FUNCTION = "resample_data_or_seg_to_shape"
-_PLANS, _DATASET = "plans.json", "dataset.json"
+_PLANS = "plans.json"
 _READERS = ("SimpleITKIO", "NibabelIO")
 
 
@@ -97,7 +96,7 @@ def inherited(configurations: Mapping[str, Any], name: str, seen: tuple[str, ...
     if name in seen:
         raise ModelError(f"the configurations {' -> '.join((*seen, name))} inherit from each other")
     if name not in configurations:
-        raise ModelError(f"plans.json has no configuration {name!r}; it has {', '.join(configurations)}")
+        raise ModelError(f"plans.json has no configuration {name!r}; it has {', '.join(configurations) or 'none'}")
     own = deepcopy(configurations[name])
     parent = own.get("inherits_from")
     if parent is not None and not isinstance(parent, str):
@@ -172,12 +171,14 @@ def channels(
     """Return the input channels in the network's order, each with its normalisation.
 
     Raises:
-        ModelError: where there is none, or the plan does not say how each is normalised.
+        ModelError: as `channel_names`, or where the plan does not say how each is normalised.
     """
     names = channel_names(dataset)
     schemes, masked = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
     if min(len(schemes), len(masked)) < len(names):
-        raise ModelError(f"{_PLANS} normalises {min(len(schemes), len(masked))} channels, {_DATASET} has {len(names)}")
+        raise ModelError(
+            f"{_PLANS} normalises {min(len(schemes), len(masked))} channels, dataset.json has {len(names)}"
+        )
     rules = checked(plans, Plans, _PLANS)
     statistics = (
         rules.foreground_intensity_properties_per_channel or rules.foreground_intensity_properties_by_modality or {}
@@ -186,19 +187,6 @@ def channels(
         Channel(name=visible(name), normalisation=_scheme(schemes[index], masked[index], statistics.get(str(index))))
         for index, name in enumerate(names)
     )
-
-
-def channel_names(dataset: Mapping[str, Any]) -> list[str]:
-    """Return what dataset.json calls the input channels, in the network's order.
-
-    Raises:
-        ModelError: where they are not numbered from 0.
-    """
-    content = checked(dataset, Dataset, _DATASET, strict=False)
-    names = content.channel_names or checked(content.modality or {}, dict[str, str], f"{_DATASET}: modality")
-    if not names or set(names) != {str(index) for index in range(len(names))}:
-        raise ModelError(f"{_DATASET} has to number its channel_names 0, 1, ...; it has {', '.join(names) or 'none'}")
-    return [names[str(index)] for index in range(len(names))]
 
 
 def _scheme(name: str, masked: bool, statistics: Any) -> Scheme:
@@ -219,28 +207,3 @@ def _scheme(name: str, masked: bool, statistics: Any) -> Scheme:
     if name not in simple:
         raise ModelError(f"the normalisation {name!r} is not supported; only CT, ZScore, RescaleTo01, RGBTo01 and No")
     return simple[name]()
-
-
-def labels(dataset: Mapping[str, Any]) -> tuple[tuple[Label, ...], tuple[int, ...] | None]:
-    """Return the foreground labels, and the class order where they are overlapping regions.
-
-    Raises:
-        ModelError: where there is none, exclusive labels are not 0, 1, 2, ..., or a value leaves 0..255.
-    """
-    content = checked(dataset, Dataset, _DATASET, strict=False)
-    structures = tuple(
-        Label(name=visible(name), values=value if isinstance(value, tuple) else (value,))
-        for name, value in content.labels.items()
-        if name not in ("background", "ignore")
-    )
-    if not structures:
-        raise ModelError(f"{_DATASET} names no label beside the background")
-    if any(len(structure.values) > 1 for structure in structures):
-        order = content.regions_class_order
-        if not order or len(order) != len(structures):
-            raise ModelError(f"{_DATASET} has regions but no matching regions_class_order")
-        return structures, order
-    values = sorted({value for structure in structures for value in structure.values})
-    if values != list(range(1, len(values) + 1)):
-        raise ModelError(f"the labels {values} are not consecutive from 1; nnU-Net's argmax needs that")
-    return structures, None

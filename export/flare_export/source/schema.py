@@ -1,11 +1,13 @@
 """Schemas of what export uses of plans.json and dataset.json; both hold more."""
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from flare_export.errors import ModelError
+from flare_export.source.json_file import shown
 from flare_runtime.model.manifest import Axis, Intensity, LabelValue, Side, SpacingMm
 
 Kind = TypeVar("Kind")
@@ -143,4 +145,47 @@ def checked(content: object, kind: type[Kind], name: str, *, strict: bool = True
         return msgspec.convert(content, kind, strict=strict)
     # A checkpoint may hold texts that are no Unicode, and tensors, which are taken for mappings.
     except (msgspec.ValidationError, UnicodeEncodeError, AttributeError) as error:
-        raise ModelError(f"{name}: {error}") from error
+        raise ModelError(f"{name}: {_told(str(error), content)}") from error
+
+
+# What msgspec calls the types of JSON.
+_KINDS = {
+    "object": "an object",
+    "array": "a list",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+_FAULT = re.compile(r"(?P<fault>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
+_EXPECTED = re.compile(r"Expected `(?P<kinds>[a-z |]+)`(?P<bound>.*?)(?:, got .*)?", re.DOTALL)
+
+
+def _told(fault: str, content: object) -> str:
+    """Return in words what msgspec says is wrong with some content: what is there and what is expected."""
+    whole = _FAULT.fullmatch(fault)
+    assert whole is not None
+    path = whole["path"] or ""
+    place = path.removeprefix(".")
+    if missing := _MISSING.fullmatch(whole["fault"]):
+        return f"{place or 'it'} has no {missing['field']}, which nnU-Net expects there"
+    expected = _EXPECTED.fullmatch(whole["fault"])
+    if expected is None:
+        return fault
+    kinds = " or ".join(_KINDS.get(kind, kind) for kind in expected["kinds"].split(" | "))
+    there = "".join(f" is {shown(value)}" for value in _found(content, path))
+    bound = expected["bound"]
+    # The bounds of numbers are those of a bundle.
+    wanted = f"{kinds}{bound} is allowed" if "=" in bound else f"nnU-Net expects {kinds}{bound}"
+    return f"{place or 'it'}{there}; {wanted}"
+
+
+def _found(content: Any, path: str) -> list[object]:
+    """Return what lies at a path of msgspec's, or nothing where it does not name the key."""
+    for attribute, index in re.findall(r"\.([^.\[]+)|\[([^\]]+)\]", path):
+        try:
+            content = content[attribute if attribute else int(index)]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return []
+    return [content]
