@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flare_eval.accuracy.scores import TOLERANCE_MM, Pair, Progress, evaluate, find_pairs, pairs_of
+from flare_eval.accuracy.label_set import ONE_LESION, read_label_set
+from flare_eval.accuracy.rules import TOLERANCE_MM
+from flare_eval.accuracy.scores import DEFAULT_RULES, Pair, Progress, Rules, evaluate, find_pairs, pairs_of
 from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
+from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.file_names import strip_suffix
 from flare_runtime.program.command_line import exit_code_of, new_parser, path_of, positive
 from flare_runtime.program.terminal import open_streams, print_line, progress_bar, say
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Measure how good and how costly a segmenter is, and write a report of it."
 EXIT_CODES = """\
-exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated; 5 no such GPU;
-            6 output; 130 interrupted
+exit codes: 0 all cases evaluated; 1 internal error; 2 usage; 4 some cases could not be evaluated, or predictions are
+            missing; 5 no such GPU; 6 output; 7 bundle; 130 interrupted
 """
 _SOME_BAD = 4
 
@@ -44,7 +47,7 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         type=path_of,
         required=True,
         metavar="DIR",
-        help="folder of <case>.nii.gz, values 0 and 1; or a file",
+        help="folder of <case>.nii.gz, values 0 and 1 unless --labels is given; or a file",
     )
     add(
         "--prediction",
@@ -62,7 +65,27 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         metavar="MM",
         help="of the surface Dice; the first one goes into the CSV (default: the challenge's 2)",
     )
-    add("--official", action="store_true", help="leave out missing predictions, as the challenge's script does")
+    add(
+        "--labels",
+        type=path_of,
+        metavar="FILE",
+        help="dataset.json, a bundle or its manifest.json: score every class or region that it names",
+    )
+    add("--nnunet-summary", type=path_of, metavar="FILE", help="also write nnU-Net's summary.json of the one method")
+    reading = parser.add_mutually_exclusive_group()
+    reading.add_argument(
+        "--official",
+        action="store_true",
+        help="to the digit as the challenge's script does: voxels that are no label become one as in NumPy, missing "
+        "predictions are left out",
+    )
+    reading.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse headers that no scan has, and predictions on another grid than their reference; without it they "
+        "are scored voxel by voxel and named",
+    )
+    add("--allow-missing", action="store_true", help="end with exit code 0 though predictions are missing")
     add("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
 
 
@@ -101,38 +124,61 @@ def _tolerance(text: str) -> float:
 
 
 def run_accuracy(args: argparse.Namespace) -> int:
-    """Score the predictions of every method, write the results and print the table."""
-    methods = named_paths(args.prediction)
-    pairs = {name: find_pairs(args.reference, path, official=args.official) for name, path in methods.items()}
-    return _score(pairs, args.output, args.tolerance, args.official, args.workers)
+    """Score the predictions of every method, write the results and print the tables."""
+    from flare_eval.report.nnunet_summary import write_summary
+
+    methods, summary = named_paths(args.prediction), args.nnunet_summary
+    if summary and len(methods) > 1:
+        raise UsageError("--nnunet-summary is of one method; give --prediction once")
+    labels = read_label_set(args.labels) if args.labels else ONE_LESION if summary else None
+    pairs = {name: find_pairs(args.reference, path) for name, path in methods.items()}
+    if summary:
+        check_targets([summary], (path for of_method in pairs.values() for path in _files(of_method)))
+    rules = Rules(tuple(args.tolerance), args.official, args.strict, labels)
+    results = _score(pairs, args.output, rules, args.workers)
+    if summary:
+        write_summary(results[0], summary)
+    return _say_remarks(results, args.allow_missing)
 
 
-def _score(pairs: dict[str, list[Pair]], output: Path, tolerances: list[float], official: bool, workers: int) -> int:
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [path for pair in pairs for path in (pair.reference, pair.prediction) if path]
+
+
+def _score(pairs: dict[str, list[Pair]], output: Path, rules: Rules, workers: int) -> list[Accuracy]:
+    """Score every method, write the results and print the tables."""
     from flare_eval.report.official_csv import accuracy_csv
-    from flare_eval.report.tables import accuracy_table, markdown
+    from flare_eval.report.tables import accuracy_table, class_table, markdown
 
     results = []
     for name, of_method in pairs.items():
-        inputs = (path for pair in of_method for path in (pair.reference, pair.prediction) if path)
-        check_results(Accuracy, output / name, inputs)
+        check_results(Accuracy, output / name, _files(of_method))
     for name, of_method in pairs.items():
-        result = evaluate(
-            name,
-            of_method,
-            tolerances_mm=tolerances,
-            official=official,
-            workers=min(workers, len(of_method)),
-            progress=_progress_bar(name),
-        )
+        result = evaluate(name, of_method, rules, workers=min(workers, len(of_method)), progress=_progress_bar(name))
         folder = make_folder(output / name)
         save(result, folder)
         accuracy_csv(result, folder / "accuracy.csv")
         results.append(result)
     print(markdown(*accuracy_table(results)))
+    if rules.labels:
+        print(f"\n{markdown(*class_table(results))}")
+    return results
+
+
+def _say_remarks(results: Sequence[Accuracy], allow_missing: bool) -> int:
+    """Say what is wrong or odd with cases and return the exit code."""
     remarks = [case for result in results for case in result.cases if case.message]
     for case in remarks:
         say(f"{case.case}: {case.status}: {case.message}")
-    return _SOME_BAD if any(case.status.startswith("bad") for case in remarks) else 0
+    missing = [result for result in results if result.missing]
+    for result in missing:
+        count, out = len(result.missing), "; they are left out" if result.official else "; they count as 0, 0"
+        hint = "" if allow_missing else " (--allow-missing lets that pass)"
+        say(
+            f"{result.method}: {count} of {len(result.cases) + len(result.left_out)} predictions are missing{out}{hint}"
+        )
+    bad = any(case.status.startswith("bad") for case in remarks)
+    return _SOME_BAD if bad or (missing and not allow_missing) else 0
 
 
 def run_efficiency(args: argparse.Namespace) -> int:
@@ -171,7 +217,10 @@ def run_efficiency(args: argparse.Namespace) -> int:
         code = max(code, _print_costs(result))
     if len(results) > 1:
         print(markdown(*ratio_table(results)), end="\n\n")
-    return max(code, _score_measured(results, args.reference, args.output)) if args.reference else code
+    if args.reference:
+        scores = _score_measured(results, args.reference, args.output)
+        code = max(code, _say_remarks(scores, allow_missing=False))
+    return code
 
 
 def _methods(args: argparse.Namespace) -> list["Method"]:
@@ -200,14 +249,14 @@ def _print_costs(result: Efficiency) -> int:
     return _SOME_BAD if failed else 0
 
 
-def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path) -> int:
+def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path) -> list[Accuracy]:
     pairs = {
         result.method: pairs_of([run.case for run in result.runs], reference, output / result.method / "masks")
         for result in results
     }
     if not all(pairs.values()):
         raise UsageError(f"{reference}: holds no <case>.nii.gz of the cases that were measured")
-    return _score(pairs, output, [TOLERANCE_MM], False, 1)
+    return _score(pairs, output, DEFAULT_RULES, 1)
 
 
 def run_report(args: argparse.Namespace) -> int:

@@ -24,9 +24,22 @@ def read_labels(path: Path) -> tuple[Volume, MaskArray]:
         CaseError: as `read_volume`, or `not_labels`.
     """
     volume = read_volume(path)
-    values = label_values(volume)
+    try:
+        return volume, whole_labels(label_values(volume))
+    except CaseError as error:
+        raise CaseError(error.reason, f"{path.name}: {error}") from error
+
+
+def whole_labels(values: AnyArray) -> MaskArray:
+    """Return values as uint8, which must be whole numbers from 0 to 255 in single precision.
+
+    Raises:
+        CaseError: `not_labels`.
+    """
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32, copy=False)
     with np.errstate(invalid="ignore"):  # what is NaN is no label, which is found next
         labels = values.astype(np.uint8)
     if not np.array_equal(labels, values):
-        raise CaseError("not_labels", f"{path.name}: holds values that are not whole numbers from 0 to 255")
-    return volume, labels
+        raise CaseError("not_labels", "holds values that are not whole numbers from 0 to 255")
+    return labels

@@ -25,6 +25,41 @@ class LesionFinding(msgspec.Struct, kw_only=True):
     found: bool
 
 
+class LabelClass(msgspec.Struct, frozen=True, kw_only=True):
+    """A structure that is scored by itself.
+
+    Attributes:
+        name: of people.
+        values: of the label image's voxels that belong to it; several where regions overlap.
+        key: what nnU-Net's summary.json calls it, such as "2" or "(1, 2)".
+    """
+
+    name: str
+    values: tuple[int, ...]
+    key: str
+
+
+class ClassAccuracy(msgspec.Struct, kw_only=True):
+    """One class of one case.
+
+    Attributes:
+        dsc, nsd: by the challenge's rules, rounded to 4 decimals: 1 where both masks are empty, 0 where one is.
+        tp, fp, fn, tn: voxels of both, of the prediction alone, of the reference alone and of neither.
+    """
+
+    dsc: float
+    nsd: dict[str, float]
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @property
+    def overlap(self) -> float:
+        """The Dice as nnU-Net has it: not rounded, and NaN where both masks are empty."""
+        return 2 * self.tp / total if (total := 2 * self.tp + self.fp + self.fn) else float("nan")
+
+
 class CaseAccuracy(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One case by the challenge's rules, rounded to 4 decimals as it rounds.
 
@@ -33,13 +68,14 @@ class CaseAccuracy(msgspec.Struct, kw_only=True, omit_defaults=True):
         source: the collection its name tells of.
         status: `scored`; `missing` where there is no prediction and `bad_prediction` where it cannot be used, both
             scored 0, 0; `bad_reference` where nothing can be scored.
-        message: what is wrong, one line.
+        message: what is wrong or odd, one line.
         reference, prediction: the files.
-        dsc: Dice; None for `bad_reference`.
+        dsc: Dice; of several classes the mean over them, as `nsd`; None for `bad_reference`.
         nsd: surface Dice by tolerance in mm, such as {"2": 0.91}.
         reference_ml, prediction_ml: foreground volumes.
-        lesions: of the reference, the largest first.
+        lesions: of the reference, the largest first; not of several classes.
         false_positives: predicted components that touch no lesion.
+        classes: in the order of `Accuracy.labels`.
     """
 
     case: str
@@ -54,6 +90,7 @@ class CaseAccuracy(msgspec.Struct, kw_only=True, omit_defaults=True):
     prediction_ml: float | None = None
     lesions: list[LesionFinding] = []
     false_positives: int = 0
+    classes: list[ClassAccuracy] = []
 
 
 class Accuracy(msgspec.Struct, kw_only=True):
@@ -64,17 +101,32 @@ class Accuracy(msgspec.Struct, kw_only=True):
         tolerances_mm: of the surface Dice; the first is the challenge's 2 mm unless chosen otherwise.
         official: whether missing predictions are left out, as the challenge's script does.
         cases: in order of their names.
+        labels: the classes, where they were named.
+        left_out: names of the cases without a prediction that are not among `cases`.
     """
 
     method: str
     tolerances_mm: list[float]
     official: bool
     cases: list[CaseAccuracy]
+    labels: list[LabelClass] = []
+    left_out: list[str] = []
 
     @property
     def scored(self) -> list[CaseAccuracy]:
         """The cases that count in means."""
         return [case for case in self.cases if case.dsc is not None]
+
+    @property
+    def missing(self) -> list[str]:
+        """The cases that have a reference and no prediction."""
+        return [*self.left_out, *(case.case for case in self.cases if case.status == "missing")]
+
+    @property
+    def missing_in_words(self) -> str:
+        """How many predictions are missing of how many, and what became of them."""
+        fate = "are left out, as the challenge's script does" if self.official else "count as 0, 0"
+        return f"{len(self.missing)} of {len(self.cases) + len(self.left_out)} predictions are missing; they {fate}"
 
 
 class Sample(msgspec.Struct, array_like=True):

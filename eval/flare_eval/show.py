@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare_eval.accuracy.detection import detect
-from flare_eval.accuracy.scores import dice
+from flare_eval.accuracy.rules import dice
 from flare_eval.labels import read_labels
 from flare_eval.report.overlay import draw_overlay
 from flare_runtime.compute.arrays import MaskArray

@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from flare_eval.accuracy.scores import Pair, dice, evaluate, find_pairs, score_case, score_masks
+from flare_eval.accuracy.rules import dice, score_masks
+from flare_eval.accuracy.scores import Pair, Rules, evaluate, find_pairs, score_case
 from flare_runtime.errors import UsageError
 from tests.eval.nifti_masks import SPACING, ball, cube, write
 
@@ -16,10 +17,10 @@ EMPTY = np.zeros(SHAPE, np.uint8)
 
 @pytest.fixture
 def score(tmp_path):
-    def run(reference, prediction, tolerances=(2.0,), **of_prediction):
+    def run(reference, prediction, tolerances=(2.0,), strict=False, **of_prediction):
         truth = write(tmp_path / "truth" / "STS_005.nii.gz", reference)
         mask = None if prediction is None else write(tmp_path / "mask" / "STS_005.nii.gz", prediction, **of_prediction)
-        return score_case(Pair("STS_005", truth, mask), tolerances)
+        return score_case(Pair("STS_005", truth, mask), Rules(tolerances, strict=strict))
 
     return run
 
@@ -110,10 +111,13 @@ def test_dice_of_several_labels_counts_voxels_of_equal_ones():
     ("options", "message"),
     [({"spacing": (2.0, 1.0, 0.6)}, "mm off"), ({"origin": (5.0, 0.0, 0.0)}, "5 mm off")],
 )
-def test_another_grid_is_named_and_counts_as_0(score, options, message):
+def test_another_grid_is_scored_and_named_or_refused(score, options, message):
     result = score(REFERENCE, REFERENCE, **options)
-    assert (result.status, result.dsc) == ("bad_prediction", 0.0)
+    assert (result.status, result.dsc, result.nsd) == ("scored", 1.0, {"2": 1.0})
     assert message in result.message
+    refused = score(REFERENCE, REFERENCE, strict=True, **options)
+    assert (refused.status, refused.dsc) == ("bad_prediction", 0.0)
+    assert message in refused.message
 
 
 def test_another_shape_is_named(score):
@@ -178,8 +182,10 @@ def test_pairs_are_the_references_in_order_with_or_without_a_prediction(folders)
     assert [(pair.case, pair.prediction is not None) for pair in pairs] == [("a", True), ("b", True), ("c", False)]
 
 
-def test_the_official_reading_leaves_missing_ones_out(folders):
-    assert [pair.case for pair in find_pairs(*folders, official=True)] == ["a", "b"]
+def test_the_official_reading_leaves_missing_ones_out_and_names_them(folders):
+    result = evaluate("m", find_pairs(*folders), Rules(official=True))
+    assert [case.case for case in result.cases] == ["a", "b"]
+    assert result.missing == ["c"]
 
 
 def test_two_files_are_a_pair(folders):

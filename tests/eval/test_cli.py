@@ -50,7 +50,7 @@ def test_a_table_that_nobody_sees_costs_no_result(folders, redirection):
     paths = ["--reference", folders / "truth", "--prediction", folders / "half", "-o", folders / "out"]
     command = [sys.executable, "-m", "flare_eval.cli", "accuracy", *map(str, paths), "--workers", "2"]
     shell = ["bash", "-c", f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}', "bash", *command]
-    assert subprocess.run(shell, stdout=subprocess.DEVNULL, check=False, timeout=60).returncode == 0
+    assert subprocess.run(shell, stdout=subprocess.DEVNULL, check=False, timeout=60).returncode == 4
     assert {path.name for path in (folders / "out" / "half").iterdir()} == {"accuracy.csv", "accuracy.json"}
 
 
@@ -58,16 +58,41 @@ def test_two_methods_side_by_side_and_a_missing_case(folders, capsys):
     code = run(
         folders, "--prediction", folders / "good", "--prediction", f"B={folders / 'half'}", "-o", folders / "out"
     )
-    assert code == 0
+    assert code == 4
     output = capsys.readouterr()
     # Half the voxels: Dice 2 / 3 on one case, 0 for the missing one.
     assert "| B | 2 | 33.34 ± 47.14 |" in output.out
     assert "STS_010: missing: " in output.err
+    assert "B: 1 of 2 predictions are missing; they count as 0, 0 (--allow-missing" in output.err
 
 
 def test_the_official_reading(folders, capsys):
-    run(folders, "--prediction", folders / "half", "-o", folders / "out", "--official")
-    assert "| half | 1 | 66.67 ± 0.00 |" in capsys.readouterr().out
+    code = run(folders, "--prediction", folders / "half", "-o", folders / "out", "--official")
+    output = capsys.readouterr()
+    assert code == 4
+    assert "| half | 1 | 66.67 ± 0.00 |" in output.out
+    assert "half: 1 of 2 predictions are missing; they are left out" in output.err
+
+
+@pytest.mark.parametrize("reading", [[], ["--official"]])
+def test_missing_predictions_pass_where_that_is_wanted(folders, capsys, reading):
+    arguments = ["--prediction", folders / "half", "-o", folders / "out", "--allow-missing", *reading]
+    assert run(folders, *arguments) == 0
+    assert "half: 1 of 2 predictions are missing; they " in capsys.readouterr().err
+
+
+def test_another_grid_is_scored_and_named_or_refused_with_strict(folders, capsys):
+    write(folders / "moved" / "STS_005.nii.gz", REFERENCE, origin=(5.0, 0.0, 0.0))
+    write(folders / "moved" / "STS_010.nii.gz", REFERENCE)
+    arguments = ["--prediction", folders / "moved", "-o", folders / "out"]
+    assert run(folders, *arguments) == 0
+    output = capsys.readouterr()
+    assert "| moved | 2 | 100.00" in output.out
+    assert "STS_005: scored: against the reference, the prediction lies up to 5 mm off" in output.err
+    assert run(folders, *arguments, "--strict") == 4
+    assert "| moved | 2 | 50.00" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(folders, *arguments, "--strict", "--official")
 
 
 def test_a_bad_file_is_named_the_others_are_scored_and_the_code_says_so(folders, capsys):

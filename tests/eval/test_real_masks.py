@@ -5,7 +5,7 @@ import pytest
 import surface_distance
 from scipy.ndimage import binary_dilation
 
-from flare_eval.accuracy.scores import score_masks
+from flare_eval.accuracy.rules import score_masks
 from flare_eval.accuracy.surface import surface_distances
 from flare_runtime.imaging.read import read_volume
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from flare_eval.accuracy.scores import Pair, evaluate
+from flare_eval.accuracy.scores import Pair, Rules, evaluate
 from flare_eval.report.documents import write_report
 from flare_eval.results import Accuracy as AccuracyResult
 from flare_eval.results import Efficiency, RunCost, Sample, load, save
@@ -59,7 +59,7 @@ def with_accuracy(root, method="S4", cases=("STS_005", "LIDC-IDRI-0001", "STS_01
         mask = write(root / "masks" / method / f"{shift}.nii.gz", np.roll(REFERENCE, 2 * shift, axis=1))
         truth = write(root / "truth" / f"{shift}.nii.gz", REFERENCE)
         pairs.append(Pair(case, truth, None if case in missing else mask))
-    result = evaluate(method, pairs, tolerances_mm=(2.0, 5.0))
+    result = evaluate(method, pairs, Rules((2.0, 5.0)))
     folder = root / "results" / method
     folder.mkdir(parents=True, exist_ok=True)
     save(result, folder)
@@ -312,7 +312,7 @@ def test_long_runs_are_thinned_but_keep_their_peak(tmp_path):
 @pytest.mark.parametrize("tolerances", [(2.0,), (1.0, 2.0)])
 def test_methods_of_other_tolerances_get_tables_of_their_own(tmp_path, tolerances):
     with_accuracy(tmp_path)
-    other = evaluate("other", [], tolerances_mm=tolerances)
+    other = evaluate("other", [], Rules(tolerances))
     (tmp_path / "results" / "other").mkdir()
     save(other, tmp_path / "results" / "other")
     page, _, _ = report(tmp_path)

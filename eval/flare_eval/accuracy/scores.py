@@ -1,4 +1,4 @@
-"""Scores every case by the challenge's rules: DSC, NSD, and which lesions are found."""
+"""Scores every case by the challenge's rules: DSC and NSD, of a lesion with what was found, or of several classes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from flare_eval.accuracy.classes import means, score_classes
 from flare_eval.accuracy.detection import detect
-from flare_eval.accuracy.surface import surface_distances
+from flare_eval.accuracy.label_image import LabelImage, read_label_image
+from flare_eval.accuracy.label_set import LabelSet
+from flare_eval.accuracy.rules import TOLERANCE_MM, same_at_all, score_masks
 from flare_eval.labels import read_labels
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_eval.sources import source_of
@@ -18,10 +21,6 @@ from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.file_names import is_image_name, strip_suffix
-
-TOLERANCE_MM = 2.0
-# Below this Dice the challenge gives no surface score.
-MIN_DSC_FOR_NSD = 0.2
 
 Progress = Callable[[Iterable[CaseAccuracy], int], Iterable[CaseAccuracy]]
 
@@ -35,13 +34,33 @@ class Pair:
     prediction: Path | None
 
 
-def find_pairs(references: Path, predictions: Path, *, official: bool = False) -> list[Pair]:
+@dataclass(frozen=True)
+class Rules:
+    """How cases are scored.
+
+    Attributes:
+        tolerances_mm: of the surface Dice.
+        official: as the challenge's script does: it reads as `read_label_image` says and leaves out missing
+            predictions.
+        strict: read as images are read, and refuse a prediction on another grid than its reference.
+        labels: the classes; None for one lesion, of the value 1.
+    """
+
+    tolerances_mm: tuple[float, ...] = (TOLERANCE_MM,)
+    official: bool = False
+    strict: bool = False
+    labels: LabelSet | None = None
+
+
+DEFAULT_RULES = Rules()
+
+
+def find_pairs(references: Path, predictions: Path) -> list[Pair]:
     """Match <case>.nii.gz of two folders, or two files; every reference is a pair, in order of their names.
 
     Args:
         references: a folder, or one file.
         predictions: likewise.
-        official: leave out references without a prediction, as the challenge's script does.
 
     Raises:
         UsageError: where a folder is missing, holds nothing, or nothing matches.
@@ -58,7 +77,7 @@ def find_pairs(references: Path, predictions: Path, *, official: bool = False) -
         raise UsageError(
             f"{predictions}: holds no prediction for any of the {len(truths)} references; names must match"
         )
-    return [Pair(case, path, masks.get(case)) for case, path in truths.items() if not official or case in masks]
+    return [Pair(case, path, masks.get(case)) for case, path in truths.items()]
 
 
 def pairs_of(cases: Sequence[str], references: Path, predictions: Path) -> list[Pair]:
@@ -78,9 +97,8 @@ def _by_case(folder: Path) -> dict[str, Path]:
 def evaluate(
     method: str,
     pairs: Sequence[Pair],
+    rules: Rules = DEFAULT_RULES,
     *,
-    tolerances_mm: Sequence[float] = (TOLERANCE_MM,),
-    official: bool = False,
     workers: int = 1,
     progress: Progress = lambda cases, _count: cases,
 ) -> Accuracy:
@@ -89,86 +107,104 @@ def evaluate(
     Args:
         method: the name of what made the predictions.
         pairs: from `find_pairs`.
-        tolerances_mm: of the surface Dice.
-        official: noted in the result.
+        rules: how.
         workers: processes.
         progress: wraps the scores as they come, for a progress bar.
     """
-    score = partial(score_case, tolerances_mm=tuple(tolerances_mm))
+    left_out = [pair.case for pair in pairs if rules.official and pair.prediction is None]
+    taken = [pair for pair in pairs if not rules.official or pair.prediction is not None]
+    score = partial(score_case, rules=rules)
     if workers == 1:
-        cases = list(progress(map(score, pairs), len(pairs)))
+        cases = list(progress(map(score, taken), len(taken)))
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            cases = list(progress(pool.map(score, pairs), len(pairs)))
-    return Accuracy(method=method, tolerances_mm=list(tolerances_mm), official=official, cases=cases)
+            cases = list(progress(pool.map(score, taken), len(taken)))
+    return Accuracy(
+        method=method,
+        tolerances_mm=list(rules.tolerances_mm),
+        official=rules.official,
+        cases=cases,
+        labels=list(rules.labels.classes) if rules.labels else [],
+        left_out=left_out,
+    )
 
 
-def score_case(pair: Pair, tolerances_mm: Sequence[float] = (TOLERANCE_MM,)) -> CaseAccuracy:
+def score_case(pair: Pair, rules: Rules = DEFAULT_RULES) -> CaseAccuracy:
     """Score one pair of files; what is wrong with them is in the result, nothing is raised for it."""
     result = CaseAccuracy(case=pair.case, source=source_of(pair.case), reference=visible(pair.reference.resolve()))
     if pair.prediction is not None:
         result.prediction = visible(pair.prediction.resolve())
     try:
-        reference, truth = read_labels(pair.reference)
-        if truth.max() > 1:
-            raise CaseError("not_binary", f"{pair.reference.name}: holds {truth.max()}; a reference holds 0 and 1")
+        truth = _read(pair.reference, rules)
+        if rules.labels is None and truth.labels.max() > 1:
+            raise CaseError(
+                "not_binary",
+                f"{pair.reference.name}: holds {truth.labels.max()}; a reference holds 0 and 1, or name its classes "
+                "(--labels)",
+            )
     except CaseError as error:
         result.status, result.message = "bad_reference", visible(error)
         return result
-    spacing = reference.spacing_mm
-    voxel_ml = float(np.prod(spacing)) / 1000
-    result.reference_ml = round(float(truth.sum(dtype=np.int64)) * voxel_ml, 4)
-    result.dsc, result.nsd = 0.0, {f"{tolerance:g}": 0.0 for tolerance in tolerances_mm}
-    prediction = np.zeros_like(truth)
-    if pair.prediction is None:
-        result.status, result.message = "missing", "there is no prediction; it counts as 0, 0"
-    else:
-        try:
-            volume, prediction = read_labels(pair.prediction)
-            if difference := reference.geometry.difference(volume.geometry):
-                raise CaseError("geometry", f"against the reference, the prediction {difference}")
-        except CaseError as error:
-            prediction = np.zeros_like(truth)
-            result.status, result.message = "bad_prediction", f"{visible(error)}; it counts as 0, 0"
-    result.prediction_ml = round(float(np.count_nonzero(prediction)) * voxel_ml, 4)
-    result.lesions, result.false_positives = detect(truth, prediction, voxel_ml)
-    if result.status == "scored":
-        if prediction.max(initial=0) > 1:
-            result.message = f"the prediction holds {prediction.max()}; only 0 and 1 are allowed, it counts as 0, 0"
-        else:
-            result.dsc, result.nsd = score_masks(truth, prediction, spacing, tolerances_mm)
+    mask = _prediction(pair, truth, rules, result)
+    _score(result, truth, mask, rules)
     return result
 
 
-def dice(reference: MaskArray, prediction: MaskArray) -> float:
-    """Return the Dice of the foreground of two label images (z, y, x); voxels of equal labels are what overlaps.
-
-    Where both are empty it is 1.
-    """
-    total = int(np.count_nonzero(reference)) + int(np.count_nonzero(prediction))
-    shared = int(np.count_nonzero((reference == prediction) & (reference > 0)))
-    return 2 * shared / total if total else 1.0
+def _read(path: Path, rules: Rules) -> LabelImage:
+    if not rules.strict:
+        return read_label_image(path, official=rules.official)
+    volume, labels = read_labels(path)
+    return LabelImage(labels, volume.geometry)
 
 
-def score_masks(
-    reference: MaskArray, prediction: MaskArray, spacing_mm: tuple[float, float, float], tolerances_mm: Sequence[float]
-) -> tuple[float, dict[str, float]]:
-    """Return DSC and NSD by tolerance of two binary masks (z, y, x), spacing likewise, by the challenge's rules.
+def _prediction(pair: Pair, truth: LabelImage, rules: Rules, result: CaseAccuracy) -> MaskArray:
+    """Return the prediction, all 0 where there is none to be used, and note what is wrong or odd."""
+    nothing = np.zeros_like(truth.labels)
+    if pair.prediction is None:
+        result.status, result.message = "missing", "there is no prediction; it counts as 0, 0"
+        return nothing
+    try:
+        mask = _read(pair.prediction, rules)
+        difference = truth.geometry.difference(mask.geometry)
+        same_shape = mask.labels.shape == truth.labels.shape
+        if rules.official and not same_shape and not (mask.labels.any() or truth.labels.any()):
+            return nothing  # the challenge's script finds both empty before it compares their voxels
+        if difference and (rules.strict or not same_shape):
+            raise CaseError("geometry", f"against the reference, the prediction {difference}")
+    except CaseError as error:
+        result.status, result.message = "bad_prediction", f"{visible(error)}; it counts as 0, 0"
+        return nothing
+    if difference:
+        result.message = f"against the reference, the prediction {difference}; scored voxel by voxel all the same"
+    return mask.labels
 
-    In their order: both empty give 1, 1; one empty gives 0, 0; a DSC below 0.2 gives an NSD of 0. Each is rounded to
-    4 decimals.
-    """
-    names = [f"{tolerance:g}" for tolerance in tolerances_mm]
-    dsc = dice(reference, prediction)
-    if not (reference.any() or prediction.any()):
-        return dsc, dict.fromkeys(names, 1.0)
-    if dsc < MIN_DSC_FOR_NSD:
-        return round(dsc, 4), dict.fromkeys(names, 0.0)
-    # The challenge reads (x, y, z), and ambiguous corners make the order of the axes count.
-    truth, mask = ((labels != 0).transpose(2, 1, 0) for labels in (reference, prediction))
-    z, y, x = spacing_mm
-    surfaces = surface_distances(truth, mask, (x, y, z), max(tolerances_mm))
-    nsd = {
-        name: round(surfaces.surface_dice(tolerance), 4) for name, tolerance in zip(names, tolerances_mm, strict=True)
-    }
-    return round(dsc, 4), nsd
+
+def _score(result: CaseAccuracy, truth: LabelImage, mask: MaskArray, rules: Rules) -> None:
+    """Set the scores and volumes of a case."""
+    reference, spacing, tolerances = truth.labels, truth.spacing_mm, rules.tolerances_mm
+    result.dsc, result.nsd = 0.0, same_at_all(0.0, tolerances)
+    if spacing is None:
+        result.message = "; ".join(filter(None, [result.message, "the reference has no spacing, so no NSD above 0"]))
+    else:
+        voxel_ml = float(np.prod(spacing)) / 1000
+        result.reference_ml = round(int(np.count_nonzero(reference)) * voxel_ml, 4)
+        result.prediction_ml = round(int(np.count_nonzero(mask)) * voxel_ml, 4)
+    if rules.labels:
+        _score_classes(result, truth, mask, rules.labels, tolerances)
+        return
+    result.lesions, result.false_positives = detect(reference, mask, voxel_ml if spacing else 0.0)
+    if result.status == "scored":
+        if mask.max(initial=0) > 1:
+            result.message = f"the prediction holds {mask.max()}; only 0 and 1 are allowed, it counts as 0, 0"
+        else:
+            result.dsc, result.nsd = score_masks(reference, mask, spacing, tolerances)
+
+
+def _score_classes(
+    result: CaseAccuracy, truth: LabelImage, mask: MaskArray, labels: LabelSet, tolerances_mm: Sequence[float]
+) -> None:
+    result.classes = score_classes(truth.labels, mask, labels, truth.spacing_mm, tolerances_mm)
+    if result.status != "scored":  # also for a class that the reference lacks
+        for score in result.classes:
+            score.dsc, score.nsd = 0.0, same_at_all(0.0, tolerances_mm)
+    result.dsc, result.nsd = means(result.classes)

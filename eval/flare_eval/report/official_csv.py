@@ -13,14 +13,17 @@ from flare_runtime.files.output import replacing
 
 
 def accuracy_csv(result: Accuracy, target: Path) -> None:
-    """Write the challenge's accuracy CSV, of the first tolerance.
+    """Write the challenge's accuracy CSV, of the first tolerance: of one lesion, or DSC and then NSD of every class.
 
     Raises:
         OutputError: where it cannot be written.
     """
-    tolerance = f"{result.tolerances_mm[0]:g}"
-    rows = [(f"{case.case}.nii.gz", case.dsc, case.nsd[tolerance]) for case in result.scored]
-    _write(target, ("Name", "Lesion_DSC", "Lesion_NSD"), rows)
+    tolerance, names = f"{result.tolerances_mm[0]:g}", [label.name for label in result.labels] or ["Lesion"]
+    rows = []
+    for case in result.scored:
+        parts = case.classes if result.labels else [case]
+        rows.append([f"{case.case}.nii.gz", *(part.dsc for part in parts), *(part.nsd[tolerance] for part in parts)])
+    _write(target, ["Name", *(f"{name}_DSC" for name in names), *(f"{name}_NSD" for name in names)], rows)
 
 
 def efficiency_csv(result: Efficiency, target: Path) -> None:
@@ -61,8 +64,7 @@ def _write(target: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) 
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    writer.writerows([_harmless(cell) for cell in row] for row in [head, *rows])
     with replacing(target) as file:
         file.write(text.getvalue().encode())
 

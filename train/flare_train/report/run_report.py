@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flare_eval.accuracy.scores import TOLERANCE_MM
+from flare_eval.accuracy.rules import TOLERANCE_MM
 from flare_eval.report.blocks import Block, Charts, Facts, Section, Table, Text, slug
 from flare_eval.report.case_table import Method, case_table
 from flare_eval.report.charts import Chart, line_chart

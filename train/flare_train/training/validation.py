@@ -11,7 +11,8 @@ from statistics import fmean
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from flare_eval.accuracy.scores import TOLERANCE_MM, Pair, evaluate
+from flare_eval.accuracy.rules import TOLERANCE_MM
+from flare_eval.accuracy.scores import Pair, evaluate
 from flare_eval.results import CaseAccuracy, save
 from flare_export.source.checkpoint import read_checkpoint
 from flare_runtime.errors import UsageError
