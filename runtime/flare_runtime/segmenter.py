@@ -13,6 +13,7 @@ import numpy as np
 
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
+from flare_runtime.backends.registry import running_bytes
 from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.compute.arrays import FloatArray, MaskArray, Shape3, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
@@ -24,7 +25,7 @@ from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
-from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
+from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import find_lesions
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
@@ -226,7 +227,12 @@ class Segmenter:
         if not self.device.is_gpu:
             return self._place  # and no wait for the network
         place = smallest_placement if smallest else self._place
-        return lambda size: place(replace(size, batch=self.network.batch, folds=self.bundle.folds))
+        batch, folds, mirrored = self.network.batch, self.bundle.folds, bool(self._mirror_axes)
+        return lambda size: place(replace(size, batch=batch, folds=folds, mirrored=mirrored))
+
+    @property
+    def _mirror_axes(self) -> tuple[int, ...]:
+        return self.bundle.manifest.mirror_axes if self.options.tta else ()
 
     def finish(
         self, case: "PreparedCase", *, progress: Progress = iter, with_probabilities: bool = False
@@ -288,7 +294,7 @@ class Segmenter:
             self._decoder,
             self.bundle.manifest.patch,
             self.step,
-            self.bundle.manifest.mirror_axes if self.options.tta else (),
+            self._mirror_axes,
             self.device,
             rescue=self._float32_network if network.precision != "fp32" else None,
         )
@@ -327,8 +333,7 @@ def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:
     manifest, folds = choice.bundle.manifest, choice.bundle.folds
     if choice.on_gpu:
         return HostMemory(manifest)
-    running = network_bytes(manifest, choice.backend, choice.precision, folds)
-    return HostMemory(manifest, running, lambda: 0 if network.done() else engine_bytes(manifest, folds))
+    return HostMemory(manifest, running_bytes(choice), lambda: 0 if network.done() else engine_bytes(manifest, folds))
 
 
 def _gpu_place(network: "Future[Network]") -> Place:

@@ -157,19 +157,24 @@ class StrictDevice:
 
 
 class StrictNetwork:
-    """A network of the host that takes and gives arrays of a `StrictDevice`."""
+    """A network of the host that takes and gives arrays of a `StrictDevice`; each run writes over the last one's."""
 
     def __init__(self, network, device, batch=1):
         self._network, self._device = network, device
         self.backend, self.device, self.precision, self.batch = network.backend, device.name, network.precision, batch
         self.batches = []
+        self._logits = None
 
     def run(self, tiles):
         assert isinstance(tiles, StrictArray)
         assert tiles.flags.c_contiguous
         self.batches.append(len(tiles))
         logits = [self._network.run(np.ascontiguousarray(tile[None])).copy() for tile in tiles._array]
-        return StrictArray(np.concatenate(logits), self._device.memory)
+        if self._logits is None:
+            self._logits = StrictArray(np.empty((self.batch, *logits[0].shape[1:]), np.float32), self._device.memory)
+        self._logits._array[: len(tiles)] = np.concatenate(logits)
+        return self._logits[: len(tiles)]
 
     def release(self):
+        self._logits = None
         self._network.release()

@@ -15,13 +15,13 @@ from flare_runtime import Segmenter
 from flare_runtime.backends.ensemble import Ensemble
 from flare_runtime.backends.openvino import network as openvino_backend
 from flare_runtime.backends.openvino.int8 import cpu_has_int8, encode_ranges
+from flare_runtime.backends.registry import running_bytes
 from flare_runtime.backends.selection import choose, open_network
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 from flare_runtime.files.cache_folder import cache_folder
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.model.manifest import BundleFile, Parity, encode_manifest
 from flare_runtime.options import RunOptions
-from flare_runtime.pipeline.host_memory import network_bytes
 from tests.runtime.manifests import ArithmeticNetwork, write_bundle
 from tests.runtime.nifti_files import blobs
 from tests.runtime.test_openvino_int8 import ranges_of
@@ -156,7 +156,7 @@ def test_the_memory_of_a_case_is_that_of_the_precision_which_the_cpu_has(
     choice = choose(measured, RunOptions(device="cpu"))
     assert choice.precision == expected
     segmenter = Segmenter.open(choice)
-    assert segmenter.memory.network_bytes == network_bytes(bundle.manifest, "openvino", expected)
+    assert segmenter.memory.network_bytes == running_bytes(choice)
     assert segmenter.network.precision in ("fp32", expected)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Volume
+from flare_runtime.backends.ensemble import joined
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.options import RunOptions
@@ -115,6 +116,54 @@ def test_probabilities_are_the_hosts_and_take_no_more_memory_there(model, index)
     assert type(result) is np.ndarray
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert 0 < device.memory.peak <= chosen[0].peak_bytes
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("index", [2, 4])
+def test_the_logits_of_many_classes_are_counted_as_often_as_they_are_there(folds, tta, index):
+    """Those of 60 classes are all but everything in a single patch: what is planned is not a tenth more."""
+    many = {**THREE, "outputs": 60}
+    files = [{**FILE_FIELDS, "name": f"{fold}.onnx", "fold": str(fold)} for fold in range(folds)]
+    bundle = memory_bundle(channels=[CT], patch=[16, 16, 16], spacing_mm=[1.0] * 3, network=many, files=files)
+    device, chosen = StrictDevice(), []
+
+    def place(size):
+        chosen.append(list(placements(size))[index])
+        return chosen[-1]
+
+    def function(tiles):
+        return np.concatenate([tiles * (0.5 - one % 3) for one in range(60)], axis=1)
+
+    network = joined([StrictNetwork(ArithmeticNetwork(function), device) for _ in range(folds)])
+    segmenter = Segmenter(bundle, network, RunOptions(tta=tta), device=device, place=place)
+    segmenter.segment(Volume.of_array(blobs((16, 16, 16)) - 20, (1.0, 1.0, 1.0)))
+    assert 0.9 * chosen[0].peak_bytes <= device.memory.peak <= chosen[0].peak_bytes
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_scores_that_are_computed_again_take_the_place_of_those_that_overflowed(index):
+    """Of many classes they would be as large as the logits."""
+    bundle = memory_bundle(channels=[CT], patch=[24, 24, 24], spacing_mm=[1.0] * 3, network={**THREE, "outputs": 20})
+    device, chosen = StrictDevice(), []
+
+    def logits(tiles):
+        return np.concatenate([tiles * one for one in range(20)], axis=1)
+
+    half = ArithmeticNetwork(lambda tiles: np.full_like(logits(tiles), np.inf))
+    half.precision = "fp16"
+
+    def place(size):
+        chosen.append(list(placements(size))[index])
+        return chosen[-1]
+
+    segmenter = Segmenter(bundle, StrictNetwork(half, device), device=device, place=place)
+    segmenter._rescuer = ArithmeticNetwork(logits)
+    volume = Volume.of_array(blobs((24, 24, 24)) - 20, (1.0, 1.0, 1.0))
+    result = segmenter.segment(volume)
+    assert [remark.code for remark in result.remarks] == ["overflow"]
+    np.testing.assert_array_equal(result.mask, Segmenter(bundle, ArithmeticNetwork(logits)).segment(volume).mask)
+    assert device.memory.peak <= chosen[0].peak_bytes
 
 
 def test_nothing_is_left_on_the_device():

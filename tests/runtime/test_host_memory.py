@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 
 from flare_runtime import RunOptions, Segmenter, Volume
+from flare_runtime.backends.registry import find_engine, running_bytes
+from flare_runtime.backends.selection import choose
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Grid
 from flare_runtime.pipeline.gpu_memory import CaseSize
-from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, network_bytes
+from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.cohort import segment_cases
-from tests.runtime.manifests import ArithmeticNetwork, make_manifest, memory_bundle
+from tests.runtime.manifests import FILE_FIELDS, ArithmeticNetwork, make_manifest, memory_bundle
 from tests.runtime.nifti_files import nifti_header, write_nifti
 from tests.runtime.test_gpu_memory import CHEST, four_stages
 
@@ -52,7 +54,7 @@ print(full, held, resident())
 
 
 def memory_of(backend="openvino", precision="fp32", **changes):
-    return HostMemory(MANIFEST, network_bytes(MANIFEST, backend, precision), **changes)
+    return HostMemory(MANIFEST, find_engine(backend, gpu=False).running_bytes(MANIFEST, precision), **changes)
 
 
 @pytest.fixture
@@ -96,7 +98,9 @@ def test_the_network_takes_what_its_backend_and_precision_do():
 
 def test_every_fold_takes_its_share():
     # Nine quarters of a tensor of 400 MiB each; to compile, 5 x 5,602,950 weights of 4 bytes each beside 96 MiB.
-    assert network_bytes(MANIFEST, "openvino", "fp32", 5) / MIB == 5 * 900
+    files = [{**FILE_FIELDS, "name": f"{fold}.onnx", "fold": str(fold)} for fold in range(5)]
+    bundle = memory_bundle(patch=[128, 160, 160], network=four_stages(), files=files)
+    assert running_bytes(choose(bundle, RunOptions(device="cpu"))) / MIB == 5 * 900
     assert [engine_bytes(MANIFEST, folds) - 96 * MIB for folds in (1, 3)] == [112_059_000, 336_177_000]
 
 

@@ -39,7 +39,14 @@ def open_networks(choice):
 
 # --- and its entry
 
-EXAMPLE = Engine("example", on_gpu=False, precisions=("fp32",), open=open_networks, available=lambda: True)
+EXAMPLE = Engine(
+    "example",
+    on_gpu=False,
+    precisions=("fp32",),
+    open=open_networks,
+    available=lambda: True,
+    running_bytes=lambda manifest, _precision: 1000 * manifest.network.outputs,
+)
 
 
 @pytest.fixture
@@ -55,6 +62,8 @@ def test_a_new_engine_segments_and_says_so(tiny_bundle):
         for backend in ("example", "openvino")
     ]
     assert results[0].network.backend == "example"
+    # What it takes is planned with: two outputs.
+    assert results[0].memory.network_bytes == 2000
     new, known = (segmenter.segment(image, SPACING).mask for segmenter in results)
     assert 0.05 < new.mean() < 0.95
     assert np.mean(new == known) > 0.9999

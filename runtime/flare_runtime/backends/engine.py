@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from typing import Literal, TypeAlias
 
 from flare_runtime.compute.device import Device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
-from flare_runtime.model.manifest import BundleFile
+from flare_runtime.model.manifest import BundleFile, Manifest
 from flare_runtime.options import Precision, RunOptions
 
 # Compiles networks for a device that has been opened.
@@ -68,6 +69,8 @@ class Engine:
         lower: the reduced precisions that `auto` may take, the best first.
         computes: whether this CPU computes in a precision, told without loading the engine.
         stored_in: the precision of the bundle's networks that it reads, where that is not its own.
+        running_bytes: of an engine on the CPU, what one network takes while it runs in addition to its weights: four
+            tensors of the first stage where an engine does not say. An engine of GPUs divides their memory itself.
     """
 
     name: str
@@ -78,10 +81,16 @@ class Engine:
     lower: tuple[Precision, ...] = ()
     computes: Callable[[Precision], bool] = lambda _precision: True
     stored_in: Literal["fp32", "fp16"] | None = None
+    running_bytes: Callable[[Manifest, Precision], int] = lambda manifest, _precision: first_stage_bytes(manifest, 16)
 
     def stored(self, precision: Precision) -> str:
         """Return the precision of the bundle's networks that are read to compute in another."""
         return self.stored_in or ("fp16" if precision == "fp16" else "fp32")
+
+
+def first_stage_bytes(manifest: Manifest, each: int) -> int:
+    """Return what the first stage's features over the patch take, where one of a voxel takes `each` bytes."""
+    return each * manifest.network.features[0] * prod(manifest.patch)
 
 
 def has_module(*names: str) -> bool:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flare_runtime.backends.gpu_key import GpuEngineKey
-from flare_runtime.backends.selection import open_network
+from flare_runtime.backends.registry import running_bytes
+from flare_runtime.backends.selection import choose, open_network
 from flare_runtime.backends.synthetic_patch import structured_patch
 from flare_runtime.compute.arrays import AnyArray, FloatArray
 from flare_runtime.compute.device import Device
@@ -22,7 +23,7 @@ from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize
-from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back, network_bytes
+from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back
 
 _LOG = logging.getLogger(__name__)
 # Of the scores' standard deviation. Half precision costs a hundredth at most; what is computed wrongly is off by about
@@ -128,11 +129,11 @@ class FirstUse:
         """Return the logits (outputs, z, y, x) of each tile (1, channels, z, y, x)."""
         manifest = self._bundle.manifest
         folds = self._bundle.folds
-        running = network_bytes(manifest, "openvino", "fp32", folds)
+        options = RunOptions(device="cpu", backend="openvino", precision="fp32")
         grid = Grid(manifest.patch, manifest.spacing_mm, 4)
         size = CaseSize.of([grid] * len(manifest.channels), manifest.patch, manifest)
+        running = running_bytes(choose(self._bundle, options))
         HostMemory(manifest, running, lambda: engine_bytes(manifest, folds)).check(size)
-        options = RunOptions(device="cpu", backend="openvino", precision="fp32")
         network = open_network(self._bundle, options)
         logits = [np.array(network.run(tile)[0]) for tile in tiles]
         del network

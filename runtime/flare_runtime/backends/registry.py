@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from flare_runtime.backends.engine import Choice, Compile, Engine, has_module, has_package
+from flare_runtime.model.manifest import Manifest
 from flare_runtime.options import Precision
 
 
@@ -16,6 +17,12 @@ def _openvino_computes(precision: Precision) -> bool:
     from flare_runtime.backends.openvino import int8, network
 
     return {"int8": int8.cpu_has_int8, "bf16": network.cpu_lists_bf16}[precision]()
+
+
+def _openvino_bytes(manifest: Manifest, precision: Precision) -> int:
+    from flare_runtime.backends.openvino.network import running_bytes
+
+    return running_bytes(manifest, precision)
 
 
 def _onnxruntime(choice: Choice) -> Compile:
@@ -52,6 +59,7 @@ ENGINES: tuple[Engine, ...] = (
         open=_openvino,
         available=lambda: has_module("openvino"),
         computes=_openvino_computes,
+        running_bytes=_openvino_bytes,
     ),
     Engine(
         name="onnxruntime",
@@ -90,6 +98,13 @@ ENGINES: tuple[Engine, ...] = (
 def backend_names() -> tuple[str, ...]:
     """Return the names of all engines, each once."""
     return tuple(dict.fromkeys(engine.name for engine in ENGINES))
+
+
+def running_bytes(choice: Choice) -> int:
+    """Estimate what the networks that an engine of the CPU runs take while they run, in addition to their weights."""
+    engine = find_engine(choice.backend, gpu=False)
+    assert engine is not None
+    return choice.bundle.folds * engine.running_bytes(choice.bundle.manifest, choice.precision)
 
 
 def engines_on(gpu: bool) -> Iterator[Engine]:

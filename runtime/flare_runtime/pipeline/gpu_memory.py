@@ -19,9 +19,6 @@ DEFAULT_GPU_MEMORY_MIB = 4096
 # What CUDA, its libraries' code, cuBLAS and cuDNN take before the first array: 603 MiB on an H200.
 CONTEXT_MIB = 640
 _FLOAT = 4
-# What ONNX Runtime's arena takes for each feature of the first stage and voxel of the patch, in bytes: on an H200 it
-# was 24.7 in float16, whose norms are cast to float32 and back, and 21.2 in float32.
-_ARENA_BYTES = {"fp16": 26, "fp32": 23}
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class CaseSize:
         patch: (z, y, x).
         batch: how many tiles the network takes at once.
         folds: networks whose logits are averaged.
+        mirrored: whether logits are averaged over mirror images too.
     """
 
     channels: int
@@ -55,6 +53,7 @@ class CaseSize:
     patch: Shape3
     batch: int = 1
     folds: int = 1
+    mirrored: bool = False
 
     @classmethod
     def of(cls, channels: Sequence[Grid], crop: Shape3, manifest: Manifest) -> "CaseSize":
@@ -183,12 +182,6 @@ def smallest_placement(size: CaseSize) -> Placement:
     return min(placements(size), key=lambda placement: placement.peak_bytes)
 
 
-def onnxruntime_bytes(manifest: Manifest, precision: str) -> int:
-    """Estimate what one network takes of a GPU's memory in ONNX Runtime: its arena while it runs, and its weights."""
-    weights = manifest.network.parameters * (2 if precision == "fp16" else _FLOAT)
-    return prod(manifest.patch) * manifest.network.features[0] * _ARENA_BYTES[precision] + 2 * weights
-
-
 def placements(size: CaseSize) -> Iterator[Placement]:
     """Yield all placements, the fastest first."""
     for raw, image, sums in ((1, 1, 1), (0, 1, 1), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
@@ -218,15 +211,15 @@ def _preparing(size: CaseSize, raw: bool) -> int:
 
 
 def _running(size: CaseSize) -> int:
-    """Return what running takes beside image and sums: a batch of tiles, its logits, scores, and the Gaussian weights.
+    """Return what running takes beside image and sums: a batch of tiles, its logits, and the Gaussian weights.
 
-    At the end each plane is divided by the sum of its weights, which takes two planes.
+    Scores take the place of logits; of those that are computed again on the host one channel at a time is uploaded. At
+    the end each plane is divided by the sum of its weights, which takes two planes.
     """
-    # Tiles are stacked and flipped, and a last batch is filled up. Each network has logits, and so have the mean over
-    # flips, a flipped one of them, and the mean over folds.
-    logits = size.folds + 2 + (size.folds > 1)
+    # Tiles are stacked and flipped, and a last batch is filled up. Each network has logits, and so has each mean.
+    logits = size.folds + (size.folds > 1) + size.mirrored
     batched = size.batch * (3 * size.channels + logits * size.outputs)
-    return (prod(size.patch) * (batched + 3 * size.scores + 1) + 2 * prod(size.padded[1:])) * _FLOAT
+    return (prod(size.patch) * (batched + 2) + 2 * prod(size.padded[1:])) * _FLOAT
 
 
 def restoring_bytes(size: CaseSize) -> int:

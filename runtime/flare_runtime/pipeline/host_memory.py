@@ -148,18 +148,6 @@ class HostMemory:
             )
 
 
-def network_bytes(manifest: Manifest, backend: str, precision: str, folds: int = 1) -> int:
-    """Estimate what the networks take on the CPU while they run, in addition to their weights.
-
-    The unit is a float32 tensor of the first stage's features over the patch. OpenVINO holds two and a quarter of
-    them in float32, two in bfloat16 (two tensors of half the size and one of the full), and ONNX Runtime four.
-    """
-    widths = 4 * _FLOAT
-    if backend == "openvino":
-        widths = _FLOAT + 2 + 2 if precision == "bf16" else 2 * _FLOAT + 1
-    return folds * widths * manifest.network.features[0] * prod(manifest.patch)
-
-
 def engine_bytes(manifest: Manifest, folds: int = 1) -> int:
     """Estimate what compiling the networks takes while it lasts."""
     return _COMPILER_BYTES + folds * _COPIES_OF_WEIGHTS * manifest.network.parameters * _FLOAT

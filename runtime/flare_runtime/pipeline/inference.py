@@ -90,6 +90,7 @@ class TiledInference:
             tiles = self.device.xp.stack([self.device.upload(box.cut(image)) for box in boxes])
             for box, scores in zip(boxes, scores_of(tiles), strict=True):
                 blend.add(box, scores)
+            del tiles, scores  # which the next ones would have to fit beside
         return BlendedScores(blend.mean(), scorer.network_s, scorer.rescued)
 
     def _tiles(self, shape: Shape3, region: Box | None) -> TileGrid:

@@ -18,10 +18,9 @@ def mirrored_mean(
         mirror_axes: to flip along (0 is z). Without any, what `run` gives is returned as it is.
         xp: the array module of the tiles.
     """
-    logits = run(tiles)
     if not mirror_axes:
-        return logits
-    total = logits.copy()
+        return run(tiles)
+    total = run(tiles).copy()
     flips = list(_flips(mirror_axes))
     for axes in flips:
         total += xp.flip(run(xp.ascontiguousarray(xp.flip(tiles, axes))), axes)

@@ -64,7 +64,8 @@ class TileScorer:
                 yield scores if self._sums is self._device else self._device.download(scores)
             else:
                 self.rescued += 1
-                yield self._sums.upload(self._computed_again(self._device.download(tiles[index : index + 1])))
+                again = self._computed_again(self._device.download(tiles[index : index + 1]))
+                yield self._in_place(scores, again) if self._sums is self._device else again
 
     def _computed(self, network: Network, tiles: FloatArray, device: Device) -> list[FloatArray]:
         def run(tiles: FloatArray) -> FloatArray:
@@ -74,6 +75,12 @@ class TileScorer:
             return logits
 
         return [self._decoder.scores(logits) for logits in mirrored_mean(run, tiles, self._mirror_axes, device.xp)]
+
+    def _in_place(self, scores: FloatArray, again: FloatArray) -> FloatArray:
+        """Write scores of the host over those of the device, channel by channel, which takes one more channel there."""
+        for channel, computed in zip(scores, again, strict=True):
+            channel[...] = self._device.upload(computed)
+        return scores
 
     def _computed_again(self, tile: FloatArray) -> FloatArray:
         """Return the scores of a tile (1, channels, z, y, x) of the host in float32."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flare_runtime.backends.engine import Choice, Compile
+from flare_runtime.backends.engine import Choice, Compile, first_stage_bytes
 from flare_runtime.backends.ensemble import joined
 from flare_runtime.backends.openvino.graph import (
     Mark,
@@ -20,6 +20,8 @@ from flare_runtime.compute.device import Device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import BundleError, DeviceError, first_line
 from flare_runtime.files.cache_folder import cache_folder
+from flare_runtime.model.manifest import Manifest
+from flare_runtime.options import Precision
 
 # What is computed in where nothing else is said: with int8, all but the convolutions.
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -115,6 +117,14 @@ def open_networks(choice: Choice) -> Compile:
         return joined(members)
 
     return compiled
+
+
+def running_bytes(manifest: Manifest, precision: Precision) -> int:
+    """Estimate what one network takes while it runs in addition to its weights.
+
+    It is two and a quarter tensors of the first stage in float32, or one with two of half the size in bfloat16.
+    """
+    return first_stage_bytes(manifest, 4 + 2 + 2 if precision == "bf16" else 2 * 4 + 1)
 
 
 def open_core() -> Any:
