@@ -114,6 +114,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=path_of, required=True, metavar="DIR", help="gets report.html, report.md and pictures")
     add("--images", type=path_of, metavar="DIR", help="folder of <case>_0000.nii.gz, for the gallery")
     add("--gallery", type=int, default=4, metavar="N", help="best and worst cases to draw (default: %(default)s)")
+    add("--flare", action="store_true", help="set the numbers of the FLARE25 paper beside")
 
 
 def _tolerance(text: str) -> float:
@@ -147,8 +148,9 @@ def _files(pairs: Sequence[Pair]) -> list[Path]:
 
 def _score(pairs: dict[str, list[Pair]], output: Path, rules: Rules, workers: int) -> list[Accuracy]:
     """Score every method, write the results and print the tables."""
+    from flare_eval.report.class_table import class_table
     from flare_eval.report.official_csv import accuracy_csv
-    from flare_eval.report.tables import accuracy_table, class_table, markdown
+    from flare_eval.report.tables import accuracy_table, markdown
 
     results = []
     for name, of_method in pairs.items():
@@ -264,7 +266,7 @@ def run_report(args: argparse.Namespace) -> int:
     from flare_eval.report.documents import write_report
 
     folder = make_folder(args.output)
-    for file in write_report(args.results, folder, images=args.images, gallery=args.gallery):
+    for file in write_report(args.results, folder, images=args.images, gallery=args.gallery, flare=args.flare):
         print_line(file)
     return 0
 

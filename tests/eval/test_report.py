@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from flare_eval.accuracy.label_set import LabelSet
 from flare_eval.accuracy.scores import Pair, Rules, evaluate
 from flare_eval.report.documents import write_report
 from flare_eval.results import Accuracy as AccuracyResult
-from flare_eval.results import Efficiency, RunCost, Sample, load, save
+from flare_eval.results import Efficiency, LabelClass, RunCost, Sample, load, save
 from flare_runtime.errors import UsageError
 from tests.eval.nifti_masks import cube, write
 
@@ -143,8 +144,8 @@ def test_efficiency_alone(tmp_path):
     assert row_of(page, "STS_010", "(16, 16, 12)")[2:] == [
         *("50.50", "no GPU", "no GPU", "400", "50", "fail", "pass", "no GPU")
     ]
-    assert row_of(page, "Within 45 s") == ["Within 45 s", "1 of 2", "8 of 8"]
-    assert row_of(page, "Within 4 GB") == ["Within 4 GB", "no GPU", "0 of 8"]
+    assert row_of(page, "Within 45 s") == ["Within 45 s", "1 of 2"]
+    assert row_of(page, "Within 4 GB") == ["Within 4 GB", "no GPU"]
     assert "| STS_005 | (16, 16, 12) | 12.34 | no GPU | no GPU | 310 | 62 | pass | pass | no GPU |" in markdown
     assert "without a GPU" in html
     assert html.count("No accuracy was evaluated.") == 3
@@ -159,13 +160,18 @@ def test_gpu_numbers(tmp_path):
     assert row_of(page, "a", "(16, 16, 12)")[3:5] == ["4001", "800"]
     assert row_of(page, "a", "(16, 16, 12)")[-1] == "pass"
     assert row_of(page, "b", "(16, 16, 12)")[-1] == "fail"
-    assert row_of(page, "Within 4 GB") == ["Within 4 GB", "1 of 2", "0 of 8"]
+    assert row_of(page, "Within 4 GB") == ["Within 4 GB", "1 of 2"]
     assert "GPU 4001 MB, host 10 MB" in html
 
 
-def test_the_papers_cases_stand_beside(tmp_path):
+def test_the_papers_cases_stand_beside_where_they_are_asked_for(tmp_path):
+    with_accuracy(tmp_path)
     with_efficiency(tmp_path)
-    page, _, _ = report(tmp_path)
+    for text in report(tmp_path)[1:]:
+        assert not re.search("paper(?!:|\\))|RTX|Table [34]", text, re.IGNORECASE)  # but for the colour of the page
+    page, _, _ = report(tmp_path, flare=True)
+    assert row_of(page, "", "S4") == ["", "S4", "Paper"]
+    assert row_of(page, "Within 4 GB") == ["Within 4 GB", "no GPU", "0 of 8"]
     assert row_of(page, "0099") == ["0099", "(512, 512, 334)", "25.92", "6920", "111241", "pass", "pass", "fail"]
     # The mean time and area that the paper's eight rows give.
     assert row_of(page, "Mean of 8")[2:5] == ["17.77", "6911", "64115"]
@@ -187,7 +193,10 @@ def test_two_methods_with_both(tmp_path):
         with_accuracy(tmp_path, method, missing={"STS_010"} if method == "S6" else ())
         with_efficiency(tmp_path, method)
     page, html, markdown = report(tmp_path)
-    assert row_of(page, "", "S4") == ["", "S4", "S6", "Paper"]
+    assert row_of(page, "", "S4") == ["", "S4", "S6"]
+    assert row_of(page, "Predictions missing") == ["Predictions missing", "0", "1"]
+    for text in (html, markdown):
+        assert "S6: 1 of 3 predictions are missing; they count as 0, 0." in text
     # S6's third case is missing and counts as 0: the mean of 1, 0.75 and 0.
     assert row_of(page, "DSC, mean ± SD (%)")[1:3] == ["75.00 ± 25.00", "58.33 ± 52.04"]
     rows = [attributes for attributes in page.all("tr") if "data-method" in attributes]
@@ -222,6 +231,29 @@ def test_every_cell_of_the_case_table_has_a_key_to_sort_by(tmp_path):
     # The LIDC case was not run, and no run had a GPU: nothing to sort by.
     assert sorted(by_column["Time (s)"]) == ["", "12.34", "50.5"]
     assert set(by_column["Max GPU (MB)"]) == {""}
+
+
+def test_classes_are_in_tables_and_charts(tmp_path):
+    labels = LabelSet(
+        tuple(LabelClass(name=name, values=(at,), key=str(at)) for at, name in enumerate(("liver", HOSTILE), 1))
+    )
+    truth = write(tmp_path / "truth.nii.gz", REFERENCE)
+    mask = write(tmp_path / "mask.nii.gz", np.roll(REFERENCE, 4, axis=1))
+    result = evaluate("S4", [Pair("a", truth, truth), Pair("b", truth, mask)], Rules(labels=labels))
+    (tmp_path / "results").mkdir()
+    save(result, tmp_path / "results")
+    page, html, markdown = report(tmp_path)
+    # The liver's DSC is 1 and 0.5; of the other class there is nothing.
+    assert row_of(page, "liver", "S4")[2] == "75.00 ± 35.36"
+    assert row_of(page, HOSTILE, "S4")[2::2] == ["100.00 ± 0.00", "0"]
+    assert row_of(page, "Mean of all", "S4")[2] == "87.50"
+    head = row_of(page, "Case", "Method")
+    assert head[8:10] == ["DSC of liver", f"DSC of {HOSTILE}"]
+    assert row_of(page, "b", "S4")[8:10] == ["0.5000", "1.0000"]
+    assert [attributes["aria-label"] for attributes in page.all("svg")] == ["DSC", "NSD at 2 mm"] * 2
+    assert "liver: median 0.750, n = 2" in html
+    assert "Lesions found" not in html + markdown
+    stands_alone(html)
 
 
 def test_hostile_names_are_text(tmp_path):

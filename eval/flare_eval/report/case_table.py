@@ -1,6 +1,6 @@
 """The table of all cases: accuracy and cost of every method on every case, one row each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flare_eval.efficiency.costs import Memory, peak
@@ -62,14 +62,30 @@ def _accuracy_columns(methods: Sequence[Method]) -> dict[str, Callable[[_Pair], 
     if not results:
         return {}
     tolerances = sorted({tolerance for result in results for tolerance in result.tolerances_mm})
-    return {
+    columns: dict[str, Callable[[_Pair], Cell]] = {
         "DSC": lambda pair: _number(pair.score.dsc if pair.score else None, 4),
         **{f"NSD at {tolerance:g} mm": _nsd_at(f"{tolerance:g}") for tolerance in tolerances},
         "Reference (ml)": lambda pair: _number(pair.score.reference_ml if pair.score else None, 2),
         "Prediction (ml)": lambda pair: _number(pair.score.prediction_ml if pair.score else None, 2),
-        "Lesions found": lambda pair: _found(pair.score),
-        "False positives": lambda pair: _number(pair.score.false_positives if pair.score else None, 0),
     }
+    names = {result.method: [label.name for label in result.labels] for result in results}
+    for name in dict.fromkeys(name for of_method in names.values() for name in of_method):
+        columns[f"DSC of {name}"] = _dsc_of_class(name, names)
+    if not all(result.labels for result in results):
+        columns["Lesions found"] = lambda pair: _found(pair.score)
+        columns["False positives"] = lambda pair: _number(pair.score.false_positives if pair.score else None, 0)
+    return columns
+
+
+def _dsc_of_class(name: str, names: Mapping[str, list[str]]) -> Callable[[_Pair], Cell]:
+    """Return the column of a class, which stands where it does among the names of a method's classes."""
+
+    def cell(pair: _Pair) -> Cell:
+        if pair.score is None or not pair.score.classes or name not in names[pair.method]:
+            return _EMPTY
+        return _number(pair.score.classes[names[pair.method].index(name)].dsc, 4)
+
+    return cell
 
 
 def _nsd_at(tolerance: str) -> Callable[[_Pair], Cell]:

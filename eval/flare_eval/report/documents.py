@@ -19,7 +19,9 @@ _REPORTS = ("report.md", "report.html")
 _MARKDOWN_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]|"} | dict.fromkeys("\r\n", " "))
 
 
-def write_report(folders: Sequence[Path], output: Path, *, images: Path | None = None, gallery: int = 4) -> list[Path]:
+def write_report(
+    folders: Sequence[Path], output: Path, *, images: Path | None = None, gallery: int = 4, flare: bool = False
+) -> list[Path]:
     """Write report.md, report.html, charts/*.svg and gallery/*.png into `output`; return the files.
 
     The HTML holds its charts and pictures and needs none of the other files.
@@ -28,7 +30,8 @@ def write_report(folders: Sequence[Path], output: Path, *, images: Path | None =
         folders: of accuracy.json and efficiency.json, or of one such folder per method.
         output: the folder.
         images: folder of <case>_0000.nii.gz or <case>.nii.gz, for the gallery.
-        gallery: how many of the best and of the worst cases of a method are shown.
+        gallery: how many of the best and of the worst cases are shown.
+        flare: whether the numbers of the FLARE25 paper stand beside.
 
     Raises:
         UsageError: where there is no result, or two of one kind for one method.
@@ -36,8 +39,8 @@ def write_report(folders: Sequence[Path], output: Path, *, images: Path | None =
     """
     methods = load_methods(folders)
     check_report(output)
-    title = f"Lesion segmentation: {', '.join(method.name for method in methods)}"
-    return write_sections(title, all_sections(methods, images, gallery), output)
+    title = f"Segmentation: {', '.join(method.name for method in methods)}"
+    return write_sections(title, all_sections(methods, images, gallery, flare=flare), output)
 
 
 def check_report(output: Path) -> None:

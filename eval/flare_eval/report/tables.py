@@ -1,11 +1,10 @@
-"""Tables of accuracy in the manner of the paper's Table 3, and tables as Markdown."""
+"""Tables of accuracy: over all cases, by source and by volume of the lesions; and tables as Markdown."""
 
 from collections.abc import Iterable, Sequence
-from math import isnan
 from statistics import fmean, stdev
 from typing import TypeAlias
 
-from flare_eval.results import Accuracy, CaseAccuracy, ClassAccuracy, LesionFinding
+from flare_eval.results import Accuracy, CaseAccuracy, LesionFinding
 
 # Lesion volumes in ml that the detection table is divided at.
 VOLUME_CLASSES_ML = ((0.0, 1.0), (1.0, 10.0), (10.0, 100.0), (100.0, float("inf")))
@@ -30,7 +29,7 @@ def mean_and_deviation(shares: Sequence[float]) -> str:
 
 
 def accuracy_table(results: Sequence[Accuracy]) -> Content:
-    """Return the paper's Table 3: per method the mean and standard deviation of DSC and of NSD at each tolerance."""
+    """Return per method the mean and standard deviation of DSC and of NSD at each tolerance."""
     tolerances = results[0].tolerances_mm
     head = ["Method", "Cases", "DSC (%)", *(f"NSD at {tolerance:g} mm (%)" for tolerance in tolerances)]
     rows = []
@@ -41,63 +40,20 @@ def accuracy_table(results: Sequence[Accuracy]) -> Content:
     return head, rows
 
 
-def class_table(results: Sequence[Accuracy]) -> Content:
-    """Return per method and class the means that the challenge and that nnU-Net's summary.json give.
-
-    The challenge's mean takes every case, and 1 where a class is in neither mask; nnU-Net's leaves such cases out, and
-    those without a prediction. The last row of a method is the mean over its classes.
-    """
-    head = ["Class", "Method", "DSC (%)"]
-    head += [f"NSD at {tolerance:g} mm (%)" for tolerance in results[0].tolerances_mm]
-    head += ["Cases with it", "Dice as in summary.json (%)"]
-    rows = []
-    for result in results:
-        columns = [[case.classes[at] for case in result.scored] for at in range(len(result.labels))]
-        overlaps = [_overlaps(result, at) for at in range(len(result.labels))]
-        for label, scores, found in zip(result.labels, columns, overlaps, strict=True):
-            shares = [[score.dsc for score in scores], *_by_tolerance(result, scores)]
-            cells = [*map(mean_and_deviation, shares), str(len(found)), _mean(found)]
-            rows.append([label.name, result.method, *cells])
-        every = [score for scores in columns for score in scores]
-        shares = [[score.dsc for score in every], *_by_tolerance(result, every)]
-        mean = _mean([fmean(found) for found in overlaps]) if all(overlaps) else "-"
-        rows.append(["Mean of all", result.method, *map(_mean, shares), "", mean])
-    return head, rows
-
-
-def _overlaps(result: Accuracy, at: int) -> list[float]:
-    """Return nnU-Net's Dice of a class in the cases that have it and a prediction."""
-    overlaps = (case.classes[at].overlap for case in result.cases if case.status == "scored")
-    return [overlap for overlap in overlaps if not isnan(overlap)]
-
-
-def _by_tolerance(result: Accuracy, scores: Sequence[ClassAccuracy]) -> list[list[float]]:
-    return [[score.nsd[f"{tolerance:g}"] for score in scores] for tolerance in result.tolerances_mm]
-
-
-def _mean(shares: Sequence[float]) -> str:
-    return f"{100 * fmean(shares):.2f}" if shares else "-"
-
-
 def source_table(result: Accuracy) -> Content:
-    """Return DSC, NSD and detection by collection."""
+    """Return DSC, NSD and, of lesions, detection by collection."""
     tolerance = f"{result.tolerances_mm[0]:g}"
     rows = []
     for source in sorted({case.source for case in result.scored}):
         cases = [case for case in result.scored if case.source == source]
         lesions = [lesion for case in cases for lesion in case.lesions]
-        rows.append(
-            [
-                source,
-                str(len(cases)),
-                mean_and_deviation(_dscs(cases)),
-                mean_and_deviation([case.nsd[tolerance] for case in cases]),
-                found_of(lesions),
-                f"{fmean(case.false_positives for case in cases):.2f}",
-            ]
-        )
-    head = ["Source", "Cases", "DSC (%)", f"NSD at {tolerance} mm (%)", "Lesions found", "False positives a case"]
-    return head, rows
+        shares = [_dscs(cases), [case.nsd[tolerance] for case in cases]]
+        row = [source, str(len(cases)), *map(mean_and_deviation, shares)]
+        if not result.labels:
+            row += [found_of(lesions), f"{fmean(case.false_positives for case in cases):.2f}"]
+        rows.append(row)
+    head = ["Source", "Cases", "DSC (%)", f"NSD at {tolerance} mm (%)"]
+    return head if result.labels else [*head, "Lesions found", "False positives a case"], rows
 
 
 def volume_table(result: Accuracy) -> Content:
