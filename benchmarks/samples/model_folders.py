@@ -36,7 +36,7 @@ class PlanOptions:
         residual: ResidualEncoderUNet in place of PlainConvUNet.
         features: per stage; stages beyond the first halve the resolution.
         convs: convolutions (residual blocks) a stage, and convolutions a decoder stage.
-        patch, spacing_mm: in the network's own axis order.
+        patch, spacing_mm: in the network's own axis order; of two axes for a 2D network.
         transpose_forward: from (z, y, x) of the file to the network's axes.
         normalisation, masked: one for all channels, or one each.
         force_separate_z: of both resampling rules.
@@ -135,12 +135,12 @@ def make_plans(**options: Any) -> dict[str, Any]:
     return {
         "dataset_name": "Dataset999_Tiny",
         "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": list(model.spacing_mm),
+        "original_median_spacing_after_transp": [5.0, *model.spacing_mm][-3:],
         "original_median_shape_after_transp": [2 * side for side in model.patch],
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": list(model.transpose_forward),
         "transpose_backward": [int(axis) for axis in np.argsort(model.transpose_forward)],
-        "configurations": {CONFIGURATION: _configuration(model)},
+        "configurations": {_name(model.patch): _configuration(model)},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
@@ -154,7 +154,7 @@ def _configuration(model: PlanOptions) -> dict[str, Any]:
         return {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": model.force_separate_z}
 
     return {
-        "data_identifier": f"nnUNetPlans_{CONFIGURATION}",
+        "data_identifier": f"nnUNetPlans_{_name(model.patch)}",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
         "patch_size": list(model.patch),
@@ -168,7 +168,7 @@ def _configuration(model: PlanOptions) -> dict[str, Any]:
         "resampling_fn_data_kwargs": resampling(3),
         "resampling_fn_seg_kwargs": resampling(1, is_seg=True),
         "resampling_fn_probabilities_kwargs": resampling(1),
-        "architecture": _architecture(model.residual, model.features, model.convs),
+        "architecture": _architecture(model.residual, model.features, model.convs, len(model.patch)),
         "batch_dice": False,
     }
 
@@ -177,9 +177,17 @@ def _each(value: Any, channels: int) -> list[Any]:
     return [value] * channels if isinstance(value, str | bool) else list(value)
 
 
-def _architecture(residual: bool, features: Sequence[int], convs: int) -> dict[str, Any]:
+def _name(patch: Sequence[int]) -> str:
+    return "2d" if len(patch) == 2 else CONFIGURATION
+
+
+def _architecture(residual: bool, features: Sequence[int], convs: int, dimensions: int) -> dict[str, Any]:
     block = architecture(features)
     arguments = block["arch_kwargs"]
+    for key in ("kernel_sizes", "strides"):
+        arguments[key] = [sides[-dimensions:] for sides in arguments[key]]
+    for key in ("conv_op", "norm_op"):
+        arguments[key] = arguments[key].replace("3d", f"{dimensions}d")
     arguments["n_conv_per_stage"] = [convs] * len(features)
     arguments["n_conv_per_stage_decoder"] = [convs] * (len(features) - 1)
     if residual:
@@ -195,7 +203,7 @@ def _checkpoint(
     inputs = len(dataset["channel_names"])
     structures = [name for name in dataset["labels"] if name not in ("background", "ignore")]
     outputs = len(structures) + ("regions_class_order" not in dataset)
-    configuration = plans["configurations"][CONFIGURATION]
+    ((name, configuration),) = plans["configurations"].items()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = _random_network(configuration["architecture"], inputs, outputs, configuration["patch_size"])
@@ -214,7 +222,7 @@ def _checkpoint(
         "current_epoch": 2,
         "init_args": {
             "plans": plans,
-            "configuration": CONFIGURATION,
+            "configuration": name,
             "fold": fold if fold == "all" else int(fold),
             "dataset_json": dataset,
             "device": torch.device("cpu"),
@@ -247,13 +255,15 @@ def _random_network(architecture: dict[str, Any], inputs: int, outputs: int, pat
     network = network_class(input_channels=inputs, num_classes=outputs, deep_supervision=False, **arguments).eval()
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.InstanceNorm3d):
+            if isinstance(module, nn.InstanceNorm2d | nn.InstanceNorm3d):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
         coarse = torch.randn(1, inputs, *(max(side // 4, 2) for side in patch))
         noise = torch.randn(1, inputs, *patch)
-        image = nn.functional.interpolate(coarse, size=tuple(patch), mode="trilinear") + 0.2 * noise
+        mode = "bilinear" if len(patch) == 2 else "trilinear"
+        image = nn.functional.interpolate(coarse, size=tuple(patch), mode=mode) + 0.2 * noise
         head = network.decoder.seg_layers[-1]
-        head.weight *= _LOGIT_SCALE / network(image).std(dim=(0, 2, 3, 4))[:, None, None, None, None]
-        head.bias -= network(image).mean(dim=(0, 2, 3, 4))
+        others = (0, *range(2, 2 + len(patch)))
+        head.weight *= (_LOGIT_SCALE / network(image).std(dim=others)).reshape(-1, *[1] * (1 + len(patch)))
+        head.bias -= network(image).mean(dim=others)
     return network

@@ -326,7 +326,8 @@ class Segmenter:
     def _resizing(self, prepared: Prepared) -> Resizing:
         manifest = self.bundle.manifest
         old, new = prepared.inner.shape, prepared.crop.shape
-        return Resizing.between(old, new, manifest.spacing_mm, prepared.spacing_mm, manifest.logits_resampling)
+        spacing = manifest.grid_spacing_mm(prepared.spacing_mm)
+        return Resizing.between(old, new, spacing, prepared.spacing_mm, manifest.logits_resampling)
 
 
 def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:

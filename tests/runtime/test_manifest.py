@@ -36,6 +36,20 @@ def test_a_manifest_survives_encoding():
     assert manifest.parity == ()
 
 
+def test_a_2d_network_leaves_slices_where_they_are():
+    manifest = decode(manifest_fields(dimensions=2, patch=[1, 16, 16], mirror_axes=[1, 2]))
+    assert manifest.grid_spacing_mm((7.0, 0.5, 0.6)) == (7.0, *manifest.spacing_mm[1:])
+    assert decode(manifest_fields()).grid_spacing_mm((7.0, 0.5, 0.6)) == manifest.spacing_mm
+    for changes in ({"patch": [2, 16, 16]}, {"mirror_axes": [0, 1]}):
+        text = refusal(manifest_fields(**{"dimensions": 2, "patch": [1, 16, 16], "mirror_axes": [1]} | changes))
+        assert "a 2D network with a patch of" in text
+
+
+def test_what_a_model_has_no_need_of_is_not_written():
+    written = json.loads(encode_manifest(decode(manifest_fields())))
+    assert not {"dimensions", "caution", "parity"} & written.keys()
+
+
 def test_schemes_are_told_apart_by_their_tag():
     channels = [
         CHANNEL,

@@ -41,7 +41,9 @@ def test_tile_starts(size, tile, step, expected):
 @given(axis=axes(), step=STEPS)
 def test_tile_starts_are_nnunets(nnunet, axis, step):
     size, tile = axis
-    assert [tile_starts(size, tile, step)] == nnunet.compute_steps_for_sliding_window((size,), (tile,), step)
+    (theirs,) = nnunet.compute_steps_for_sliding_window((size,), (tile,), step)
+    # A tile of one voxel would be computed at its place twice, for the same scores.
+    assert tile_starts(size, tile, step) == (sorted(set(theirs)) if tile == 1 else theirs)
 
 
 @given(axis=axes(), step=STEPS)

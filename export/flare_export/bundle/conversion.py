@@ -85,7 +85,8 @@ def export_bundle(
     before = bundle_at(place)
     if before is not None and not force:
         _check_losses(output, before, naming, verify)
-    info = describe(folder.configuration["architecture"], folder.inputs, folder.outputs, folder.patch)
+    architecture, slices = folder.configuration["architecture"], folder.dimensions == 2
+    info = describe(architecture, folder.inputs, folder.outputs, folder.patch, slices=slices)
     _check_memory(info, folder.patch)
     manifest = make_manifest(folder, info, naming)
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
@@ -162,7 +163,6 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
     """
     structures, regions = labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
-    z, y, x = (float(side) for side in configuration["spacing"])
     a, b, c = folder.plans["transpose_forward"]
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -172,13 +172,14 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
         labels=structures,
         regions_class_order=regions,
         channels=plan_rules.channels(folder.plans, configuration, folder.dataset),
-        spacing_mm=(z, y, x),
+        dimensions=folder.dimensions,
+        spacing_mm=plan_rules.grid_spacing_mm(folder.plans, configuration),
         patch=folder.patch,
         step=0.5,
         transpose_forward=(a, b, c),
         image_resampling=plan_rules.image_resampling(configuration),
         logits_resampling=plan_rules.logits_resampling(configuration),
-        mirror_axes=first.mirror_axes,
+        mirror_axes=folder.mirror_axes,
         network=info,
         files=(),
         provenance=Provenance(

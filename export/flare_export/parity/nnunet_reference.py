@@ -95,11 +95,13 @@ class NnunetReference:
                 logits, plans, configuration, predictor.label_manager, properties
             )
             spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+            first = 3 - len(configuration.patch_size)  # of the axes that the network sees
+            grid_spacing = spacing[:first] + list(configuration.spacing)
             shape = properties["shape_after_cropping_and_before_resampling"]
-            z, y, x = configuration.patch_size
+            z, y, x = (1, *configuration.patch_size)[-3:]
             resolution = float16_resolution(logits.numpy(), (z, y, x), predictor.tile_step_size)
             fine, resolution_fine = (
-                np.asarray(configuration.resampling_fn_probabilities(grid, shape, configuration.spacing, spacing))
+                np.asarray(configuration.resampling_fn_probabilities(grid, shape, grid_spacing, spacing))
                 for grid in (logits, resolution[None])
             )
         return ReferencePrediction(mask.astype(np.uint8), fine, resolution_fine[0], properties)

@@ -8,13 +8,17 @@ from torch import nn
 
 from flare_export.errors import ModelError
 from flare_export.source.schema import check_architecture
+from flare_export.source.slice_layers import as_volume_network
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import first_line
 from flare_runtime.model.manifest import NetworkInfo
 
 _OPERATIONS: dict[str, type[nn.Module]] = {
+    "Conv2d": nn.Conv2d,
     "Conv3d": nn.Conv3d,
+    "InstanceNorm2d": nn.InstanceNorm2d,
     "InstanceNorm3d": nn.InstanceNorm3d,
+    "Dropout2d": nn.Dropout2d,
     "Dropout3d": nn.Dropout3d,
     "LeakyReLU": nn.LeakyReLU,
     "ReLU": nn.ReLU,
@@ -85,13 +89,19 @@ def _size(weights: Mapping[str, torch.Tensor]) -> str:
     return f"{len(stages)} stages and {sum(distinct.values()):,} parameters"
 
 
-def describe(architecture: Mapping[str, Any], inputs: int, outputs: int, patch: Shape3) -> NetworkInfo:
+def describe(
+    architecture: Mapping[str, Any], inputs: int, outputs: int, patch: Shape3, *, slices: bool = False
+) -> NetworkInfo:
     """Return the network's size; GMAC are true multiply-accumulates of all convolutions for one patch.
+
+    `slices` is for a 2D network, whose patch is one slice.
 
     Raises:
         ModelError: where there is no such network, or it does not take the patch.
     """
     network = build_network(architecture, inputs, outputs, "meta")
+    if slices:
+        network = as_volume_network(network)
     arguments = architecture["arch_kwargs"]
     stages, features = arguments["n_stages"], arguments["features_per_stage"]
     return NetworkInfo(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from flare_export.source.architecture import build_network, load_weights
 from flare_export.source.checkpoint import Checkpoint, load_checkpoint
 from flare_export.source.dataset import channel_names, labels
 from flare_export.source.json_file import read_json
+from flare_export.source.slice_layers import as_volume_network
 from flare_runtime.compute.arrays import Shape3
 
 
@@ -52,6 +53,8 @@ class ModelFolder:
             if (other.configuration, other.mirror_axes) != (first.configuration, first.mirror_axes):
                 raise ModelError(f"folds {first.fold} and {other.fold} were trained in different configurations")
         configuration = plan_rules.resolve_configuration(plans, first.configuration)
+        if any(axis >= len(configuration["patch_size"]) for axis in first.mirror_axes):
+            raise ModelError(f"{path}: configuration {first.configuration!r} has no axes {first.mirror_axes} to mirror")
         return cls(path, plans, dataset, configuration, checkpoints)
 
     @property
@@ -67,14 +70,25 @@ class ModelFolder:
 
     @property
     def patch(self) -> Shape3:
-        """The network's input size, (z, y, x)."""
-        z, y, x = self.configuration["patch_size"]
+        """The network's input size, (z, y, x); of a 2D network one slice."""
+        z, y, x = (1, *self.configuration["patch_size"])[-3:]
         return z, y, x
 
+    @property
+    def dimensions(self) -> Literal[2, 3]:
+        """Whether the network takes slices or volumes."""
+        return 2 if len(self.configuration["patch_size"]) == 2 else 3
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """The axes that may be mirrored; 0 is z."""
+        return tuple(axis + 3 - self.dimensions for axis in self.checkpoints[0].mirror_axes)
+
     def network(self, checkpoint: Checkpoint) -> nn.Module:
-        """Build the network and load one fold's weights into it."""
+        """Build the network and load one fold's weights into it; a 2D one takes volumes one slice deep."""
         network = build_network(self.configuration["architecture"], self.inputs, self.outputs, "meta")
-        return load_weights(network, checkpoint.weights)
+        loaded = load_weights(network, checkpoint.weights)
+        return as_volume_network(loaded) if self.dimensions == 2 else loaded
 
 
 def is_fold(name: str) -> bool:

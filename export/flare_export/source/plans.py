@@ -24,6 +24,7 @@ from flare_runtime.model.manifest import (
     Rescale01Scheme,
     RGB01Scheme,
     Scheme,
+    SpacingMm,
     ZScoreScheme,
 )
 
@@ -79,10 +80,10 @@ def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]
         if missing:
             raise ModelError(f"configuration {name!r} has no `architecture` block and lacks {', '.join(missing)}")
         configuration["architecture"] = _architecture_from_old_keys(configuration, name)
-    if any(isinstance(sides := configuration.get(key), list) and len(sides) == 2 for key in ("patch_size", "spacing")):
-        raise ModelError(f"configuration {name!r} is 2D; only 3D networks can be exported")
     check_architecture(configuration["architecture"])
-    checked(configuration, Configuration, f"configuration {name!r} of {_PLANS}")
+    content = checked(configuration, Configuration, f"configuration {name!r} of {_PLANS}")
+    if len(content.patch_size) != len(content.spacing):
+        raise ModelError(f"configuration {name!r} has the patch {content.patch_size} and the spacing {content.spacing}")
     _refuse_unsupported(plans, name, configuration)
     return configuration
 
@@ -119,10 +120,15 @@ def _architecture_from_old_keys(old: Mapping[str, Any], name: str) -> dict[str, 
             "strides": old["pool_op_kernel_sizes"],
             "n_conv_per_stage" if plain else "n_blocks_per_stage": old["n_conv_per_stage_encoder"],
             "n_conv_per_stage_decoder": old["n_conv_per_stage_decoder"],
-            **deepcopy(LAYERS),
+            **_layers(len(old["patch_size"])),
         },
         "_kw_requires_import": list(REQUIRES_IMPORT),
     }
+
+
+def _layers(dimensions: int) -> dict[str, Any]:
+    named = {key: value.replace("3d", f"{dimensions}d") for key, value in LAYERS.items() if isinstance(value, str)}
+    return {**deepcopy(LAYERS), **named}
 
 
 def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any]) -> None:
@@ -137,6 +143,21 @@ def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapp
     ):
         if value not in allowed:
             raise ModelError(f"the {what} {value!r} is not supported; only {', '.join(allowed)}")
+
+
+def grid_spacing_mm(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return the spacing of the network's grid, (z, y, x); of a 2D network z is the median of the training's images.
+
+    Raises:
+        ModelError: where the plan of a 2D network does not say that.
+    """
+    spacing = list(configuration["spacing"])
+    if len(spacing) == 2:
+        known = checked(plans, Plans, _PLANS).original_median_spacing_after_transp
+        kind: Any = tuple[SpacingMm, SpacingMm, SpacingMm]
+        spacing.insert(0, checked(known, kind, f"original_median_spacing_after_transp of {_PLANS}")[0])
+    z, y, x = map(float, spacing)
+    return z, y, x
 
 
 def image_resampling(configuration: Mapping[str, Any]) -> Resampling:

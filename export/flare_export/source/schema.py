@@ -31,6 +31,7 @@ class Plans(msgspec.Struct):
     configurations: Configurations
     transpose_forward: tuple[Axis, Axis, Axis]
     dataset_name: str = ""
+    original_median_spacing_after_transp: Any = None
     label_manager: str = "LabelManager"
     image_reader_writer: str = "SimpleITKIO"
     foreground_intensity_properties_per_channel: dict[str, Any] | None = None
@@ -40,6 +41,7 @@ class Plans(msgspec.Struct):
 class OldStyle(msgspec.Struct):
     """How plans of before nnU-Net 2.3 describe a network."""
 
+    patch_size: Annotated[list[int], Meta(min_length=2, max_length=3)]
     UNet_class_name: str
     UNet_base_num_features: int
     unet_max_num_features: int
@@ -85,8 +87,8 @@ class ResamplingOptions(msgspec.Struct):
 class Configuration(msgspec.Struct):
     """What is used of one configuration, with all that it inherits."""
 
-    patch_size: tuple[Side, Side, Side]
-    spacing: tuple[SpacingMm, SpacingMm, SpacingMm]
+    patch_size: Annotated[tuple[Side, ...], Meta(min_length=2, max_length=3)]
+    spacing: Annotated[tuple[SpacingMm, ...], Meta(min_length=2, max_length=3)]
     normalization_schemes: list[str]
     use_mask_for_norm: list[bool]
     resampling_fn_data: str

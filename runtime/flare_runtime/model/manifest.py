@@ -160,10 +160,12 @@ class Parity(Agreement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_logit_difference: float | None = None
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A model: what goes in, what comes out, which files hold it, and how well they agree with nnU-Net.
 
     `caution` is what whoever uses the model has to be told: one line, which every run prints and every record holds.
+    A network of two `dimensions` sees slice by slice: its patch is one slice deep, and slices stay where they are; the
+    z of `spacing_mm` then only says what the model was trained on.
     """
 
     schema_version: Literal[1]
@@ -173,6 +175,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     labels: tuple[Label, ...]
     regions_class_order: tuple[LabelValue, ...] | None
     channels: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=64)]
+    dimensions: Literal[2, 3] = 3
     spacing_mm: Vector
     patch: Shape
     step: Annotated[float, Meta(ge=MIN_STEP, le=1)]
@@ -184,6 +187,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: Annotated[tuple[BundleFile, ...], Meta(max_length=64)]
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
+
+    def grid_spacing_mm(self, spacing_mm: Vector) -> Vector:
+        """The spacing at which the network sees an image of `spacing_mm`, both (z, y, x) in its own order of axes."""
+        return self.spacing_mm if self.dimensions == 3 else (spacing_mm[0], *self.spacing_mm[1:])
 
     @property
     def label_names(self) -> dict[int, str]:
@@ -223,6 +230,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"transpose_forward {manifest.transpose_forward} is not a permutation of 0, 1, 2"
     if len(set(manifest.mirror_axes)) != len(manifest.mirror_axes):
         yield f"mirror_axes {manifest.mirror_axes} names an axis twice"
+    if manifest.dimensions == 2 and (manifest.patch[0] != 1 or 0 in manifest.mirror_axes):
+        yield f"a 2D network with a patch of {manifest.patch} and mirror_axes {manifest.mirror_axes}"
     if manifest.logits_resampling.order > 1 or manifest.logits_resampling.order_z > 1:
         yield "logits can be resampled with order 0 or 1 only"
     for channel in manifest.channels:

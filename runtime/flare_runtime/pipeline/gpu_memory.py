@@ -65,7 +65,8 @@ class CaseSize:
             manifest: the model.
         """
         spacing, rule = channels[0].spacing_mm, manifest.image_resampling
-        z, y, x = (max(side, 1) for side in new_shape(crop, spacing, manifest.spacing_mm))
+        new_spacing = manifest.grid_spacing_mm(spacing)
+        z, y, x = (max(side, 1) for side in new_shape(crop, spacing, new_spacing))
         outputs = manifest.network.outputs
         return cls(
             channels=len(channels),
@@ -74,7 +75,7 @@ class CaseSize:
             crop=crop,
             resampled=(z, y, x),
             padded=padded_shape((z, y, x), manifest.patch),
-            axis=separate_axis(spacing, manifest.spacing_mm, rule.force_separate_z) or 0,
+            axis=separate_axis(spacing, new_spacing, rule.force_separate_z) or 0,
             scores=Decoder(outputs, manifest.regions_class_order).channels,
             outputs=outputs,
             patch=manifest.patch,

@@ -105,12 +105,13 @@ def _check_intensities(volumes: Sequence[Volume], manifest: Manifest, *, any_int
 
 
 def _image_resizing(shape: Shape3, spacing: Vector3, manifest: Manifest) -> Resizing:
-    target = new_shape(shape, spacing, manifest.spacing_mm)
+    new_spacing = manifest.grid_spacing_mm(spacing)
+    target = new_shape(shape, spacing, new_spacing)
     if min(target) < 1 or np.prod(target, dtype=np.int64) > MAX_RESAMPLED_VOXELS:
         raise CaseError(
             "too_large" if min(target) else "bad_dimensions", f"the case would be resampled to {target} voxels"
         )
-    return Resizing.between(shape, target, spacing, manifest.spacing_mm, manifest.image_resampling)
+    return Resizing.between(shape, target, spacing, new_spacing, manifest.image_resampling)
 
 
 def _body_region(volume: Volume, crop: Box, inner: Box) -> Box | None:

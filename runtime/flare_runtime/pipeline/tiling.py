@@ -17,8 +17,11 @@ PEAK_WEIGHT = 10.0
 def tile_starts(size: int, tile: int, step: float) -> list[int]:
     """Return where tiles of length `tile` start along an axis of `size` >= `tile` voxels.
 
-    `step` is the largest distance between neighbours as a share of the tile; positions round half to even.
+    `step` is the largest distance between neighbours as a share of the tile; positions round half to even. Tiles of one
+    voxel start at every voxel once: more than one at a place would all have the same scores.
     """
+    if tile == 1:
+        return list(range(size))
     count = int(np.ceil((size - tile) / (tile * step))) + 1
     distance = (size - tile) / max(count - 1, 1)
     return [int(np.round(distance * i)) for i in range(count)]
