@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-_Pair: TypeAlias = int | tuple[int, int]
+_Pair: TypeAlias = int | tuple[int, ...]
 
 
 def as_volume_network(network: nn.Module) -> nn.Module:
