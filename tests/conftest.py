@@ -5,12 +5,17 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
 # As the runtime does, for tests that import OpenVINO themselves: it would call home and fork.
 sys.modules.setdefault("openvino_telemetry", None)
+# nnU-Net imports module after module until one holds the trainer it wants. This one needs timm, which needs a
+# torchvision made for this very build of torch; beside another, nnU-Net would find its default trainer alone.
+_PRIMUS = "nnunetv2.training.nnUNetTrainer.primus.primus_trainers"
+sys.modules.setdefault(_PRIMUS, ModuleType(_PRIMUS))
 
 # Shared machines are slow at times, and a failure has to come again: no deadline, no randomness.
 settings.register_profile("flare", max_examples=50, deadline=None, derandomize=True, database=None)

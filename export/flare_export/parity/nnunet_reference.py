@@ -4,17 +4,21 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from flare_export.parity.nnunet_folder import CHECKPOINT, write_nnunet_folder
 from flare_export.source.model_folder import ModelFolder
 from flare_runtime.compute.arrays import MaskArray, Shape3
 from flare_runtime.compute.box import Box
-from flare_runtime.errors import UsageError, install_hint
+from flare_runtime.errors import UsageError, first_line, install_hint
+from flare_runtime.files.temporary import temporary_folder
 from flare_runtime.pipeline.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, padded_shape
 
 
@@ -38,22 +42,16 @@ class ReferencePrediction:
 class NnunetReference:
     """nnU-Net's predictor over a model folder, on the CPU, through the functions `nnUNetv2_predict` runs.
 
-    The network is built by nnU-Net from the plan, so a custom trainer class need not be installed.
-
     Raises:
-        UsageError: where nnunetv2 is not installed.
+        UsageError: where nnunetv2 is not installed, or does not load the model.
     """
 
     def __init__(self, folder: ModelFolder, *, tta: bool = False, step: float = 0.5) -> None:
         try:
             with _quiet():
                 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-                from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-                from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
         except ImportError as error:
             raise UsageError(f"comparing with nnU-Net needs it installed; {install_hint('train')}") from error
-        plans = PlansManager(dict(folder.plans))
-        self._configuration = plans.get_configuration(folder.checkpoints[0].configuration)
         self._predictor = nnUNetPredictor(
             tile_step_size=step,
             use_mirroring=tta,
@@ -61,23 +59,16 @@ class NnunetReference:
             device=torch.device("cpu"),
             allow_tqdm=False,
         )
-        network = get_network_from_plans(
-            self._configuration.network_arch_class_name,
-            self._configuration.network_arch_init_kwargs,
-            self._configuration.network_arch_init_kwargs_req_import,
-            folder.inputs,
-            folder.outputs,
-            deep_supervision=False,
-        )
-        self._predictor.manual_initialization(
-            network,
-            plans,
-            self._configuration,
-            [dict(checkpoint.weights) for checkpoint in folder.checkpoints],
-            dict(folder.dataset),
-            folder.checkpoints[0].trainer,
-            folder.checkpoints[0].mirror_axes or None,
-        )
+        folds = tuple(checkpoint.fold for checkpoint in folder.checkpoints)
+        with temporary_folder(Path(gettempdir())) as copy:
+            write_nnunet_folder(folder, copy)
+            try:
+                with _quiet():
+                    self._predictor.initialize_from_trained_model_folder(str(copy), folds, CHECKPOINT)
+            except Exception as error:  # nnU-Net imports trainers one after the other, and whatever they import
+                why = f"nnU-Net does not load the model of {folder.checkpoints[0].trainer}: {first_line(error)}"
+                raise UsageError(f"{why}{_torchvision_hint()}") from error
+        self._configuration = self._predictor.configuration_manager
 
     def predict(self, channels: Sequence[Path]) -> ReferencePrediction:
         """Predict the case whose channel images lie at `channels`."""
@@ -164,3 +155,19 @@ def _quiet() -> Iterator[None]:
     """Keep nnU-Net's prints off the terminal."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def _torchvision_hint() -> str:
+    """Say what to do where torchvision, which nnU-Net's search for trainers imports, was made for another torch."""
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return ""
+    except Exception:  # whatever an operator that is not there leads it to
+        return (
+            f". torchvision {version('torchvision')} was made for another build than torch {torch.__version__}, and "
+            "nnU-Net finds no trainer but its default beside it; install the torchvision of that build from where "
+            "torch came, for a CPU pip install --force-reinstall --no-deps torchvision "
+            "--index-url https://download.pytorch.org/whl/cpu"
+        )
+    return ""

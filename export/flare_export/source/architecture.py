@@ -55,6 +55,21 @@ def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, de
     return network.eval()
 
 
+def importable(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's `architecture` block with every class by the path of the one that it is built from here.
+
+    Raises:
+        ModelError: as `build_network`, for what is not on the list.
+    """
+    arguments = dict(architecture["arch_kwargs"])
+    for key in architecture["_kw_requires_import"]:
+        if arguments.get(key) is not None:
+            operation = _operation(arguments[key])
+            arguments[key] = f"{operation.__module__}.{operation.__name__}"
+    name = f"dynamic_network_architectures.architectures.unet.{check_architecture(architecture)}"
+    return {**architecture, "network_class_name": name, "arch_kwargs": arguments}
+
+
 def _operation(path: object) -> type[nn.Module]:
     name = path.rpartition(".")[2] if isinstance(path, str) else ""
     if name not in _OPERATIONS:

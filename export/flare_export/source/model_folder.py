@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch import nn
 
 from flare_export.errors import ModelError
 from flare_export.source import plans as plan_rules
-from flare_export.source.architecture import build_network, load_weights
+from flare_export.source.architecture import build_network, importable, load_weights
 from flare_export.source.checkpoint import Checkpoint, load_checkpoint
 from flare_export.source.dataset import channel_names, labels
 from flare_export.source.json_file import read_json
@@ -83,6 +84,18 @@ class ModelFolder:
     def mirror_axes(self) -> tuple[int, ...]:
         """The axes that may be mirrored; 0 is z."""
         return tuple(axis + 3 - self.dimensions for axis in self.checkpoints[0].mirror_axes)
+
+    @property
+    def importable_plans(self) -> dict[str, Any]:
+        """The plans, in which the configuration names no class to import but those that are built from here."""
+        plans = deepcopy(dict(self.plans))
+        name, block = self.checkpoints[0].configuration, self.configuration["architecture"]
+        while name:
+            own = plans["configurations"][name]
+            if own.pop("architecture", None) is not None and block is not None:
+                own["architecture"], block = importable(block), None
+            name = own.get("inherits_from")
+        return plans
 
     def network(self, checkpoint: Checkpoint) -> nn.Module:
         """Build the network and load one fold's weights into it; a 2D one takes volumes one slice deep."""
