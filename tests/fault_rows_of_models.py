@@ -67,6 +67,19 @@ MODELS = (
         ),
     ),
     Row(
+        "a network that finds noise, and components are to be removed",
+        "works in at most 8 bytes and 0.2 us a voxel",
+        tests=(f"{_RT}postprocessing.py::test_noise_takes_bounded_memory_and_time",),
+    ),
+    Row(
+        "a `postprocessing.pkl` in a model folder",
+        "never unpickled: the JSON beside it says what it means, and is refused where that is not supported",
+        tests=(
+            f"{_EX}postprocessing_export.py::test_masks_are_postprocessed_as_nnunet_would",
+            f"{_EX}postprocessing_export.py::test_anything_else_is_refused",
+        ),
+    ),
+    Row(
         "a bundle's file that is missing, changed or outside the bundle, another schema",
         "exit 7, naming the file",
         tests=(

@@ -54,6 +54,12 @@ def _bundle_parser() -> argparse.ArgumentParser:
     add("--folds", "--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
     add("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
     _add_verify(parser, "NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)")
+    add(
+        "--no-postprocessing",
+        dest="postprocessing",
+        action="store_false",
+        help="leave out what nnU-Net found to make the masks better (postprocessing.json)",
+    )
     add("--name", type=_one_line, help="the model's name (default: data set and configuration)")
     add("--licence", type=_one_line, default="unspecified", help="of the weights")
     add("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
@@ -121,13 +127,20 @@ def run_bundle(args: argparse.Namespace) -> int:
     from flare_export.bundle.conversion import Naming, export_bundle
     from flare_export.parity.case_files import channel_files
     from flare_export.source.model_folder import ModelFolder
+    from flare_export.source.postprocessing import FoundPostprocessing, find_postprocessing
 
     _check_usage(args)
     folder = ModelFolder.read(args.model, args.folds, args.checkpoint)
     print_line(_folds_line(folder, args.checkpoint))
     naming = Naming(args.name, args.licence, args.model_card, args.caution)
     verify = channel_files(args.verify, folder.inputs)
-    bundle, cases = export_bundle(folder, args.output, naming, verify, print_line, force=args.force)
+    folds = [checkpoint.fold for checkpoint in folder.checkpoints]
+    found = find_postprocessing(folder.path, folds) if args.postprocessing else FoundPostprocessing()
+    if found.line:
+        print_line(found.line)
+    bundle, cases = export_bundle(
+        folder, args.output, naming, verify, print_line, postprocessing=found.steps, force=args.force
+    )
     manifest = bundle.manifest
     network = manifest.network
     print_line(f"{args.output}: {manifest.name}, {network.architecture} of {network.stages} stages,")

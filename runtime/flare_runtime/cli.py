@@ -75,6 +75,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="average over mirrored tiles, as nnU-Net does by default; up to 8 times the work",
     )
     add("--any-intensity", action="store_true", help="take a CT that cannot be in Hounsfield units, with a remark")
+    add(
+        "--keep-largest",
+        nargs="?",
+        const="label",
+        metavar="HOW",
+        help="keep the largest component alone: of every label, or of the whole foreground (default HOW: label)",
+    )
+    add("--min-volume-mm3", type=float, metavar="MM3", help="remove components of the mask that are smaller")
     add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
     add(
         "--gpu-memory",

@@ -1,6 +1,7 @@
 """The options of a run, checked when they are made."""
 
 from dataclasses import dataclass
+from math import inf
 from numbers import Integral, Real
 from typing import Literal, TypeAlias, get_args
 
@@ -9,11 +10,13 @@ from flare_runtime.errors import UsageError
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
 from flare_runtime.model.manifest import MIN_STEP
 from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB
+from flare_runtime.pipeline.postprocessing import KeepLargest
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8", "fp16"]
 Crop: TypeAlias = Literal["nonzero", "body"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CROPS: tuple[Crop, ...] = get_args(Crop)
+KEEP_LARGEST: tuple[KeepLargest, ...] = get_args(KeepLargest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,9 @@ class RunOptions:
         tta: average over all flips the model was trained for, as nnU-Net does by default.
         crop: `nonzero` as nnU-Net does, or `body`: the network sees the patient alone, without the air around.
         any_intensity: segment a CT that is not in Hounsfield units, with a remark, instead of refusing it.
+        keep_largest: after the model's own postprocessing keep the largest component alone: of every `label`, or of the
+            whole `foreground`.
+        min_volume_mm3: then remove the components of every value of the mask that are smaller.
         threads: for the network on the CPU; all cores where None.
         gpu_memory_mib: the most that is taken of a GPU's memory.
         max_voxels: images of more voxels are refused.
@@ -44,6 +50,8 @@ class RunOptions:
     tta: bool = False
     crop: Crop = "nonzero"
     any_intensity: bool = False
+    keep_largest: KeepLargest | None = None
+    min_volume_mm3: float | None = None
     threads: int | None = None
     gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
     max_voxels: int = DEFAULT_MAX_VOXELS
@@ -58,6 +66,12 @@ class RunOptions:
             if not (_is_number(self.step, Real) and MIN_STEP <= self.step <= 1):
                 raise UsageError(f"step is {self.step}; it must be at least {MIN_STEP} and at most 1")
             object.__setattr__(self, "step", float(self.step))
+        if self.keep_largest is not None:
+            check_choice("keep_largest", self.keep_largest, KEEP_LARGEST)
+        if self.min_volume_mm3 is not None:
+            if not (_is_number(self.min_volume_mm3, Real) and 0 < self.min_volume_mm3 < inf):
+                raise UsageError(f"min_volume_mm3 is {self.min_volume_mm3}; it must be a number above 0")
+            object.__setattr__(self, "min_volume_mm3", float(self.min_volume_mm3))
         for name in ("gpu_memory_mib", "max_voxels", *(["threads"] if self.threads is not None else [])):
             number = getattr(self, name)
             if not (_is_number(number, Integral) and number >= 1):

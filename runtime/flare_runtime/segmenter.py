@@ -28,6 +28,7 @@ from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_plac
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import find_lesions
+from flare_runtime.pipeline.postprocessing import Postprocessing
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore, restore_probabilities
@@ -81,7 +82,8 @@ class Segmenter:
     ) -> None:
         self.bundle = bundle
         self.options = options or RunOptions()
-        self.memory = memory or HostMemory(bundle.manifest)
+        self.postprocessing = _postprocessing(bundle, self.options)
+        self.memory = memory or HostMemory(bundle.manifest, removes=bool(self.postprocessing))
         self._network = network
         self._device = device
         self._place = place
@@ -264,14 +266,13 @@ class Segmenter:
                 self._probabilities(blended.scores, prepared, geometry.shape, sums) if with_probabilities else None
             )
             gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
-        timings = {
-            "preprocess": case.seconds,
-            "network": blended.network_s,
-            "blend": inferred_at - started - blended.network_s,
-        }
+        network_s, rescued = blended.network_s, blended.rescued
+        del blended  # its scores take the memory that components may need
+        timings = {"preprocess": case.seconds, "network": network_s, "blend": inferred_at - started - network_s}
+        self.postprocessing.apply(mask, geometry.spacing_mm)
         lesions = find_lesions(mask, geometry.spacing_mm, MAX_LESIONS + 1)
         timings["restore"] = perf_counter() - inferred_at
-        remarks = case.remarks + prepared.remarks + self._remarks(len(lesions), blended.rescued)
+        remarks = case.remarks + prepared.remarks + self._remarks(len(lesions), rescued)
         names = self.bundle.manifest.label_names
         described = [lesion.described(names, geometry) for lesion in lesions[:MAX_LESIONS]]
         return Segmentation(mask, described, timings, case.template, remarks, gpu_memory_mib, probabilities)
@@ -330,11 +331,17 @@ class Segmenter:
         return Resizing.between(old, new, spacing, prepared.spacing_mm, manifest.logits_resampling)
 
 
+def _postprocessing(bundle: Bundle, options: RunOptions) -> Postprocessing:
+    return Postprocessing.of(bundle.manifest, options.keep_largest, options.min_volume_mm3)
+
+
 def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:
     manifest, folds = choice.bundle.manifest, choice.bundle.folds
+    removes = bool(_postprocessing(choice.bundle, choice.options))
     if choice.on_gpu:
-        return HostMemory(manifest)
-    return HostMemory(manifest, running_bytes(choice), lambda: 0 if network.done() else engine_bytes(manifest, folds))
+        return HostMemory(manifest, removes=removes)
+    running = running_bytes(choice)
+    return HostMemory(manifest, running, lambda: 0 if network.done() else engine_bytes(manifest, folds), removes)
 
 
 def _gpu_place(network: "Future[Network]") -> Place:

@@ -87,6 +87,13 @@ def test_every_stage_of_a_chest_is_counted():
     assert need.peak == need.running
 
 
+def test_removing_components_takes_its_share_once_the_scores_are_gone():
+    assert memory_of().need(CHEST).removing < memory_of().need(CHEST).restoring
+    # The image, the mask of 75 MiB, and eight bytes a voxel of it.
+    assert memory_of(removes=True).need(CHEST).removing / MIB == pytest.approx(62.5 + 75 + 8 * 75)
+    assert HostMemory(MANIFEST, removes=True).need(CHEST).removing / MIB == pytest.approx(9 * 75)
+
+
 def test_the_network_takes_what_its_backend_and_precision_do():
     openvino, bf16 = memory_of().need(CHEST).running, memory_of(precision="bf16").need(CHEST).running
     assert (openvino - bf16) / MIB == 100

@@ -145,6 +145,9 @@ def test_file_names_that_are_paths_are_refused(name):
         ({"mirror_axes": [3]}, "$.mirror_axes"),
         ({"image_resampling": {"order": 6}}, "$.image_resampling"),
         ({"labels": [{"name": "a", "values": [256]}]}, "$.labels"),
+        ({"postprocessing": [{"keep_largest": []}]}, "$.postprocessing[0].keep_largest"),
+        ({"postprocessing": [{"keep_largest": [0]}]}, "$.postprocessing[0].keep_largest"),
+        ({"postprocessing": [{"keep_largest": [1]}] * 257}, "$.postprocessing"),
         ({"files": [{**FILE, "sha256": "abc"}]}, "$.files[0].sha256"),
         ({"files": [{**FILE, "sha256": "G" * 64}]}, "$.files[0].sha256"),
         ({"files": [{**FILE, "bytes": 0}]}, "$.files[0].bytes"),
@@ -183,6 +186,7 @@ def test_values_out_of_bounds_are_refused_with_their_place(changes, where):
         ({"labels": [{"name": "a", "values": [2]}]}, "labels of the values [2] for 2 network outputs"),
         ({"labels": [{"name": "a", "values": [1]}, {"name": "b", "values": [1]}]}, "labels of the values [1, 1]"),
         ({"labels": []}, "labels of the values []"),
+        ({"postprocessing": [{"keep_largest": [1, 2]}]}, "the postprocessing names the value 2, which no label has"),
         ({"patch": [2048, 2048, 2048]}, "more than 134,217,728 voxels"),
         ({"network": {**NETWORK, "stages": 3}}, "2 numbers of features for 3 stages"),
         (

@@ -32,6 +32,7 @@ from flare_runtime.model.manifest import (
     BundleFile,
     Manifest,
     NetworkInfo,
+    PostprocessingStep,
     Provenance,
     contradictions,
     encode_manifest,
@@ -64,6 +65,7 @@ def export_bundle(
     verify: Sequence[Sequence[Path]] = (),
     report: Callable[[str], None] = lambda _line: None,
     *,
+    postprocessing: Sequence[PostprocessingStep] = (),
     force: bool = False,
 ) -> tuple[Bundle, list[CaseParity]]:
     """Write the bundle of a model folder to `output`, replacing a bundle that is there.
@@ -74,6 +76,8 @@ def export_bundle(
         naming: what the manifest says of it.
         verify: cases, each as its channels' files, to compare with nnU-Net's own predictor.
         report: takes each comparison as a line, as soon as it is made, also those of an export that is then refused.
+        postprocessing: what flare-infer is to do with the masks; nnU-Net's predictor does nothing, so that cases are
+            compared without it.
         force: also replace a bundle that holds what the new one will lack.
 
     Raises:
@@ -88,10 +92,10 @@ def export_bundle(
     architecture, slices = folder.configuration["architecture"], folder.dimensions == 2
     info = describe(architecture, folder.inputs, folder.outputs, folder.patch, slices=slices)
     _check_memory(info, folder.patch)
-    manifest = make_manifest(folder, info, naming)
+    manifest = make_manifest(folder, info, naming, postprocessing)
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
     with new_bundle(place) as aside:
-        _write(folder, manifest, networks, aside, naming.model_card)
+        _write(folder, msgspec.structs.replace(manifest, postprocessing=()), networks, aside, naming.model_card)
         try:
             bundle = Bundle.open(aside)
             parity = measure_network_parity(bundle, networks)
@@ -99,7 +103,8 @@ def export_bundle(
             raise ModelError(f"the model cannot be a bundle: {error}") from error
         cases = _verify(folder, aside, verify, report)
         records = (*parity, *(case.record for case in cases))
-        (aside / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(bundle.manifest, parity=records)))
+        whole = msgspec.structs.replace(bundle.manifest, parity=records, postprocessing=manifest.postprocessing)
+        (aside / MANIFEST_NAME).write_bytes(encode_manifest(whole))
     return Bundle.open(output), cases
 
 
@@ -155,7 +160,9 @@ def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
     return msgspec.convert({"name": name, "role": role, "sha256": digest, "bytes": len(data)}, BundleFile)
 
 
-def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Manifest:
+def make_manifest(
+    folder: ModelFolder, info: NetworkInfo, naming: Naming, postprocessing: Sequence[PostprocessingStep] = ()
+) -> Manifest:
     """Return what the runtime has to know of a model, without its files.
 
     Raises:
@@ -179,6 +186,7 @@ def make_manifest(folder: ModelFolder, info: NetworkInfo, naming: Naming) -> Man
         transpose_forward=(a, b, c),
         image_resampling=plan_rules.image_resampling(configuration),
         logits_resampling=plan_rules.logits_resampling(configuration),
+        postprocessing=tuple(postprocessing),
         mirror_axes=folder.mirror_axes,
         network=info,
         files=(),

@@ -22,6 +22,7 @@ SpacingMm = Annotated[float, Meta(ge=0.01, le=100)]
 Side = Annotated[int, Meta(ge=1, le=2048)]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 LabelValue = Annotated[int, Meta(ge=0, le=255)]
+ForegroundValue = Annotated[int, Meta(ge=1, le=255)]
 # One line: it reaches terminals and tables.
 _ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
 Text = Annotated[str, Meta(max_length=1024, pattern=_ONE_LINE)]
@@ -160,12 +161,19 @@ class Parity(Agreement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_logit_difference: float | None = None
 
 
+class PostprocessingStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of all voxels of a mask that have one of these values, the largest connected component alone stays."""
+
+    keep_largest: Annotated[tuple[ForegroundValue, ...], Meta(min_length=1, max_length=255)]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A model: what goes in, what comes out, which files hold it, and how well they agree with nnU-Net.
 
     `caution` is what whoever uses the model has to be told: one line, which every run prints and every record holds.
     A network of two `dimensions` sees slice by slice: its patch is one slice deep, and slices stay where they are; the
     z of `spacing_mm` then only says what the model was trained on.
+    `postprocessing` is what nnU-Net found to make masks of this model better, step by step.
     """
 
     schema_version: Literal[1]
@@ -182,6 +190,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     transpose_forward: tuple[Axis, Axis, Axis]
     image_resampling: Resampling
     logits_resampling: Resampling
+    postprocessing: Annotated[tuple[PostprocessingStep, ...], Meta(max_length=256)] = ()
     mirror_axes: tuple[Axis, ...]
     network: NetworkInfo
     files: Annotated[tuple[BundleFile, ...], Meta(max_length=64)]
@@ -242,6 +251,9 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     if len(manifest.network.features) != manifest.network.stages:
         yield f"{len(manifest.network.features)} numbers of features for {manifest.network.stages} stages"
     yield from _contradictions_of_labels(manifest)
+    known = {value for label in manifest.labels for value in label.values}
+    for value in sorted({value for step in manifest.postprocessing for value in step.keep_largest} - known):
+        yield f"the postprocessing names the value {value}, which no label has"
 
 
 def _contradictions_of_labels(manifest: Manifest) -> Iterator[str]:

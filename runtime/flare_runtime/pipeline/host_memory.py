@@ -14,6 +14,7 @@ from flare_runtime.model.manifest import Manifest, ZScoreScheme
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import MIB, CaseSize, by_axis, restoring_bytes
 from flare_runtime.pipeline.interpolation import BAND, band_bytes
+from flare_runtime.pipeline.postprocessing import BYTES_A_VOXEL
 from flare_runtime.pipeline.resampling import ROWS, SLAB
 
 _LOG = logging.getLogger(__name__)
@@ -31,17 +32,19 @@ class HostNeed:
         preparing: the scan, the image on the network's grid, and the scan resampled in plane.
         running: the image, the blended scores, and the network on a tile. The scan has been freed.
         restoring: the image, the scores, and the mask.
+        removing: the image, the mask, and the components of it. The scores have been freed.
     """
 
     scan: int
     preparing: int
     running: int
     restoring: int
+    removing: int = 0
 
     @property
     def peak(self) -> int:
         """The stage that takes most, in bytes."""
-        return max(self.scan, self.preparing, self.running, self.restoring)
+        return max(self.scan, self.preparing, self.running, self.restoring, self.removing)
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,20 @@ class HostMemory:
         network_bytes: what its networks take while they run. None where they run on a GPU, which then holds the image
             and the scores as well.
         compiling_bytes: gives what compiling the networks will still take: 0 once they are compiled.
+        removes: whether components are removed from masks.
     """
 
     manifest: Manifest
     network_bytes: int | None = None
     compiling_bytes: Callable[[], int] = lambda: 0
+    removes: bool = False
 
     def need(self, size: CaseSize) -> HostNeed:
         """Estimate what a case takes."""
         voxels = prod(size.scan)
+        removing = self.removes * (1 + BYTES_A_VOXEL) * voxels
         if self.network_bytes is None:
-            return HostNeed(size.scan_bytes, size.scan_bytes, 0, voxels)
+            return HostNeed(size.scan_bytes, size.scan_bytes, 0, voxels, removing)
         # The system gives no memory for the planes of padding before and after the image, which are never written to.
         image = size.channels * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
         scores = size.scores * prod(size.padded) * _FLOAT
@@ -74,6 +80,7 @@ class HostMemory:
             preparing=size.scan_bytes + image + self._resampling(size),
             running=image + scores + tile + self.network_bytes,
             restoring=image + scores + restoring_bytes(size) + voxels,
+            removing=image + removing,
         )
 
     def _resampling(self, size: CaseSize) -> int:

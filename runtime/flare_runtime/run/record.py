@@ -137,6 +137,7 @@ def model_identity(segmenter: Segmenter) -> dict[str, str | float | bool]:
         "step": segmenter.step,
         "tta": segmenter.options.tta,
         "crop": segmenter.options.crop,
+        "postprocessing": str(segmenter.postprocessing),
         "flare-lite": __version__,
     }
 
