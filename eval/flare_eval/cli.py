@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from flare_eval.accuracy.label_set import ONE_LESION, read_label_set
 from flare_eval.accuracy.rules import TOLERANCE_MM
 from flare_eval.accuracy.scores import DEFAULT_RULES, Pair, Progress, Rules, evaluate, find_pairs, pairs_of
+from flare_eval.method_paths import named_paths
 from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.errors import DeviceError, UsageError
-from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
-from flare_runtime.imaging.file_names import strip_suffix
 from flare_runtime.program.command_line import exit_code_of, new_parser, path_of, positive
 from flare_runtime.program.terminal import open_streams, print_line, progress_bar, say
 
@@ -269,24 +268,6 @@ def run_report(args: argparse.Namespace) -> int:
     for file in write_report(args.results, folder, images=args.images, gallery=args.gallery, flare=args.flare):
         print_line(file)
     return 0
-
-
-def named_paths(arguments: Sequence[str]) -> dict[str, Path]:
-    """Return the paths of METHOD=PATH arguments by method; a path alone is called by its last part.
-
-    Raises:
-        UsageError: where two have one name, or a name cannot be a folder's.
-    """
-    paths: dict[str, Path] = {}
-    for text in arguments:
-        name, separator, path = text.partition("=")
-        if not separator:
-            name, path = strip_suffix(Path(text).resolve().name), text
-        name = visible(name)
-        if not name or not path or not set(name).isdisjoint("/|") or name in paths:
-            raise UsageError(f"{text!r}: every method needs a name of its own that can be a folder's: METHOD=PATH")
-        paths[name] = Path(path)
-    return paths
 
 
 def make_folder(folder: Path) -> Path:

@@ -125,6 +125,8 @@ class Accuracy(msgspec.Struct, kw_only=True):
     @property
     def missing_in_words(self) -> str:
         """How many predictions are missing of how many, and what became of them."""
+        if not self.missing:
+            return f"none of {len(self.cases)} predictions is missing"
         fate = "are left out, as the challenge's script does" if self.official else "count as 0, 0"
         return f"{len(self.missing)} of {len(self.cases) + len(self.left_out)} predictions are missing; they {fate}"
 

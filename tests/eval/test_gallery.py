@@ -5,13 +5,17 @@ import io
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from msgspec.structs import replace
 
-from flare_eval.report import gallery
-from flare_eval.report.gallery import best_and_worst, draw_case, lesion_cube, pictures
+from flare_eval.report.gallery import Shown, best_and_worst, draw_case, lesion_cube, pictures
+from flare_eval.report.upright import Upright
 from flare_eval.results import Accuracy, CaseAccuracy
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.volume import Volume
 from tests.eval.nifti_masks import cube, write
+from tests.runtime.nifti_files import write_nifti
 
 SHAPE = (20, 24, 28)
 LESION = cube(SHAPE, (8, 4, 6), (12, 10, 14))
@@ -23,8 +27,8 @@ def scored(case, dsc, reference_ml=1.0, prediction_ml=1.0):
     )
 
 
-def accuracy(*cases):
-    return Accuracy(method="M", tolerances_mm=[2.0], official=False, cases=list(cases))
+def accuracy(*cases, method="M"):
+    return Accuracy(method=method, tolerances_mm=[2.0], official=False, cases=list(cases))
 
 
 def names(cases):
@@ -33,7 +37,7 @@ def names(cases):
 
 def test_best_come_down_and_worst_come_up():
     result = accuracy(*(scored(f"c{n}", n / 10) for n in (3, 1, 5, 2, 4, 0)))
-    best, worst = best_and_worst(result, 2)
+    best, worst = best_and_worst([result], 2)
     assert (names(best), names(worst)) == (["c5", "c4"], ["c0", "c1"])
 
 
@@ -41,18 +45,27 @@ def test_best_come_down_and_worst_come_up():
     ("count", "best", "worst"), [(1, ["c0"], []), (3, ["c2", "c1"], ["c0"]), (4, ["c3", "c2"], ["c0", "c1"])]
 )
 def test_few_cases_are_shown_once(count, best, worst):
-    found = best_and_worst(accuracy(*(scored(f"c{n}", n / 10) for n in range(count))), 4)
+    found = best_and_worst([accuracy(*(scored(f"c{n}", n / 10) for n in range(count)))], 4)
     assert tuple(map(names, found)) == (best, worst)
 
 
 def test_of_equal_failures_the_largest_lesion_comes_first():
     result = accuracy(scored("small", 0.0, 1), scored("large", 0.0, 9), scored("x", 0.5), scored("y", 0.6))
-    assert names(best_and_worst(result, 2)[1]) == ["large", "small"]
+    assert names(best_and_worst([result], 2)[1]) == ["large", "small"]
 
 
 def test_cases_without_any_lesion_or_score_are_left_out():
     result = accuracy(scored("empty", 1.0, 0.0, 0.0), scored("seen", 0.4), CaseAccuracy(case="bad", source="other"))
-    assert [names(cases) for cases in best_and_worst(result, 4)] == [["seen"], []]
+    assert [names(cases) for cases in best_and_worst([result], 4)] == [["seen"], []]
+
+
+def test_several_methods_are_ranked_by_their_mean():
+    first = accuracy(scored("a", 0.9), scored("b", 0.5), scored("c", 0.4), method="first")
+    second = accuracy(scored("a", 0.1), scored("b", 0.7), method="second")
+    best, worst = best_and_worst([first, second], 1)
+    # Means of 0.5, 0.6 and 0.4: the last case has one method alone.
+    assert (names(best), names(worst)) == (["b"], ["c"])
+    assert list(best[0].scores) == ["first", "second"]
 
 
 def test_the_cut_is_a_cube_in_millimetres_that_may_reach_beyond_the_image():
@@ -78,8 +91,9 @@ def test_arrays_are_turned_to_left_back_and_head():
     affine = np.array([[0, 0, 3.0, 0], [1.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0, 1]])
     voxels = np.zeros((4, 5, 6), np.uint8)
     voxels[3, 0, 5] = 1  # right end, head end, front end
-    turn = gallery._Upright(affine)
-    turned = turn.volume(voxels)
+    turn = Upright(Volume(voxels, Geometry(affine, (3.0, 2.0, 1.0), (4, 5, 6))))
+    assert turn.known
+    turned = turn.turned(voxels)
     assert turned.shape == (5, 6, 4)
     assert turned[4, 0, 0] == 1
     assert turn.spacing((3.0, 2.0, 1.0)) == (2.0, 1.0, 3.0)
@@ -104,26 +118,57 @@ def colours_of(png):
     return pixels[np.ptp(pixels, axis=1) > 60]
 
 
+def shown(**scores):
+    return Shown("a", scores)
+
+
 def test_a_picture_shows_both_outlines(case, tmp_path):
-    png = draw_case(case, tmp_path / "images")
+    png, problems = draw_case(shown(M=case), tmp_path / "images")
     assert png.startswith(b"\x89PNG")
+    assert problems == []
     both = len(colours_of(png))
     case.prediction = ""
     # Without a prediction the reference's outline alone is left.
-    assert 0 < len(colours_of(draw_case(case, tmp_path / "images"))) < both
+    assert 0 < len(colours_of(draw_case(shown(M=case), tmp_path / "images")[0])) < both
+
+
+def test_every_method_has_a_row_and_one_without_a_mask_a_reason(case, tmp_path):
+    alone, _ = draw_case(shown(M=case), tmp_path / "images")
+    other = replace(case, prediction=str(write(tmp_path / "other" / "a.nii.gz", np.roll(LESION, 3, axis=2))))
+    two, _ = draw_case(shown(M=case, other=other), tmp_path / "images")
+    height, width = imread(io.BytesIO(two)).shape[:2]
+    assert (height - imread(io.BytesIO(alone)).shape[0], width) == (410, 1300)
+    assert len(colours_of(two)) > 1.8 * len(colours_of(alone))
+    other.prediction = str(tmp_path / "gone.nii.gz")
+    png, (problem,) = draw_case(shown(M=case, other=other), tmp_path / "images")
+    assert imread(io.BytesIO(png)).shape == imread(io.BytesIO(alone)).shape
+    assert problem.startswith("other: ")
+    assert "gone.nii.gz" in problem
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_sides_are_marked_where_they_are_known(monkeypatch, case, tmp_path, known):
+    if not known:
+        write_nifti(tmp_path / "images" / "a_0000.nii.gz", LESION.astype(np.int16) * 100, sform_code=0, qform_code=0)
+    texts = []
+    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda _, x, y, text, **how: texts.append((x < 0.5, text)))
+    draw_case(shown(M=case), tmp_path / "images")
+    marks = [(left, text) for left, text in texts if len(text) == 1]
+    sides = [(True, "R"), (False, "L"), (True, "R"), (False, "L"), (True, "A"), (False, "P")]
+    assert marks == (sides if known else [])
 
 
 def test_an_absent_image_or_mask_is_a_picture_with_a_reason(case, tmp_path):
-    (found,) = pictures(accuracy(case), tmp_path / "nowhere", 4)
+    (found,) = pictures([accuracy(case)], tmp_path / "nowhere", 4)
     assert found.png is None
-    assert str(tmp_path / "nowhere") in found.problem
+    assert str(tmp_path / "nowhere") in found.problems[0]
     case.prediction = str(tmp_path / "gone.nii.gz")
-    (found,) = pictures(accuracy(case), tmp_path / "images", 4)
+    (found,) = pictures([accuracy(case)], tmp_path / "images", 4)
     assert (found.png, found.rank) == (None, "best 1")
-    assert "gone.nii.gz" in found.problem
+    assert "gone.nii.gz" in found.problems[0]
 
 
 def test_other_grids_are_no_picture(case, tmp_path):
     case.prediction = str(write(tmp_path / "mask" / "other.nii.gz", LESION[1:]))
     with pytest.raises(CaseError, match="measure"):
-        draw_case(case, tmp_path / "images")
+        draw_case(shown(M=case), tmp_path / "images")

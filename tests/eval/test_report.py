@@ -277,14 +277,14 @@ def test_pictures_are_in_the_page_and_linked_from_the_markdown(tmp_path):
         write(tmp_path / "images" / f"{case.case}_0000.nii.gz", (REFERENCE * 100).astype(np.int16))
     page, html, markdown = report(tmp_path, images=tmp_path / "images")
     pictures = sorted((tmp_path / "report" / "gallery").iterdir())
-    assert [path.name for path in pictures] == ["1-best-1-STS-005.png", "1-best-2-LIDC-IDRI-0001.png"]
+    assert [path.name for path in pictures] == ["best-1-STS-005.png", "best-2-LIDC-IDRI-0001.png"]
     embedded = [base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")]
     assert sorted(embedded) == sorted(path.read_bytes() for path in pictures)
     for link in re.findall(r"\]\((.+?)\)", markdown):
         assert (tmp_path / "report" / link).is_file()
     # The third image is absent, which the report says.
-    assert "S4: no picture of STS_010" in html
-    assert "S4: no picture of STS_010" in markdown
+    assert "No picture of STS_010" in html
+    assert "No picture of STS_010" in markdown
     stands_alone(html)
 
 

@@ -1,16 +1,21 @@
-"""A picture of one case: three planes through the largest lesion, reference and prediction as outlines."""
+"""A picture of one case: three planes through the largest lesion, a row a method, masks as outlines."""
 
+from collections.abc import Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
 REFERENCE_COLOUR = "#4cc9f0"
 PREDICTION_COLOUR = "#ff9f1c"
-_PLANES = ("axial", "coronal", "sagittal")
+# What is on the left and on the right of a plane: the patient faces the reader, or looks to the left.
+_PLANES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
+_WIDTH, _ROW, _HEAD = 13.0, 4.1, 0.5  # inches
+# So that letters can be read over bone.
+_SHADE = {"facecolor": "black", "edgecolor": "none", "alpha": 0.55, "pad": 1.5}
 
 
 def focus(mask: MaskArray) -> tuple[int, int, int]:
@@ -28,48 +33,74 @@ def focus(mask: MaskArray) -> tuple[int, int, int]:
 def draw_overlay(
     image: AnyArray,
     spacing_mm: Vector3,
-    prediction: MaskArray,
+    predictions: Mapping[str, MaskArray],
     reference: MaskArray | None = None,
     *,
     title: str = "",
-    window_hu: tuple[float, float] = SOFT_TISSUE_HU,
+    sides_known: bool = True,
 ) -> bytes:
-    """Return a PNG with the axial, coronal and sagittal plane through the reference's (else prediction's) lesion.
+    """Return a PNG with the axial, coronal and sagittal plane through the reference's (else a prediction's) lesion.
 
     Args:
-        image: (z, y, x) in Hounsfield units.
+        image: (z, y, x) in Hounsfield units; x grows to the patient's left, y to the back and z to the head.
         spacing_mm: (z, y, x); the planes are drawn to scale.
-        prediction: labels on the same grid, drawn orange and dashed.
+        predictions: labels on the same grid by what their row is called, drawn orange and dashed.
         reference: labels on the same grid, drawn blue.
         title: above the picture.
-        window_hu: the grey scale's range.
+        sides_known: whether R and L are marked.
     """
     from matplotlib.figure import Figure
 
-    centre = focus(reference if reference is not None and reference.any() else prediction)
-    figure = Figure(figsize=(13, 4.6), facecolor="black", layout="constrained")
-    for axis, (name, axes) in enumerate(zip(_PLANES, figure.subplots(1, 3), strict=True)):
-        rows, columns = (side for side in range(3) if side != axis)
-
-        def plane(volume: AnyArray, axis: int = axis) -> npt.NDArray[np.float32]:
-            return np.asarray(np.take(volume, centre[axis], axis=axis), np.float32)
-
-        # Feet are at the bottom: z grows upwards in the coronal and sagittal planes.
-        axes.imshow(
-            plane(image),
-            cmap="gray",
-            vmin=window_hu[0],
-            vmax=window_hu[1],
-            aspect=spacing_mm[rows] / spacing_mm[columns],
-            origin="upper" if axis == 0 else "lower",
-        )
-        for mask, colour, line in ((reference, REFERENCE_COLOUR, "solid"), (prediction, PREDICTION_COLOUR, "dashed")):
-            if mask is not None and plane(mask).any():
-                axes.contour(plane(mask) > 0, levels=[0.5], colors=colour, linewidths=1.3, linestyles=line)
-        axes.set_title(name, color="white", fontsize=10)
-        axes.set_axis_off()
-    legend = "blue: reference, orange: prediction"
+    seen = [mask for mask in (reference, *predictions.values()) if mask is not None and mask.any()]
+    centre = focus(seen[0] if seen else next(iter(predictions.values())))
+    size = (_WIDTH, _HEAD + _ROW * len(predictions))
+    figure = Figure(figsize=size, facecolor="black", layout="constrained")
+    rows = figure.subplots(len(predictions), len(_PLANES), squeeze=False)
+    for row, (name, mask) in zip(rows, predictions.items(), strict=True):
+        outlines = ((reference, REFERENCE_COLOUR, "solid"), (mask, PREDICTION_COLOUR, "dashed"))
+        for axis, axes in enumerate(row):
+            _draw_plane(axes, image, spacing_mm, axis, centre[axis])
+            for labels, colour, line in outlines:
+                if labels is not None:
+                    _outline(axes, np.take(labels, centre[axis], axis=axis), colour, line)
+            _mark(axes, axis, sides_known)
+        _write(row[0], 0.01, 0.99, name, fontsize=10, va="top", parse_math=False)
+    legend = "orange: prediction" if reference is None else "blue: reference, orange: prediction"
+    legend += "" if sides_known else "; the image does not say where left and right are"
     figure.suptitle(f"{title}\n{legend}".strip(), color="white", fontsize=11, parse_math=False)
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=100)
     return picture.getvalue()
+
+
+def _draw_plane(axes: Any, image: AnyArray, spacing_mm: Vector3, axis: int, at: int) -> None:
+    height, width = (spacing_mm[side] for side in range(3) if side != axis)
+    low, high = SOFT_TISSUE_HU
+    # Feet are at the bottom: z grows upwards in the coronal and sagittal planes.
+    axes.imshow(
+        np.asarray(np.take(image, at, axis=axis), np.float32),
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        aspect=height / width,
+        origin="upper" if axis == 0 else "lower",
+    )
+    axes.set_axis_off()
+
+
+def _outline(axes: Any, labels: MaskArray, colour: str, line: str) -> None:
+    """Draw the outline of every label of a plane."""
+    for value in np.unique(labels[labels > 0]):
+        axes.contour(labels == value, levels=[0.5], colors=colour, linewidths=1.3, linestyles=line)
+
+
+def _mark(axes: Any, axis: int, sides_known: bool) -> None:
+    name, sides = list(_PLANES.items())[axis]
+    axes.set_title(name, color="white", fontsize=10)
+    for side, at, align in zip(sides, (0.01, 0.99), ("left", "right"), strict=True):
+        if sides_known:
+            _write(axes, at, 0.5, side, fontsize=12, ha=align, va="center")
+
+
+def _write(axes: Any, x: float, y: float, text: str, **how: Any) -> None:
+    axes.text(x, y, text, color="white", transform=axes.transAxes, bbox=_SHADE, **how)

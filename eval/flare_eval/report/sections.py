@@ -26,7 +26,7 @@ from flare_eval.report.cost_tables import (
 )
 from flare_eval.report.gallery import Picture, pictures
 from flare_eval.report.overlay import PREDICTION_COLOUR, REFERENCE_COLOUR
-from flare_eval.results import Accuracy, Efficiency
+from flare_eval.results import Accuracy, CaseAccuracy, Efficiency
 from flare_eval.sources import source_of
 
 MAX_CURVES = 12
@@ -234,26 +234,29 @@ def _gallery(accuracies: Sequence[Accuracy], images: Path | None, count: int) ->
         yield Text("No pictures: the folder of images was not given.")
         return
     blocks: list[Block] = []
-    for number, result in enumerate(accuracies, 1):
-        absent: dict[str, list[str]] = {}
-        for picture in pictures(result, images, count):
-            if picture.png is None:
-                absent.setdefault(picture.problem, []).append(picture.case.case)
-            else:
-                file = f"gallery/{number}-{slug(picture.rank)}-{slug(picture.case.case)}.png"
-                blocks.append(Figure(_caption(picture), file, picture.png))
-        for problem, cases in absent.items():
-            blocks.append(Text(f"{result.method}: no picture of {', '.join(cases)}. {problem}."))
+    absent: dict[str, list[str]] = {}
+    for picture in pictures(accuracies, images, count):
+        case = picture.shown.case
+        if picture.png is not None:
+            file = f"gallery/{slug(picture.rank)}-{slug(case)}.png"
+            blocks.append(Figure(_caption(picture), file, picture.png))
+        for problem in picture.problems:
+            absent.setdefault(problem, []).append(case if picture.png is None else f"all masks of {case}")
+    blocks += [Text(f"No picture of {', '.join(cases)}. {problem}.") for problem, cases in absent.items()]
     if any(isinstance(block, Figure) for block in blocks):
         yield Legend((("reference", REFERENCE_COLOUR), ("prediction", PREDICTION_COLOUR)))
     yield from blocks
 
 
 def _caption(picture: Picture) -> str:
-    case = picture.case
+    scores = "; ".join(_score(method, case) for method, case in picture.shown.scores.items())
+    return f"{picture.rank}, {picture.shown.case}: {scores}"
+
+
+def _score(method: str, case: CaseAccuracy) -> str:
     nsd = ", ".join(f"NSD {value:.4f} at {tolerance} mm" for tolerance, value in case.nsd.items())
     remark = "" if case.status == "scored" else f" ({case.status.replace('_', ' ')})"
-    return f"{picture.method}, {picture.rank}: {case.case}, DSC {case.dsc:.4f}, {nsd}{remark}"
+    return f"{method} DSC {case.dsc:.4f}, {nsd}{remark}"
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:
