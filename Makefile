@@ -27,7 +27,7 @@ FUZZ ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs infer test test-slow test-gpu test-wheel fuzz network-trace lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
+.PHONY: help setup demo docs infer test test-slow test-gpu test-container test-wheel fuzz network-trace lint bench bench-gpu bench-scaling parity train default-model export-onnx export-trt clean
 
 help:  ## print this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -92,6 +92,9 @@ test-slow: $(VENV)/.dev  ## the tests that take minutes as well
 
 test-gpu: $(VENV)/.gpu  ## the tests that need a GPU, and TensorRT where it is installed
 	$(BIN)/python -m pytest -m 'gpu or tensorrt'
+
+test-container: $(VENV)/.dev  ## build the challenge's CPU image and segment a phantom in it (root, buildah, debootstrap; 3 minutes)
+	$(BIN)/python -m pytest -m slow tests/test_container.py
 
 test-wheel: $(VENV)/.dev  ## build the wheel, install it alone into a fresh environment, segment a phantom with it
 	bash tests/wheel.sh $(PYTHON) $(BIN)/python

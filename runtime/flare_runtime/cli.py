@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+# What `--flare` stands for: a case within 60 s and 4 GB of a GPU, half a GB of which is left to its driver, and nothing
+# but masks in the output.
+FLARE = "--crop body --gpu-memory 3584 --no-records"
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted
@@ -21,6 +24,8 @@ exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
+    from argparse import BooleanOptionalAction
+
     from flare_runtime.program.command_line import name_of, new_parser, path_of, positive
 
     parser = new_parser(
@@ -92,16 +97,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="take at most so much of a GPU's memory (default: 4096)",
     )
     add("--max-voxels", type=positive, metavar="N", help="refuse larger inputs (default: 2e9)")
+    add(
+        "--records",
+        action=BooleanOptionalAction,
+        default=True,
+        help="write a JSON record of each case beside its mask (default: yes)",
+    )
     add("--report", type=path_of, metavar="FILE", help="write a JSON report of the whole run")
     add(
         "--keep-header-text",
         action="store_true",
         help="copy the free text of the images' headers, which may name the patient, into the masks",
     )
+    add("--flare", action="store_true", help=f"the FLARE challenge's rules: {FLARE}, where nothing else is given")
     verbosity = parser.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="say nothing unless a case fails")
     verbosity.add_argument("--verbose", action="store_true", help="also print the time of every stage and every lesion")
-    args, surplus = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args, surplus = parser.parse_known_args(words)
+    if args.flare:
+        args, surplus = parser.parse_known_args([*FLARE.split(), *words])
     if surplus and not surplus[0].startswith("-"):
         parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")
     if surplus:
@@ -138,6 +153,9 @@ def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interr
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
     skip_model_converter()
+
+    if args.flare and not args.quiet:
+        say(f"flare-infer: --flare sets {FLARE}, where nothing else is given")
 
     def run() -> int:
         if may_need_worker(args.device):

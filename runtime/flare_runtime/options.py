@@ -38,6 +38,7 @@ class RunOptions:
         gpu_memory_mib: the most that is taken of a GPU's memory.
         max_voxels: images of more voxels are refused.
         keep_header_text: masks take the free text of their image's header, which may name the patient.
+        records: a run writes a .json record beside each mask, and in place of one that a case does not get.
 
     Raises:
         UsageError: for a value that is not allowed.
@@ -56,6 +57,7 @@ class RunOptions:
     gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
     max_voxels: int = DEFAULT_MAX_VOXELS
     keep_header_text: bool = False
+    records: bool = True
 
     def __post_init__(self) -> None:
         """Check every value by itself, and keep numbers as Python's own."""
@@ -77,7 +79,7 @@ class RunOptions:
             if not (_is_number(number, Integral) and number >= 1):
                 raise UsageError(f"{name} is {number}; it must be a whole number of at least 1")
             object.__setattr__(self, name, int(number))
-        for name in ("tta", "any_intensity", "keep_header_text"):
+        for name in ("tta", "any_intensity", "keep_header_text", "records"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise UsageError(f"{name} is {flag!r}; it must be True or False")
 

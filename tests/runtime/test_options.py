@@ -46,6 +46,7 @@ def test_the_defaults_are_those_of_the_command():
         ("tta", "false", r"tta is 'false'; it must be True or False"),
         ("any_intensity", 1, r"any_intensity is 1"),
         ("keep_header_text", None, r"keep_header_text is None"),
+        ("records", "no", r"records is 'no'; it must be True or False"),
     ],
 )
 def test_what_is_not_allowed_is_a_usage_error_that_says_what_is(name, value, says):

@@ -147,6 +147,12 @@ def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, case
     assert reason in records[1].message
 
 
+def test_a_case_that_costs_two_workers_leaves_no_record_where_none_is_wanted(tmp_path, cases):
+    (record,) = supervise(worker(tmp_path, a=kill), cases[:1], with_records=False)
+    assert record.status == "failed"
+    assert not cases[0].record.exists()
+
+
 def test_a_case_is_not_blamed_for_the_workers_that_the_one_before_it_has_cost(tmp_path, cases):
     records = list(supervise(worker(tmp_path, b=kill, c=Once(kill)), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]

@@ -43,7 +43,7 @@ def segment_cases(
             except (DeviceError, BundleError):
                 raise
             except Exception as error:  # one bad case must not cost the others
-                yield commit_failure(case, failed_record(case.name, error))
+                yield commit_failure(case, failed_record(case.name, error), with_record=segmenter.options.records)
             finally:
                 images.digests.forget(case)
 
@@ -148,4 +148,12 @@ def _segment(
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record
 
-    return commit_result(case, result.mask, result.template, record_of, keep_text=segmenter.options.keep_header_text)
+    options = segmenter.options
+    return commit_result(
+        case,
+        result.mask,
+        result.template,
+        record_of,
+        keep_text=options.keep_header_text,
+        with_record=options.records,
+    )

@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from flare_runtime.compute.arrays import MaskArray
@@ -25,7 +25,13 @@ _commits = 0
 
 
 def commit_result(
-    case: Case, mask: MaskArray, template: Template, record_of: Callable[[str], CaseRecord], *, keep_text: bool = False
+    case: Case,
+    mask: MaskArray,
+    template: Template,
+    record_of: Callable[[str], CaseRecord],
+    *,
+    keep_text: bool = False,
+    with_record: bool = True,
 ) -> CaseRecord:
     """Write a case's mask (z, y, x) and its record, of which an earlier run's are replaced, and return the record.
 
@@ -35,6 +41,7 @@ def commit_result(
         template: of the image, whose geometry the mask takes, and free text of its header where `keep_text`.
         record_of: makes the record from the mask's SHA-256, once the mask is on the disk.
         keep_text: see `template`.
+        with_record: False writes the mask alone; a record of an earlier run goes all the same.
 
     Raises:
         OutputError: where one of the two cannot be written; then neither is there.
@@ -43,11 +50,12 @@ def commit_result(
         encode_mask(new_mask.file, case.mask.name, mask, template, keep_text=keep_text)
         new_mask.settle()
         record = record_of(sha256_of(new_mask.path))
-        with staged(case.record) as new_record:
-            new_record.file.write(encode_json(record))
-            new_record.settle()
+        with staged(case.record) if with_record else nullcontext() as new_record:
+            if new_record is not None:
+                new_record.file.write(encode_json(record))
+                new_record.settle()
             with alone_in(case.mask.parent), committing:
-                _take_names(new_mask, new_record)
+                _take_names(case, new_mask, new_record)
                 global _commits
                 _commits += 1
     return record
@@ -58,29 +66,32 @@ def commits_made() -> int:
     return _commits
 
 
-def _take_names(mask: StagedFile, record: StagedFile) -> None:
+def _take_names(case: Case, mask: StagedFile, record: StagedFile | None) -> None:
     """Let both take their names, so that at no moment a record is beside a mask that it does not describe."""
-    check_kind(mask.target)
-    check_kind(record.target)
-    record.target.unlink(missing_ok=True)
+    check_kind(case.mask)
+    check_kind(case.record)
+    case.record.unlink(missing_ok=True)
     try:
         mask.take_name()
-        record.take_name()
+        if record is not None:
+            record.take_name()
     except BaseException:  # Ctrl-C too, of which the exception may come when the name was taken already
-        if mask.has_name() and not record.has_name():
+        if record is not None and mask.has_name() and not record.has_name():
             with suppress(OSError):
                 mask.target.unlink()
         raise
 
 
-def commit_failure(case: Case, record: CaseRecord) -> CaseRecord:
+def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) -> CaseRecord:
     """Write the record of a case that was not done, and move a mask of an earlier run aside; return the record.
+
+    Without `with_record` none is written, and one of an earlier run goes all the same.
 
     What cannot be written or moved is said in the record's message.
     """
     record.inputs = [visible(path) for path in case.channel_files()]
     with alone_in(case.mask.parent):
-        for step in (_drop_record, _set_mask_aside, _write_record):
+        for step in (_drop_record, _set_mask_aside, *([_write_record] if with_record else [])):
             try:
                 step(case, record)
             except OutputError as error:

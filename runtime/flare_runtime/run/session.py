@@ -104,7 +104,7 @@ class Session:
             from flare_runtime.run.supervision import supervise  # slow to import, and of use on GPUs alone
 
             try:
-                yield from supervise(work, cases, self._listener)
+                yield from supervise(work, cases, self._listener, with_records=self._choice.options.records)
                 return
             except DeviceError as error:
                 if self._choice.options.device != "auto" or journal.count:

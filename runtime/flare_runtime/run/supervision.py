@@ -45,7 +45,9 @@ class _LogLine:
 _Message: TypeAlias = CaseRecord | FlareError | Event | _LogLine
 
 
-def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _event: None) -> Iterator[CaseRecord]:
+def supervise(
+    work: Work, cases: Sequence[Case], listener: Listener = lambda _event: None, *, with_records: bool = True
+) -> Iterator[CaseRecord]:
     """Yield what `work` yields of `cases`, each case in a worker process.
 
     Where the worker loses its device or is killed, the case it was at is tried once more by a worker that does nothing
@@ -56,6 +58,7 @@ def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _ev
         work: is pickled for the workers, which import its module; not the program's main one.
         cases: from `find_cases`.
         listener: is called in this process with the events of `work`.
+        with_records: False writes none of a case that fails here.
 
     Raises:
         FlareError: what `work` raises, but for a lost device.
@@ -71,7 +74,8 @@ def supervise(work: Work, cases: Sequence[Case], listener: Listener = lambda _ev
         if alone and remaining:
             message = f"two workers were lost at this case ({loss})"
             lost = remaining.pop()
-            yield commit_failure(lost, failed_record(lost.name, LostDeviceError(message, loss.traceback)))
+            record = failed_record(lost.name, LostDeviceError(message, loss.traceback))
+            yield commit_failure(lost, record, with_record=with_records)
         suspect = remaining[0] if remaining else None
         if suspect:
             _LOG.warning("a worker was lost at %s (%s); it is tried once more", suspect.name, loss)
