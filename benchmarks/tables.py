@@ -46,15 +46,21 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     @classmethod
-    def measured(cls, command: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> "Table":
-        """Return what was measured here, just now."""
+    def measured(
+        cls,
+        command: str,
+        columns: Sequence[Column],
+        rows: Iterable[Sequence[Cell]],
+        packages: Sequence[str] = ("nnunetv2", "openvino"),
+    ) -> "Table":
+        """Return what was measured here, just now, with these versions of packages."""
         from flare_eval.efficiency.costs import machine
         from flare_eval.efficiency.gpu import GpuMeter
 
         here, gpu = machine(GpuMeter.find(0)), ""
         if here["gpu"] != "none":
             gpu = f", {here['gpu']}"
-        versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        versions = ", ".join(f"{name} {version(name)}" for name in packages)
         place = f"{here['processor']}, {here['cores']} cores{gpu}; Python {platform.python_version()}, {versions}"
         rounded = (tuple(_rounded(*pair) for pair in zip(row, columns, strict=True)) for row in rows)
         return cls(command, place, date.today().isoformat(), tuple(columns), tuple(rounded))
@@ -119,7 +125,6 @@ class Table:
 
 
 _HEAD = ("command", "machine", "date")
-_PACKAGES = ("nnunetv2", "openvino")
 
 
 def add_table_option(parser: argparse.ArgumentParser) -> None:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 # What a command line may begin with; otherwise it is that of a model folder that becomes a bundle.
 ENGINES, INT8 = "trt", "int8"
+BUILDERS = ("tensorrt", "rtx")
 OTHER_COMMANDS = """\
-flare-export trt BUNDLE builds this machine's TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds
-to it what it needs to run in 8-bit integers; see their --help.
+flare-export trt BUNDLE builds TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds to it what it
+needs to run in 8-bit integers; see their --help.
 
 """
 EXIT_CODES = """\
@@ -76,11 +77,13 @@ def _engine_parser() -> argparse.ArgumentParser:
     parser = new_parser(
         f"flare-export {ENGINES}",
         "Build this machine's TensorRT engines of a bundle, one per fold and batch, compare each with ONNX Runtime in "
-        "float32, and keep those that agree where flare-infer finds them.",
+        "float32, and keep those that agree where flare-infer finds them. With --builder rtx no GPU is needed: each "
+        "engine is inspected, and flare-infer compares it with float32 at its first use on a machine.",
         EXIT_CODES,
     )
     add = parser.add_argument
     add("bundle", type=path_of, metavar="BUNDLE", help="a folder or zip made by flare-export")
+    _add_rtx(parser)
     add("--batch", nargs="+", type=positive, default=[1], metavar="N", help="tiles at once (default: 1)")
     _add_verify(parser, "NIfTI images (default: synthetic patches)")
     add("--workspace-mib", type=positive, metavar="N", help="scratch memory of a layer (default: TensorRT's own bound)")
@@ -96,8 +99,35 @@ def _engine_parser() -> argparse.ArgumentParser:
         help="keep TensorRT's timings of this GPU, so that later builds are faster",
     )
     add("--rebuild", action="store_true", help="build anew what is there already")
-    add("--device", default="cuda:0", metavar="cuda:N", help="the GPU (default: %(default)s)")
+    add("--device", metavar="cuda:N", help="the GPU (default: cuda:0)")
     return parser
+
+
+def _add_rtx(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--builder", choices=BUILDERS, default="tensorrt", help="TensorRT, or TensorRT for RTX (default: %(default)s)")
+    add(
+        "--target",
+        nargs="+",
+        type=_target,
+        metavar="SM",
+        help="the GPUs to build for, with --builder rtx: sm75, sm86, sm89, sm120 (default: the GPU that is here)",
+    )
+    add(
+        "-o",
+        "--output",
+        type=path_of,
+        metavar="FOLDER",
+        help="with --builder rtx, a folder to write the engines to, for other machines, in place of the cache",
+    )
+
+
+def _target(text: str) -> str:
+    from flare_runtime.backends.tensorrt.targets import why_not
+
+    if reason := why_not(text):
+        raise argparse.ArgumentTypeError(reason)
+    return text
 
 
 def _int8_parser() -> argparse.ArgumentParser:
@@ -185,40 +215,14 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def run_engines(args: argparse.Namespace) -> int:
-    """Build, verify and keep a bundle's engines, and print how well they agree."""
-    from flare_export.engine.export import EngineExport
-    from flare_export.parity.case_files import channel_files
-    from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey
-    from flare_runtime.backends.tensorrt.library import check_builder
-    from flare_runtime.backends.tensorrt.network import CACHE_NAME, engine_key
-    from flare_runtime.compute.device import as_gpu, open_device, resolve
-    from flare_runtime.errors import OutputError
-    from flare_runtime.files.cache_folder import cache_folder
+    """Build a bundle's engines, check and keep them, and print what is known of them."""
+    from flare_export.engine import command
     from flare_runtime.model.bundle import Bundle
 
     bundle = Bundle.open(args.bundle)
-    check_builder()
-    from flare_export.engine.builder import BuildOptions, TensorRTBuilder, timings_name
-
-    cases = channel_files(args.verify, len(bundle.manifest.channels))
-    device = as_gpu(open_device(resolve(args.device)))
-    folder = cache_folder(CACHE_NAME)
-    if folder is None:
-        raise OutputError("no folder for engines that is yours alone; set XDG_CACHE_HOME to a place for one")
-    timings = folder / timings_name(device) if args.timing_cache else None
-
-    def key_of(digest: str, batch: int) -> EngineKey:
-        compatible = bool(args.version_compatible)
-        return engine_key(digest, device, bundle.manifest.patch, batch, version_compatible=compatible)
-
-    EngineExport(
-        cache=EngineCache(folder, print_line),
-        key_of=key_of,
-        build=TensorRTBuilder(device, BuildOptions(args.workspace_mib, args.version_compatible, timings)),
-        cases=cases,
-        anew=args.rebuild,
-        report=print_line,
-    ).run(bundle, args.batch)
+    command.check_usage(args)
+    run = command.export_portable if args.builder == "rtx" else command.export_verified
+    run(bundle, args)
     return 0
 
 
@@ -252,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_streams()
     args = parse_args(argv)
     program = "flare-export" if args.command == "bundle" else f"flare-export {args.command}"
-    return exit_code_of(program, lambda: run(args), "tensorrt" if args.command == ENGINES else "export")
+    extra = {"tensorrt": "tensorrt", "rtx": "rtx"}.get(getattr(args, "builder", ""), "export")
+    return exit_code_of(program, lambda: run(args), extra)
 
 
 if __name__ == "__main__":

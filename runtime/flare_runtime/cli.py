@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--backend",
         default="auto",
         metavar="NAME",
-        help="openvino (CPU), onnxruntime, tensorrt or cudnn (GPU), or auto (default: %(default)s)",
+        help="openvino (CPU), onnxruntime, tensorrt, tensorrt-rtx or cudnn (GPU), or auto (default: %(default)s)",
     )
     add(
         "--precision",

@@ -320,13 +320,14 @@ def test_with_tensorrt_the_command_builds_and_verifies_and_the_runtime_finds(tin
         device = CudaDevice(0)
     except DeviceError as error:
         pytest.skip(str(error))
-    from flare_runtime.backends.tensorrt.network import find_networks
+    from flare_runtime.backends.tensorrt.library import TENSORRT
+    from flare_runtime.backends.tensorrt.network import find_engines, load_engine
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     bundle = Bundle.open(tiny_bundle)
-    assert find_networks(bundle, device) == []
+    assert find_engines(TENSORRT, bundle, device) == []
     assert cli.main(["trt", str(tiny_bundle), "--batch", "1", "2"]) == 0
-    (network,) = find_networks(bundle, device)
+    (network,) = [load_engine(TENSORRT, found, device) for found in find_engines(TENSORRT, bundle, device)]
     tiles = np.random.default_rng(0).standard_normal((2, 1, 16, 16, 16)).astype(np.float32)
     reference = OnnxRuntimeNetwork(bundle.read(bundle.networks("fp32")[0]), threads=1)
     with device.active():

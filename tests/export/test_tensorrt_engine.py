@@ -1,7 +1,8 @@
-"""The builder around TensorRT, and the whole command, with stand-ins for TensorRT and the GPU.
+"""The builder of TensorRT for a GPU, and the whole command, with stand-ins for its engines and the GPU.
 
 A test whose name says `wiring` shows that calls and values reach the stand-in and come back from it, no more: that
-TensorRT takes such calls, the tests marked `tensorrt` show.
+TensorRT takes such calls, the tests marked `tensorrt` show. What parses, types and inspects is TensorRT for RTX's own,
+which `test_rtx_engines.py` builds with.
 """
 
 import importlib
@@ -12,18 +13,22 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
+pytest.importorskip("tensorrt_rtx")
+
+import tensorrt_rtx as rtx
 
 from flare_export import cli
 from flare_export.engine import builder
-from flare_export.errors import DisagreementError, ModelError
 from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
-from flare_runtime.backends.tensorrt import library
-from flare_runtime.backends.tensorrt.network import find_networks
+from flare_runtime.backends.tensorrt.library import TENSORRT
+from flare_runtime.backends.tensorrt.network import find_engines, load_engine
 from flare_runtime.compute import device as devices
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
-from tests.export.stand_in_builder import Flag, builder_module
+from tests.export.stand_in_builder import builder_module
 from tests.runtime.stand_in_tensorrt import StandInDevice
+
+Flag = rtx.BuilderFlag
 
 
 def use(monkeypatch, module):
@@ -66,23 +71,11 @@ def test_wiring_of_a_whole_batch_through_an_engine(engines, half):
 
 def test_wiring_of_options_to_the_builder(engines, half, tensorrt):
     build(engines, half)
-    assert tensorrt.asked.profiling_verbosity == "detailed"
+    assert tensorrt.asked.profiling_verbosity == rtx.ProfilingVerbosity.DETAILED
     assert (tensorrt.asked.flags, tensorrt.asked.limits) == ([Flag.DISABLE_TIMING_CACHE], {})
     build(engines, half, workspace_mib=64, version_compatible=True)
-    assert tensorrt.asked.limits == {"workspace": 64 << 20}
+    assert tensorrt.asked.limits == {rtx.MemoryPoolType.WORKSPACE: 64 << 20}
     assert Flag.VERSION_COMPATIBLE in tensorrt.asked.flags
-
-
-def test_a_float32_network_is_refused_before_it_is_built(engines, bundle, tensorrt):
-    with pytest.raises(DisagreementError, match="convolutions compute in float32"):
-        build(engines, bundle.read(bundle.networks("fp32")[0]))
-    assert tensorrt.asked is None
-
-
-def test_a_network_that_tensorrt_cannot_read_is_refused_with_its_reason(engines, half, monkeypatch):
-    monkeypatch.setattr("tests.export.stand_in_builder._TYPES", {})
-    with pytest.raises(ModelError, match="cannot read the network: a type it does not know"):
-        build(engines, half)
 
 
 def test_a_build_that_fails_is_a_device_error(engines, half, tensorrt):
@@ -93,7 +86,7 @@ def test_a_build_that_fails_is_a_device_error(engines, half, tensorrt):
 
 def test_a_driver_that_tensorrt_does_not_like_is_a_device_error_and_no_crash(engines, half, tensorrt):
     tensorrt.broken = True
-    with pytest.raises(DeviceError, match="cannot use cuda:0: CUDA driver version is insufficient"):
+    with pytest.raises(DeviceError, match="cannot build here: CUDA driver version is insufficient"):
         build(engines, half)
 
 
@@ -137,10 +130,8 @@ def test_wiring_of_the_command_to_what_the_runtime_then_finds(machine, bundle, h
     assert len(lines) == 8
     assert all(line.startswith("network.fp16.onnx, batch ") for line in lines)
     assert sorted(path.suffix for path in machine.iterdir()) == [".engine", ".engine", ".lock", ".lock", ".timings"]
-    from flare_runtime.backends.tensorrt.network import find_networks
-
     device = StandInDevice()
-    (network,) = find_networks(bundle, device)
+    (network,) = [load_engine(TENSORRT, found, device) for found in find_engines(TENSORRT, bundle, device)]
     assert network.batch == 3
     tile = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
     expected = OnnxRuntimeNetwork(half, threads=1).run(tile)
@@ -168,7 +159,7 @@ def test_a_refused_engine_ends_the_command_and_is_not_kept(machine, bundle, tens
 def test_wiring_of_the_commands_options_to_the_builder(machine, bundle, tensorrt):
     arguments = ["--workspace-mib", "5", "--version-compatible", "--no-timing-cache", "--device", "cuda:1"]
     assert cli.main(["trt", str(bundle.path), *arguments]) == 0
-    assert tensorrt.asked.limits == {"workspace": 5 << 20}
+    assert tensorrt.asked.limits == {rtx.MemoryPoolType.WORKSPACE: 5 << 20}
     assert tensorrt.asked.flags == [Flag.VERSION_COMPATIBLE, Flag.DISABLE_TIMING_CACHE]
     assert not list(machine.glob("*.timings"))
 
@@ -199,8 +190,8 @@ def test_wiring_of_the_lean_runtime_to_what_was_built_compatible(machine, bundle
     lean.__name__ = "tensorrt_lean"
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    assert library.is_lean()
-    assert len(find_networks(bundle, StandInDevice())) == 1
+    assert TENSORRT.is_lean()
+    assert len(find_engines(TENSORRT, bundle, StandInDevice())) == 1
     with pytest.raises(DeviceError, match="builds none"):
-        library.check_builder()
+        TENSORRT.check_builder()
     assert not [path for path in Path(bundle.path).iterdir() if path.suffix == ".engine"]

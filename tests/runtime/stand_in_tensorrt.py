@@ -134,13 +134,13 @@ class _Runtime:
     def __init__(self, logger):
         self._logger = logger
         self.engine_host_code_allowed = False
-        logger.log(_Logger.WARNING, "a warning")
+        logger.log(logger.WARNING, "a warning")
 
     def deserialize_cuda_engine(self, engine):
         try:
             content = json.loads(engine)
         except ValueError:
-            self._logger.log(_Logger.ERROR, "the magic tag does not match\nand more")
+            self._logger.log(self._logger.ERROR, "the magic tag does not match\nand more")
             return None
         if content.get("version_compatible") and not self.engine_host_code_allowed:
             return None
@@ -163,14 +163,46 @@ class _Engine:
     def get_tensor_shape(self, name):
         return tuple(self.content[name])
 
-    def create_execution_context(self, strategy):
+    def create_execution_context(self, how):
+        strategy = how.strategy if isinstance(how, _RuntimeConfig) else how
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        if isinstance(how, _RuntimeConfig):
+            how.cache.kernels = how.cache.kernels or b"kernels of " + self.content["onnx"][-20:].encode()
         return _Context(self)
+
+    def create_runtime_config(self):
+        return _RuntimeConfig()
 
     def create_engine_inspector(self):
         if self.content["layers"] is None:
             return None
         return SimpleNamespace(get_engine_information=lambda _format: self.content["layers"])
+
+
+class _RuntimeCache:
+    """Kernels of another driver begin with another word."""
+
+    kernels = b""
+
+    def deserialize(self, kernels):
+        if not kernels.startswith(b"kernels of "):
+            return False
+        self.kernels = kernels
+        return True
+
+    def serialize(self):
+        return self.kernels
+
+
+class _RuntimeConfig:
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
+
+    def create_runtime_cache(self):
+        return _RuntimeCache()
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
 
 
 class _Context:
@@ -207,8 +239,8 @@ class BrokenRuntime:
     """As the real one is where the driver is too old for TensorRT: an object that must not be used."""
 
     def __init__(self, logger):
-        logger.log(_Logger.ERROR, "CUDA initialization failure")
-        logger.log(_Logger.INTERNAL_ERROR, "CUDA driver version is insufficient")
+        logger.log(logger.ERROR, "CUDA initialization failure")
+        logger.log(logger.INTERNAL_ERROR, "CUDA driver version is insufficient")
 
     deleted = 0
 

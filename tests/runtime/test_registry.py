@@ -81,7 +81,7 @@ def test_the_command_knows_a_new_engine(tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"backend": "exemplar"}, "choose one of auto, openvino, onnxruntime, tensorrt, cudnn, example$"),
+        ({"backend": "exemplar"}, "choose one of auto, openvino, onnxruntime, tensorrt, cudnn, tensorrt-rtx, example$"),
         ({"backend": "example", "device": "cuda:0"}, "the example backend runs on the CPU"),
         ({"backend": "example", "precision": "bf16"}, "the example backend has no bf16; use --backend openvino or"),
     ],

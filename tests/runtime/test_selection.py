@@ -171,7 +171,7 @@ def test_networks_that_are_not_there_are_not_replaced_by_others():
     ("options", "tried"),
     [
         ({}, ["onnxruntime"]),
-        ({"precision": "fp16"}, ["tensorrt", "cudnn", "onnxruntime"]),
+        ({"precision": "fp16"}, ["tensorrt", "cudnn", "tensorrt-rtx", "onnxruntime"]),
         ({"precision": "fp32"}, ["onnxruntime"]),
         ({"backend": "cudnn"}, ["cudnn"]),
     ],

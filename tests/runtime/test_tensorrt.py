@@ -15,9 +15,9 @@ import pytest
 
 from flare_runtime.backends.engine import AbsentEngineError
 from flare_runtime.backends.selection import choose, read_network
-from flare_runtime.backends.tensorrt import library
 from flare_runtime.backends.tensorrt import network as tensorrt_network
-from flare_runtime.backends.tensorrt.cache import EngineCache
+from flare_runtime.backends.tensorrt.cache import EngineCache, EngineKey
+from flare_runtime.backends.tensorrt.library import TENSORRT
 from flare_runtime.errors import DeviceError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
@@ -54,7 +54,7 @@ def device():
 
 @pytest.fixture
 def network(backend, device):
-    return backend.TensorRTNetwork(engine_bytes(batch=3), device)
+    return backend.TensorRTNetwork(TENSORRT, engine_bytes(batch=3), device)
 
 
 def tiles(device, count, channels=1):
@@ -125,7 +125,7 @@ def test_memory_is_taken_by_the_first_run_and_given_back_by_release(network, dev
 
 def test_an_engine_that_needs_no_memory_runs(backend, device):
     values, given = tiles(device, 2)
-    network = backend.TensorRTNetwork(engine_bytes(memory=0), device)
+    network = backend.TensorRTNetwork(TENSORRT, engine_bytes(memory=0), device)
     np.testing.assert_array_equal(network.run(given), logits_of(values))
 
 
@@ -137,7 +137,7 @@ def test_tiles_that_the_engine_does_not_take_never_reach_it(network, device, sha
 
 def test_an_engine_that_tensorrt_does_not_take_is_a_device_error(backend, device):
     with pytest.raises(DeviceError, match=r"11\.4\.0\.106 does not take the engine: the magic tag does not match$"):
-        backend.TensorRTNetwork(b"of another version", device)
+        backend.TensorRTNetwork(TENSORRT, b"of another version", device)
 
 
 def test_a_driver_that_tensorrt_does_not_like_is_a_device_error_and_no_crash(monkeypatch, device):
@@ -145,7 +145,7 @@ def test_a_driver_that_tensorrt_does_not_like_is_a_device_error_and_no_crash(mon
     module.Runtime = BrokenRuntime
     backend = load(monkeypatch, tensorrt=module)
     with pytest.raises(DeviceError, match="cannot use cuda:0: CUDA initialization failure; CUDA driver version is ins"):
-        backend.TensorRTNetwork(engine_bytes(), device)
+        backend.TensorRTNetwork(TENSORRT, engine_bytes(), device)
     gc.collect()
     assert not BrokenRuntime.deleted
 
@@ -153,37 +153,43 @@ def test_a_driver_that_tensorrt_does_not_like_is_a_device_error_and_no_crash(mon
 def test_wiring_of_the_leave_to_run_code_inside_an_engine(backend, device):
     engine = engine_bytes(version_compatible=True)
     with pytest.raises(DeviceError, match="does not take"):
-        backend.TensorRTNetwork(engine, device)
-    assert backend.TensorRTNetwork(engine, device, version_compatible=True).batch == 2
+        backend.TensorRTNetwork(TENSORRT, engine, device)
+    assert backend.TensorRTNetwork(TENSORRT, engine, device, version_compatible=True).batch == 2
 
 
 def test_a_run_that_fails_is_a_device_error(backend, device):
     _, given = tiles(device, 2)
-    network = backend.TensorRTNetwork(engine_bytes(factor=None), device)
+    network = backend.TensorRTNetwork(TENSORRT, engine_bytes(factor=None), device)
     with pytest.raises(DeviceError, match=r"could not run 2 tile\(s\) on cuda:0"):
         network.run(given)
 
 
 @pytest.mark.parametrize(("layers", "text"), [('{"Layers": []}', '{"Layers": []}'), (None, "")])
 def test_wiring_of_what_tensorrt_says_of_the_layers(backend, device, layers, text):
-    assert backend.TensorRTNetwork(engine_bytes(layers=layers), device).layer_information() == text
+    assert backend.TensorRTNetwork(TENSORRT, engine_bytes(layers=layers), device).layer_information() == text
 
 
 def test_without_tensorrt_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(DeviceError, match=r"pip install '\.\[tensorrt\]'") as caught:
-        load(monkeypatch).TensorRTNetwork(engine_bytes(), StandInDevice())
+        load(monkeypatch).TensorRTNetwork(TENSORRT, engine_bytes(), StandInDevice())
     assert "\n" not in str(caught.value)
 
 
 def test_the_lean_runtime_is_taken_where_there_is_no_other(monkeypatch):
     lean = stand_in_module("tensorrt_lean", "11.3.0.99")
     load(monkeypatch, tensorrt_lean=lean)
-    assert library.is_lean()
+    assert TENSORRT.is_lean()
     load(monkeypatch, tensorrt=stand_in_module(), tensorrt_lean=lean)
-    assert (library.is_lean(), library.version()) == (False, "11.4.0.106")
+    assert (TENSORRT.is_lean(), TENSORRT.version()) == (False, "11.4.0.106")
 
 
 # --- engines of a bundle
+
+
+def networks_of(bundle, device, **options):
+    """Return what runs the engines that there are of a bundle."""
+    found = tensorrt_network.find_engines(TENSORRT, bundle, device, **options)
+    return [tensorrt_network.load_engine(TENSORRT, engine, device) for engine in found]
 
 
 @pytest.fixture
@@ -202,21 +208,23 @@ def cache(backend, tmp_path, monkeypatch):
 
 
 def keep(cache, backend, device, fold, batch=2, **options):
-    key = backend.engine_key(fold * 64, device, PATCH, batch, **options)
+    card = (device.gpu_name, device.compute_capability)
+    key = EngineKey.of(TENSORRT, fold * 64, card, PATCH, batch, **options)
     return cache.find_or_build(key, lambda: (engine_bytes(batch, factor=float(fold) + 1), RECORD))
 
 
-def test_wiring_of_gpu_and_version_into_the_key(backend, device):
-    key = backend.engine_key("0" * 64, device, PATCH, 2)
+def test_wiring_of_gpu_and_version_into_the_key(backend):
+    key = EngineKey.of(TENSORRT, "0" * 64, ("NVIDIA Stand-in", "9.0"), PATCH, 2)
     assert (key.gpu, key.compute_capability, key.tensorrt) == ("NVIDIA Stand-in", "9.0", "11.4.0.106")
+    assert key.name.startswith("tensorrt-11.4.0.106-sm90-batch2-")
 
 
 def test_a_bundles_engines_are_loaded_fold_by_fold(bundle, backend, cache, device):
-    assert backend.find_networks(bundle, device) == []
+    assert networks_of(bundle, device) == []
     keep(cache, backend, device, "1")
-    assert backend.find_networks(bundle, device) == []  # of one fold alone
+    assert networks_of(bundle, device) == []  # of one fold alone
     keep(cache, backend, device, "0")
-    networks = backend.find_networks(bundle, device)
+    networks = networks_of(bundle, device)
     values, given = tiles(device, 1)
     for factor, network in enumerate(networks, start=1):
         np.testing.assert_array_equal(network.run(given)[:, 1:], factor * values)
@@ -226,9 +234,9 @@ def test_a_bundles_engines_are_loaded_fold_by_fold(bundle, backend, cache, devic
 def test_a_bound_of_memory_is_kept(bundle, backend, cache, device):
     for fold in "01":
         keep(cache, backend, device, fold)
-    assert len(backend.find_networks(bundle, device, memory_bytes=2000)) == 2
+    assert len(networks_of(bundle, device, memory_bytes=2000)) == 2
     told = []
-    assert backend.find_networks(bundle, device, memory_bytes=1999, report=told.append) == []
+    assert networks_of(bundle, device, memory_bytes=1999, report=told.append) == []
     assert len(told) == 1
 
 
@@ -236,8 +244,8 @@ def test_the_lean_runtime_finds_compatible_engines_of_earlier_versions(bundle, b
     for fold in "01":
         keep(cache, backend, device, fold)
         keep(cache, backend, device, fold, batch=1, version_compatible=True)
-    lean = load(monkeypatch, tensorrt_lean=stand_in_module("tensorrt_lean", "11.5.0.1"))
-    assert [network.batch for network in lean.find_networks(bundle, device)] == [1, 1]
+    load(monkeypatch, tensorrt_lean=stand_in_module("tensorrt_lean", "11.5.0.1"))
+    assert [network.batch for network in networks_of(bundle, device)] == [1, 1]
 
 
 def test_an_engine_inside_a_bundle_is_never_taken(bundle, backend, cache, device):
@@ -245,7 +253,7 @@ def test_an_engine_inside_a_bundle_is_never_taken(bundle, backend, cache, device
     for fold in "01":
         path = keep(cache, backend, device, fold).path
         path.rename(bundle.path / path.name)
-    assert backend.find_networks(bundle, device) == []
+    assert networks_of(bundle, device) == []
 
 
 def test_without_a_private_folder_there_are_no_engines(bundle, backend, cache, device):
@@ -253,7 +261,7 @@ def test_without_a_private_folder_there_are_no_engines(bundle, backend, cache, d
         path = keep(cache, backend, device, fold).path
     path.parent.chmod(0o777)
     told = []
-    assert backend.find_networks(bundle, device, report=told.append) == []
+    assert networks_of(bundle, device, report=told.append) == []
     assert told == ["there is no private cache folder, so no TensorRT engine"]
 
 
@@ -288,27 +296,30 @@ def test_without_engines_a_line_says_why_and_how_to_build_them(bundle, backend, 
     assert not isinstance(caught.value, AbsentEngineError)  # `auto` says so
 
 
-def test_a_bundle_without_float16_network_has_no_engines(backend, cache, device, tmp_path):
-    assert backend.find_networks(Bundle(tmp_path, make_manifest(), "0" * 64), device) == []
+def test_a_bundle_without_float16_network_has_no_engines(backend, device, tmp_path):
+    assert networks_of(Bundle(tmp_path, make_manifest(), "0" * 64), device) == []
 
 
 REAL = """
-import gc
+import gc, sys
+from flare_runtime.backends.tensorrt.library import RTX, TENSORRT
 from flare_runtime.backends.tensorrt.network import TensorRTNetwork
 from flare_runtime.errors import DeviceError
 from tests.runtime.stand_in_tensorrt import StandInDevice
 try:
-    TensorRTNetwork(b"no engine", StandInDevice())
+    TensorRTNetwork({"tensorrt_lean": TENSORRT, "tensorrt_rtx": RTX}[sys.argv[1]], b"no engine", StandInDevice())
 except DeviceError as error:
     print(str(error))
 gc.collect()
 """
 
 
-def test_the_real_lean_runtime_refuses_with_a_reason_and_no_crash():
-    # With a GPU it does not take the engine; without one it cannot be used at all, not even deleted.
-    pytest.importorskip("tensorrt_lean")
+@pytest.mark.parametrize("module", ["tensorrt_lean", "tensorrt_rtx"])
+def test_a_real_runtime_refuses_with_a_reason_and_no_crash(module):
+    # With a GPU it does not take the engine; without one it cannot be used at all, the lean one not even deleted.
+    pytest.importorskip(module)
     root = Path(__file__).resolve().parents[2]
-    result = subprocess.run([sys.executable, "-c", REAL], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", REAL, module]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert re.fullmatch(r"TensorRT \S+ (cannot use cuda:0|does not take the engine): .+\n", result.stdout)
+    assert re.fullmatch(r"TensorRT (for RTX )?\S+ (cannot use cuda:0|does not take the engine): .+\n", result.stdout)

@@ -93,7 +93,7 @@ class EngineExport:
 
         engine = self.cache.find_or_build(self.key_of(half.sha256, batch), build, anew=self.anew)
         self.report(f"{name}: {'kept as' if built else 'already built,'} {engine.path}")
-        if not built:
+        if not built and isinstance(engine.record, EngineRecord):
             self.report(f"{name}: {_agreement_line(engine.record)}")
         return engine
 

@@ -22,11 +22,13 @@ class Layer:
         name: as TensorRT calls it.
         convolves: whether it is a convolution or a transposed one, alone or fused with others.
         inputs: the types of its input tensors, the activations first.
+        weights: the types of its constants, the kernel first, where they are told apart from the inputs.
     """
 
     name: str
     convolves: bool
     inputs: tuple[Kind, ...]
+    weights: tuple[Kind, ...] = ()
 
 
 def kind_of(text: str) -> Kind:
@@ -34,6 +36,11 @@ def kind_of(text: str) -> Kind:
     if re.search(r"\b(half|fp16|float16)\b", text, re.IGNORECASE):
         return "half"
     return "single" if re.search(r"\b(float|fp32|float32)\b", text, re.IGNORECASE) else "other"
+
+
+def is_convolution(role: str) -> bool:
+    """Whether TensorRT's word for a layer's type means a convolution, or a transposed one."""
+    return "conv" in role.lower() or "correlation" in role.lower()
 
 
 def read_layers(information: str) -> list[Layer]:
@@ -52,8 +59,7 @@ def read_layers(information: str) -> list[Layer]:
 
 
 def _layer(entry: dict[str, Any]) -> Layer:
-    role = f"{entry.get('LayerType', '')} {entry.get('ParameterType', '')}".lower()
-    convolves = "conv" in role or "correlation" in role
+    convolves = is_convolution(f"{entry.get('LayerType', '')} {entry.get('ParameterType', '')}")
     return Layer(str(entry.get("Name", "")), convolves, tuple(_tensor_kind(t) for t in entry.get("Inputs", [])))
 
 
@@ -79,7 +85,7 @@ def check_layers(layers: Sequence[Layer], *, described: bool = True) -> str:
         DisagreementError: where a convolution computes in float32, or nothing in float16.
     """
     convolutions = [layer for layer in layers if layer.convolves]
-    wide = [layer.name for layer in convolutions if layer.inputs[:1] == ("single",)]
+    wide = [layer.name for layer in convolutions if "single" in layer.inputs[:1] + layer.weights[:1]]
     if wide:
         raise DisagreementError(
             f"{len(wide)} of {len(convolutions)} convolutions compute in float32 in place of float16 ({wide[0]})"

@@ -32,9 +32,17 @@ def _onnxruntime(choice: Choice) -> Compile:
 
 
 def _tensorrt(choice: Choice) -> Compile:
+    from flare_runtime.backends.tensorrt.library import TENSORRT
     from flare_runtime.backends.tensorrt.network import open_networks
 
-    return open_networks(choice)
+    return open_networks(choice, TENSORRT)
+
+
+def _tensorrt_rtx(choice: Choice) -> Compile:
+    from flare_runtime.backends.tensorrt.library import RTX
+    from flare_runtime.backends.tensorrt.network import open_networks
+
+    return open_networks(choice, RTX)
 
 
 def _cudnn(choice: Choice) -> Compile:
@@ -82,6 +90,13 @@ ENGINES: tuple[Engine, ...] = (
         open=_cudnn,
         available=lambda: has_module("cudnn"),
         stored_in="fp32",
+    ),
+    Engine(
+        name="tensorrt-rtx",
+        on_gpu=True,
+        precisions=("fp16",),
+        open=_tensorrt_rtx,
+        available=lambda: has_module("tensorrt_rtx"),
     ),
     Engine(
         name="onnxruntime",

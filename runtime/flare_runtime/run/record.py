@@ -35,6 +35,7 @@ _PACKAGES = (
     "nvidia-cudnn-cu13",
     "nvidia-cudnn-frontend",
     "tensorrt",
+    "tensorrt-rtx-cu13",
 )
 
 

@@ -1,7 +1,7 @@
-"""TensorRT engines of this machine, each kept under everything it depends on and with what was measured of it.
+"""TensorRT engines of this machine, each kept under everything it depends on and with what is known of it.
 
-An engine is native code. It comes from a build on this machine and from nowhere else: a bundle holds none, and a file
-counts only where the user alone can have written it, it is whole, and it is the one that was asked for.
+An engine is native code. A bundle holds none, and a file counts only where the user alone can have written it, it is
+whole, and it is the one that was asked for.
 """
 
 import fcntl
@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
+from flare_runtime.backends.tensorrt.library import TENSORRT, Package, PackageName
+from flare_runtime.backends.tensorrt.targets import target_of
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import OutputError
 from flare_runtime.files.cache_folder import read_private, write_private
@@ -33,11 +36,12 @@ class EngineKey:
     Attributes:
         onnx_sha256: of the network it was built from.
         tensorrt: the version that built it.
-        gpu: the GPU's name.
+        gpu: the GPU's name; empty where every GPU of the compute capability can run it.
         compute_capability: of the GPU, such as `9.0`.
         patch: the network's input size, (z, y, x).
         batch: the number of tiles it takes at once.
         version_compatible: whether later versions and the lean runtime can run it.
+        package: that built it and runs it.
     """
 
     onnx_sha256: str
@@ -47,14 +51,69 @@ class EngineKey:
     patch: Shape3
     batch: int
     version_compatible: bool = False
+    package: PackageName = TENSORRT.name
+
+    @classmethod
+    def of(
+        cls,
+        package: Package,
+        onnx_sha256: str,
+        card: tuple[str, str],
+        patch: Shape3,
+        batch: int,
+        *,
+        version_compatible: bool = False,
+    ) -> "EngineKey":
+        """Return the key of an engine that an installed package builds.
+
+        Args:
+            package: the package.
+            onnx_sha256: of the bundle's float16 network.
+            card: the name of the GPU and its compute capability.
+            patch: the network's input size, (z, y, x).
+            batch: the number of tiles it takes at once.
+            version_compatible: whether later versions and the lean runtime can run it.
+        """
+        name, compute_capability = card
+        return cls(
+            onnx_sha256=onnx_sha256,
+            tensorrt=package.version(),
+            gpu="" if package.portable else name,
+            compute_capability=compute_capability,
+            patch=patch,
+            batch=batch,
+            version_compatible=version_compatible,
+            package=package.name,
+        )
 
     @property
-    def digest(self) -> str:
-        """The name of its files."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+    def name(self) -> str:
+        """The name of its files: what a person asks for, and a digest of everything."""
+        digest = hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]
+        return f"{self.package}-{self.tensorrt}-{target_of(self.compute_capability)}-batch{self.batch}-{digest}"
 
 
-class EngineRecord(Agreement, frozen=True, kw_only=True):
+class EngineInspection(msgspec.Struct, frozen=True, kw_only=True, tag="inspected"):
+    """What the builder says of an engine that nobody has run yet.
+
+    Attributes:
+        layers: how many it has.
+        convolutions: how many of them are convolutions in float16.
+        inputs: name, type, format and shape of what it reads, in one line each.
+        outputs: the same of what it writes.
+        weights_bytes: what its weights take on the GPU.
+        memory_bytes: what a run takes there beside the weights, the tiles and the logits.
+    """
+
+    layers: int
+    convolutions: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights_bytes: int
+    memory_bytes: int
+
+
+class EngineRecord(Agreement, frozen=True, kw_only=True, tag="verified"):
     """How far an engine agrees with its reference, as measured before it was kept.
 
     Attributes:
@@ -74,20 +133,23 @@ class EngineRecord(Agreement, frozen=True, kw_only=True):
     memory_bytes: int
 
 
+Knowledge: TypeAlias = EngineRecord | EngineInspection
+
+
 @dataclass(frozen=True)
 class CachedEngine:
-    """An engine whose file was checked, or was just written: its key, its bytes, what was measured, where it lies."""
+    """An engine whose file was checked, or was just written: its key, its bytes, what is known of it, where it lies."""
 
     key: EngineKey
     engine: bytes
-    record: EngineRecord
+    record: Knowledge
     path: Path
 
 
 @dataclass(frozen=True)
 class _Header:
     key: EngineKey
-    record: EngineRecord
+    record: Knowledge
     engine_bytes: int
 
 
@@ -105,7 +167,7 @@ class EngineCache:
 
     def find(self, key: EngineKey) -> CachedEngine | None:
         """Return the engine of exactly this key, or None where there is none that can be trusted."""
-        path = self._path(key)
+        path = self.path(key)
         content = self._read(path)
         if content is None:
             return None
@@ -148,31 +210,40 @@ class EngineCache:
         return next((engine for key in suitable if (engine := self.find(key))), None)
 
     def find_or_build(
-        self, key: EngineKey, build: Callable[[], tuple[bytes, EngineRecord]], *, anew: bool = False
+        self, key: EngineKey, build: Callable[[], tuple[bytes, Knowledge]], *, anew: bool = False
     ) -> CachedEngine:
         """Return the engine of `key`; where there is none, build it, in one process while others wait.
 
         Args:
             key: of the engine.
-            build: returns an engine that was verified, and its record; what it raises is passed on and nothing kept.
+            build: returns an engine and what is known of it; what it raises is passed on and nothing kept.
             anew: an engine that is there is dropped first, so that it does not outlive a build that is refused.
 
         Raises:
             OutputError: where the cache cannot be written.
         """
-        path = self._path(key)
+        path = self.path(key)
         with self._locked(key):
             if anew:
                 path.unlink(missing_ok=True)
             elif found := self.find(key):
                 return found
             check_folder(self._folder)  # and sweep what a killed process left half-written
-            engine, record = build()
-            write_private(path, *_encode(_Header(key, record, len(engine)), engine))
+            return self.keep(key, *build())
+
+    def keep(self, key: EngineKey, engine: bytes, record: Knowledge) -> CachedEngine:
+        """Write an engine in place of the one that the key had.
+
+        Raises:
+            OutputError: where it cannot be written.
+        """
+        path = self.path(key)
+        write_private(path, *_encode(_Header(key, record, len(engine)), engine))
         return CachedEngine(key, engine, record, path)
 
-    def _path(self, key: EngineKey) -> Path:
-        return self._folder / f"{key.digest}{_SUFFIX}"
+    def path(self, key: EngineKey) -> Path:
+        """Return where the engine of a key is or would be."""
+        return self._folder / f"{key.name}{_SUFFIX}"
 
     def _keys(self) -> Iterator[EngineKey]:
         """Yield the keys of all files; only `find` says whether a file can be trusted."""
@@ -196,7 +267,7 @@ class EngineCache:
     @contextmanager
     def _locked(self, key: EngineKey) -> Iterator[None]:
         """Hold the key's lock, which the kernel frees with the process, however that ends."""
-        path = self._folder / f"{key.digest}.lock"
+        path = self._folder / f"{key.name}.lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -210,6 +281,11 @@ class EngineCache:
             yield
         finally:
             os.close(descriptor)
+
+
+def is_engine_file(head: bytes) -> bool:
+    """Whether a file that begins so was written here, and may be replaced."""
+    return head.startswith(_MAGIC)
 
 
 def _suits(key: EngineKey, wanted: EngineKey, lean: bool) -> bool:

@@ -1,85 +1,100 @@
-"""TensorRT itself or its lean runtime, imported when it is first needed, and what it says of its errors."""
+"""TensorRT, its lean runtime or TensorRT for RTX, imported when it is first needed, and what it says of its errors."""
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from flare_runtime.backends.engine import AbsentEngineError
 from flare_runtime.errors import DeviceError, install_hint
 
-__all__ = ["Log", "check_builder", "is_lean", "load", "trt", "version"]
-
-_T = TypeVar("_T")
-
-
-def load() -> ModuleType:
-    """Return TensorRT, or its lean runtime where there is no other.
-
-    Raises:
-        DeviceError: where neither is installed.
-    """
-    problem = ""
-    for name in ("tensorrt", "tensorrt_lean"):
-        try:
-            return import_module(name)
-        except (ImportError, OSError) as error:  # also the bindings without the library they load
-            problem = problem or str(error).partition("\n")[0]
-    raise AbsentEngineError(
-        f"TensorRT is not installed ({problem}); {install_hint('tensorrt')}, or tensorrt-lean-cu13, which runs "
-        "version-compatible engines but builds none"
-    )
-
-
-class _OnFirstUse:
-    """Stands for the module until something of it is needed."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(load(), name)
-
-
 if TYPE_CHECKING:
     import tensorrt as trt
-else:
-    trt = _OnFirstUse()
+
+_T = TypeVar("_T")
+PackageName: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 
-def is_lean() -> bool:
-    """Whether only the lean runtime is there, which builds no engines."""
-    return load().__name__ == "tensorrt_lean"
+@dataclass(frozen=True)
+class Package:
+    """A package with TensorRT's interface.
 
-
-def check_builder() -> None:
-    """Refuse to go on where TensorRT's builder is not installed.
-
-    Raises:
-        DeviceError: that says what to install.
+    Attributes:
+        name: what `--backend` calls it.
+        title: what NVIDIA calls it.
+        modules: that it may be, the first that can be imported.
+        extra: of this package that installs it.
+        portable: whether an engine is built without a GPU and runs on every GPU of its compute capability, where its
+            kernels are compiled when it is first used.
     """
-    if is_lean():
-        raise DeviceError(f"tensorrt_lean runs engines but builds none; {install_hint('tensorrt')}")
+
+    name: PackageName
+    title: str
+    modules: tuple[str, ...]
+    extra: str
+    portable: bool = False
+
+    def load(self) -> ModuleType:
+        """Return the module.
+
+        Raises:
+            AbsentEngineError: where it is not installed.
+        """
+        problem = ""
+        for name in self.modules:
+            try:
+                return import_module(name)
+            except (ImportError, OSError) as error:  # also the bindings without the library they load
+                problem = problem or str(error).partition("\n")[0]
+        lean = ", or tensorrt-lean-cu13, which runs version-compatible engines but builds none"
+        instead = lean if LEAN in self.modules else ""
+        raise AbsentEngineError(f"{self.title} is not installed ({problem}); {install_hint(self.extra)}{instead}")
+
+    def version(self) -> str:
+        """Return its version."""
+        return str(vars(self.load())["__version__"])
+
+    def is_lean(self) -> bool:
+        """Whether only the lean runtime is there, which builds no engines."""
+        return self.load().__name__ == LEAN
+
+    def check_builder(self) -> None:
+        """Refuse to go on where the builder is not installed.
+
+        Raises:
+            DeviceError: that says what to install.
+        """
+        if self.is_lean():
+            raise DeviceError(f"{LEAN} runs engines but builds none; {install_hint(self.extra)}")
 
 
-def version() -> str:
-    """Return TensorRT's version."""
-    return str(vars(load())["__version__"])
+LEAN = "tensorrt_lean"
+TENSORRT = Package("tensorrt", "TensorRT", ("tensorrt", LEAN), "tensorrt")
+RTX = Package("tensorrt-rtx", "TensorRT for RTX", ("tensorrt_rtx",), "rtx", portable=True)
 
 
 class Log:
     """TensorRT's errors: its calls raise none, they return None or an object that must not be touched.
 
     Attributes:
+        package: whose they are.
         errors: in one line each, the latest last.
-        logger: an `ILogger` that appends to `errors`.
+        details: everything else that it says, each whole; nothing unless asked for.
+        logger: an `ILogger` that appends to both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, package: Package, *, detailed: bool = False) -> None:
+        self.package = package
         self.errors: list[str] = []
-        self.logger = _logger_into(self.errors)
+        self.details: list[str] = []
+        self.logger = _logger_into(package, self.errors, self.details if detailed else None)
 
     def failure(self, what: str) -> DeviceError:
         """Return the error that says what TensorRT did not do, and why."""
-        return DeviceError(f"TensorRT {version()} {what}: {'; '.join(self.errors[-2:]) or 'it does not say why'}")
+        why = "; ".join(self.errors[-2:]) or "it does not say why"
+        return DeviceError(f"{self.package.title} {self.package.version()} {what}: {why}")
 
     def require(self, result: _T | None, what: str) -> _T:
         """Return a result of TensorRT.
@@ -105,8 +120,12 @@ class Log:
         return result
 
 
-def _logger_into(errors: list[str]) -> "trt.ILogger":
-    """Return a logger of TensorRT that appends its errors to a list."""
+def _logger_into(package: Package, errors: list[str], details: list[str] | None) -> "trt.ILogger":
+    """Return a logger that appends errors, and everything else where there is a list for it."""
+    if TYPE_CHECKING:
+        import tensorrt as trt
+    else:
+        trt = package.load()
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -115,5 +134,7 @@ def _logger_into(errors: list[str]) -> "trt.ILogger":
         def log(self, severity: "trt.ILogger.Severity", msg: str) -> None:  # TensorRT calls this, from any thread
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 errors.append(msg.partition("\n")[0])
+            elif details is not None:
+                details.append(msg)
 
     return Logger()
