@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flare_eval.accuracy.label_set import ONE_LESION, read_label_set
 from flare_eval.accuracy.rules import TOLERANCE_MM
-from flare_eval.accuracy.scores import DEFAULT_RULES, Pair, Progress, Rules, evaluate, find_pairs, pairs_of
+from flare_eval.accuracy.scores import Pair, Progress, Rules, evaluate, find_pairs, pairs_of
 from flare_eval.method_paths import named_paths
 from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.errors import DeviceError, UsageError
@@ -64,12 +64,7 @@ def _add_accuracy(parser: argparse.ArgumentParser) -> None:
         metavar="MM",
         help="of the surface Dice; the first one goes into the CSV (default: the challenge's 2)",
     )
-    add(
-        "--labels",
-        type=path_of,
-        metavar="FILE",
-        help="dataset.json, a bundle or its manifest.json: score every class or region that it names",
-    )
+    _add_labels(parser)
     add("--nnunet-summary", type=path_of, metavar="FILE", help="also write nnU-Net's summary.json of the one method")
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument(
@@ -103,8 +98,18 @@ def _add_efficiency(parser: argparse.ArgumentParser) -> None:
     )
     add("--docker", metavar="IMAGE", help="measure the challenge's own command line with this image")
     add("--reference", type=path_of, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
+    _add_labels(parser)
     add("--warm", action="store_true", help="also run each command once over all cases in one process")
     add("--gpu", type=int, metavar="N", help="which GPU's memory to watch (default: the first, if there is one)")
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels",
+        type=path_of,
+        metavar="FILE",
+        help="dataset.json, a bundle or its manifest.json: score every class or region that it names",
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +199,7 @@ def run_efficiency(args: argparse.Namespace) -> int:
     gpu = GpuMeter.find(args.gpu or 0)
     if gpu is None and args.gpu is not None:
         raise DeviceError(f"--gpu {args.gpu}: the driver knows no such GPU")
+    rules = Rules(labels=read_label_set(args.labels) if args.labels else None)
     if args.reference:
         import surface_distance  # noqa: F401  # which is missed now rather than when all has been measured
 
@@ -219,7 +225,7 @@ def run_efficiency(args: argparse.Namespace) -> int:
     if len(results) > 1:
         print(markdown(*ratio_table(results)), end="\n\n")
     if args.reference:
-        scores = _score_measured(results, args.reference, args.output)
+        scores = _score_measured(results, args.reference, args.output, rules)
         code = max(code, _say_remarks(scores, allow_missing=False))
     return code
 
@@ -250,14 +256,14 @@ def _print_costs(result: Efficiency) -> int:
     return _SOME_BAD if failed else 0
 
 
-def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path) -> list[Accuracy]:
+def _score_measured(results: Sequence[Efficiency], reference: Path, output: Path, rules: Rules) -> list[Accuracy]:
     pairs = {
         result.method: pairs_of([run.case for run in result.runs], reference, output / result.method / "masks")
         for result in results
     }
     if not all(pairs.values()):
         raise UsageError(f"{reference}: holds no <case>.nii.gz of the cases that were measured")
-    return _score(pairs, output, DEFAULT_RULES, 1)
+    return _score(pairs, output, rules, 1)
 
 
 def run_report(args: argparse.Namespace) -> int:

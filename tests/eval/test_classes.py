@@ -3,6 +3,10 @@
 import csv
 import json
 import multiprocessing.dummy
+import shlex
+import shutil
+import sys
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 
@@ -24,6 +28,7 @@ ORGANS = {"background": 0, "spleen": 2, "liver": 1, "kidney": 3}
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [3, 2], "edge": 3, "alone": [1], "ignore": 4}
 IGNORING = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3, "ignore": 4}
 TOLERANCE = 2.0
+COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
 
 
 def random_labels(seed, most):
@@ -148,6 +153,16 @@ def test_a_missing_case_counts_as_0_in_every_class_and_not_in_nnunets_mean(folde
     assert len(json.loads((folders / "summary.json").read_text())["metric_per_case"]) == 1
 
 
+def test_measuring_scores_classes_too(folders, capsys):
+    for case in ("a", "b"):
+        shutil.copy(folders / "truth" / f"{case}.nii.gz", folders / f"{case}_0000.nii.gz")
+    copy = f"copy={shlex.quote(sys.executable)} -c {shlex.quote(COPY)} {{input_file}} {{output_file}}"
+    options = ["-i", folders, "-o", folders / "out", "--reference", folders / "truth"]
+    arguments = ["--labels", dataset(folders, ORGANS), "--run", copy]
+    assert main(["efficiency", *map(str, [*options, *arguments])]) == 0
+    assert "| spleen | copy | 100.00 ± 0.00 |" in capsys.readouterr().out
+
+
 def test_without_names_several_labels_are_refused_with_what_to_do(folders, capsys):
     assert score(folders) == 4
     assert "a: bad_reference: a.nii.gz: holds 2; " in capsys.readouterr().err
@@ -162,6 +177,27 @@ def test_names_come_from_a_bundle_its_manifest_or_a_model_folder(tmp_path, tiny_
         found = read_label_set(path)
         assert [(label.values, label.key) for label in found.classes] == [((1,), "1")], path
         assert found.ignore == expected.ignore
+
+
+def test_regions_of_a_bundle_have_nnunets_keys(tmp_path, tiny_bundle):
+    manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
+    manifest["labels"] = [{"name": "whole", "values": [1, 2]}, {"name": "core", "values": [2]}]
+    manifest["regions_class_order"] = [1, 2]
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    assert [(label.name, label.key) for label in read_label_set(path).classes] == [("whole", "(1, 2)"), ("core", "2")]
+
+
+def test_many_classes_take_no_copy_of_the_volume():
+    labels = np.zeros((200, 128, 128), np.uint8)
+    for at in range(13):
+        labels[10 * at + 20 : 10 * at + 29, 9 * at : 9 * at + 8, 20:40] = at + 1
+    names = classes(**{f"class {at}": (at,) for at in range(1, 14)})
+    tracemalloc.start()
+    score_classes(labels, labels, names, SPACING, (TOLERANCE,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.nbytes, f"{peak / labels.nbytes:.1f} times the volume"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 
 from flare_eval.accuracy.surface import BoolArray, surface_distances
 from flare_runtime.compute.arrays import MaskArray, Vector3
+from flare_runtime.pipeline.crop import mask_box
 
 TOLERANCE_MM = 2.0
 # Below this Dice the challenge gives no surface score.
@@ -30,9 +31,11 @@ def score_masks(
     In their order: both empty give 1, 1; one empty gives 0, 0; a DSC below 0.2 gives an NSD of 0. Each is rounded to
     4 decimals. Without a spacing no distance can be measured, and the NSD of masks that both hold something is 0.
     """
+    box = mask_box(reference, prediction)
+    if box is None:
+        return 1.0, same_at_all(1.0, tolerances_mm)
+    reference, prediction = reference[box], prediction[box]
     dsc = dice(reference, prediction)
-    if not (reference.any() or prediction.any()):
-        return dsc, same_at_all(1.0, tolerances_mm)
     return round(dsc, 4), surface_dices(reference != 0, prediction != 0, dsc, spacing_mm, tolerances_mm)
 
 
