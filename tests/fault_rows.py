@@ -5,7 +5,6 @@ from tests.fault_rows_of_models import DEVICES, MODELS, TRAINING
 from tests.fault_table import Row
 
 _RT, _EX = "tests/runtime/test_", "tests/export/test_"
-_NO_DICOM = "DICOM is not read yet; a folder of it is refused with exit 2 and a line that says to convert it"
 
 IMAGES = (
     Row("an image that ends early, compressed or not", "refused as `truncated`", files.TRUNCATED),
@@ -113,15 +112,43 @@ IMAGES = (
     ),
 )
 
-DICOM = tuple(
-    Row(fault, outcome, open=_NO_DICOM)
-    for fault, outcome in (
-        ("DICOM with a missing slice", "to be refused as `missing_slices`"),
-        ("DICOM of a tilted gantry", "to be refused"),
-        ("DICOM with a localizer in the series", "to be left out, with a remark"),
-        ("DICOM of two series in a folder", "to become one mask a series"),
-        ("DICOM of several pixel spacings, or with half a slice", "to be refused"),
-    )
+DICOM = (
+    Row(
+        "DICOM with a missing slice, or with steps that differ",
+        "is refused as `missing_slices` or `uneven_slices`",
+        tests=(f"{_RT}dicom.py::test_an_odd_series_is_refused",),
+    ),
+    Row(
+        "DICOM of a tilted gantry",
+        "is refused as `gantry_tilt`",
+        tests=(f"{_RT}dicom.py::test_an_odd_series_is_refused",),
+    ),
+    Row(
+        "DICOM with a localizer in the series",
+        "is left out, with a remark",
+        tests=(f"{_RT}dicom.py::test_localizers_are_left_out_with_a_remark",),
+    ),
+    Row(
+        "DICOM of two series in a folder",
+        "becomes one mask a series",
+        tests=(
+            f"{_RT}dicom.py::test_every_series_of_a_study_is_a_volume",
+            f"{_RT}dicom_command.py::test_every_series_of_a_study_gets_a_mask_and_one_bad_series_costs_no_other",
+        ),
+    ),
+    Row(
+        "DICOM of several pixel spacings, or with half a slice",
+        "is refused as `mixed_slices` or `truncated`",
+        tests=(f"{_RT}dicom.py::test_an_odd_series_is_refused",),
+    ),
+    Row(
+        "DICOM of another modality for a CT model",
+        "is refused as `not_ct`; beside CT it is left out, with a remark",
+        tests=(
+            f"{_RT}dicom_command.py::test_magnetic_resonance_is_no_ct",
+            f"{_RT}dicom.py::test_other_modalities_beside_ct_are_left_out",
+        ),
+    ),
 )
 
 OUTPUTS = (

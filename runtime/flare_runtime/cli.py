@@ -34,7 +34,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         EXIT_CODES,
     )
     add = parser.add_argument
-    add("-i", "--input", type=path_of, required=True, metavar="IN", help="a .nii or .nii.gz file, or a folder of them")
+    add(
+        "-i",
+        "--input",
+        type=path_of,
+        required=True,
+        metavar="IN",
+        help="a .nii(.gz) file or a folder of them; or DICOM",
+    )
     add(
         "-o",
         "--output",

@@ -29,9 +29,7 @@ def folder(tmp_path):
 
 
 def summary(cases):
-    return {
-        case.name: ([path.name for path in case.channel_files()], case.mask.name, case.record.name) for case in cases
-    }
+    return {case.name: ([path.name for path in case.files], case.mask.name, case.record.name) for case in cases}
 
 
 def test_a_folder_with_and_without_channel_numbers(tmp_path, folder):
@@ -157,7 +155,7 @@ def test_a_missing_input_is_refused(tmp_path):
         find_cases(tmp_path / "missing", tmp_path / "out", 1)
 
 
-@pytest.mark.parametrize(("names", "says"), [(("a.txt",), "holds no .nii"), (("1.dcm",), "converted to NIfTI first")])
+@pytest.mark.parametrize(("names", "says"), [(("a.txt",), "holds no .nii"), (("1.dcm",), "1 file of other formats")])
 def test_a_folder_without_images_is_refused(tmp_path, folder, names, says):
     with pytest.raises(UsageError, match=says):
         find_cases(folder(*names), tmp_path / "out", 1)

@@ -92,8 +92,8 @@ def test_files_of_other_formats_and_folders_are_pointed_out(tmp_path, caplog):
     fill(tmp_path / ".cache")
     assert found(tmp_path) == ["a.nii.gz"]
     assert caplog.messages == [
-        f"{tmp_path}: left out 4 files of other formats (.dcm, .mha, .nrrd) and 1 folder in it; DICOM series and other "
-        "formats have to be converted to NIfTI first, give folders one by one"
+        f"{tmp_path}: left out 4 files of other formats (.dcm, .mha, .nrrd) and 1 folder in it; convert them to "
+        "NIfTI, or give a DICOM series by itself, give folders one by one"
     ]
     assert caplog.records[0].levelno == logging.WARNING
 
@@ -116,7 +116,7 @@ def test_a_link_to_itself_stops_nobody(tmp_path, caplog):
 def test_a_folder_of_nothing_else_is_told_as_much(tmp_path):
     fill(tmp_path, "IM1.dcm")
     with pytest.raises(
-        UsageError, match=r"holds no \.nii or \.nii\.gz file, but 1 file of other formats \(\.dcm\); DICOM series and"
+        UsageError, match=r"holds no \.nii or \.nii\.gz file, but 1 file of other formats \(\.dcm\); convert"
     ):
         find_images(tmp_path, tmp_path / "out")
     (tmp_path / "IM1.dcm").unlink()

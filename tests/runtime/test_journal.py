@@ -25,7 +25,7 @@ def record_of(case):
     return CaseRecord(
         case=case.name,
         status="done",
-        inputs=[str(path) for path in case.channel_files()],
+        inputs=[str(path) for path in case.files],
         mask=str(case.mask),
         mask_sha256=f"{hash(case.name):064x}",
         timings_s=timings,

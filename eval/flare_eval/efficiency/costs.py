@@ -119,6 +119,8 @@ def measure_methods(
     for method in methods:
         check_folder(output / method.name / "masks")
         cases = find_cases(images, output / method.name / "masks", channels=1)
+    if any(case.places != case.files for case in cases):
+        raise UsageError(f"{images}: commands are measured on NIfTI files; convert the DICOM series")
     results = {
         method.name: Efficiency(
             method=method.name, command=list(map(visible, method.command)), machine=machine(gpu), runs=[]
@@ -141,7 +143,7 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
         target.mkdir()
         for case in cases:
             (masks / case.mask.name).unlink(missing_ok=True)  # an older run's must not pass for this one's
-            for path in case.channel_files():
+            for path in case.files:
                 # Copies, since a container sees this folder and nothing else; made before the clock starts.
                 shutil.copyfile(path, source / path.name)
         measured = measure(method.arguments(source, target), gpu=gpu, whole_machine=method.whole_machine)
@@ -167,7 +169,7 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
 
 def _image_size(case: Case) -> tuple[int, ...] | None:
     try:
-        return read_volume(case.channel_files()[0]).shape[::-1]
+        return read_volume(case.sources[0]).shape[::-1]
     except CaseError:  # what cannot be read has no size; the command under test has said so in its own way
         return None
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.checks import check_volume
@@ -31,6 +31,31 @@ class Reader(Protocol):
         """Read what the header says of the voxels, and nothing of them."""
 
 
+class ImageSeries(Protocol):
+    """One image that is kept in many files, such as a series of DICOM; it can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, and its mask."""
+
+    @property
+    def place(self) -> Path:
+        """The folder, archive or file that it is in."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its files on disk."""
+
+    def read_volume(self, max_voxels: int) -> Volume:
+        """Read the image, as a `Reader` does."""
+
+    def read_grid(self, max_voxels: int) -> Grid:
+        """Read what the headers say of the voxels, as a `Reader` does."""
+
+
+# What one channel of a case is read from.
+ImageSource: TypeAlias = Path | ImageSeries
+
 READERS: tuple[Reader, ...] = (NiftiReader(),)
 
 
@@ -39,16 +64,21 @@ def image_suffixes() -> tuple[str, ...]:
     return tuple(suffix for reader in READERS for suffix in reader.suffixes)
 
 
-def read_volume(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
-    """Read an image in the file format of its name; a name of no format is taken for NIfTI.
+def read_volume(source: str | ImageSource, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
+    """Read an image: a file in the format of its name, or a DICOM series.
+
+    A folder, a zip archive or a DICOM file has to hold one volume. Any other name of no format is taken for NIfTI.
 
     Raises:
-        CaseError: `unreadable`, `nonfinite`, `bad_scaling`, or as the format's reader does; every message begins with
-            the file's name.
+        CaseError: `unreadable`, `nonfinite`, `bad_scaling`, `several_series`, or as the format's reader does; every
+            message begins with the name of the file or the series.
+        UsageError: for DICOM where pydicom is not installed.
     """
-    path = Path(path)
-    with _naming(path):
-        return check_volume(_reader_of(path).read_volume(path, max_voxels))
+    source = _only_series(Path(source)) if isinstance(source, str | Path) else source
+    with _naming(source):
+        if isinstance(source, Path):
+            return check_volume(_reader_of(source).read_volume(source, max_voxels))
+        return check_volume(source.read_volume(max_voxels))
 
 
 def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
@@ -56,15 +86,50 @@ def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume
     return read_volume(path, max_voxels)
 
 
-def read_grid(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Grid:
+def read_grid(source: str | ImageSource, max_voxels: int = DEFAULT_MAX_VOXELS) -> Grid:
     """Read what the header of an image says of its voxels, and nothing of them.
 
     Raises:
-        CaseError: as `read_volume` does for what is wrong with the header.
+        CaseError, UsageError: as `read_volume` does for what is wrong with the header.
     """
-    path = Path(path)
-    with _naming(path):
-        return _reader_of(path).read_grid(path, max_voxels)
+    source = _only_series(Path(source)) if isinstance(source, str | Path) else source
+    with _naming(source):
+        if isinstance(source, Path):
+            return _reader_of(source).read_grid(source, max_voxels)
+        return source.read_grid(max_voxels)
+
+
+def find_series(source: Path) -> list[ImageSeries]:
+    """Return the DICOM series of a folder, a zip archive or a DICOM file; none of anything else.
+
+    Raises:
+        UsageError: where the folder or archive cannot be read, or pydicom is not installed.
+    """
+    from flare_runtime.imaging.dicom import files, series  # of use for DICOM alone
+
+    if not source.is_dir() and (_has_format(source) or not (files.is_zip(source) or files.is_dicom(source))):
+        return []
+    return [*series.find_series(source)]
+
+
+def files_of(source: ImageSource) -> tuple[Path, ...]:
+    """Return the files on disk that an image is read from."""
+    return (source,) if isinstance(source, Path) else source.files
+
+
+def _only_series(source: Path) -> ImageSource:
+    """Return the one series of a folder, archive or DICOM file, and the path of anything else."""
+    if _has_format(source):  # most files, which need not be opened for that
+        return source
+    found = find_series(source)
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise CaseError("several_series", f"{source.name}: holds {len(found)} series ({names}); give one")
+    return found[0] if found else source
+
+
+def _has_format(path: Path) -> bool:
+    return path.name.lower().endswith(image_suffixes()) and not path.is_dir()
 
 
 def _reader_of(path: Path) -> Reader:
@@ -73,12 +138,13 @@ def _reader_of(path: Path) -> Reader:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let every error begin with the file's name."""
+def _naming(path: ImageSource) -> Iterator[None]:
+    """Let every error begin with the name of the file or series."""
     try:
         yield
     except OSError as error:
-        raise CaseError("unreadable", f"{path}: {error.strerror or error}") from error
+        place = path if isinstance(path, Path) else path.place
+        raise CaseError("unreadable", f"{place}: {error.strerror or error}") from error
     except CaseError as error:
         text = str(error)
         raise CaseError(error.reason, text if text.startswith(path.name) else f"{path.name}: {text}") from error

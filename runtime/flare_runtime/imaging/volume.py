@@ -66,6 +66,7 @@ class Volume:
         remarks: what the reader found odd.
         nonfinite: how many voxels are NaN or infinite, or would be in float32; None where nobody has counted.
         background: the intensity that those voxels count as; NaN until somebody who knows the modality says it.
+        modality: as DICOM calls it, such as CT or MR; None where the image does not say.
 
     Raises:
         UsageError: where the voxels are not those of the grid.
@@ -79,6 +80,7 @@ class Volume:
     remarks: tuple[Remark, ...] = field(default=())
     nonfinite: int | None = None
     background: float = float("nan")
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         if self.voxels.shape != self.geometry.shape:

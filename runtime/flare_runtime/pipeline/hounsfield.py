@@ -42,8 +42,10 @@ def check_hounsfield(volume: Volume, name: str, *, any_intensity: bool = False) 
         any_intensity: go on whatever is found.
 
     Raises:
-        CaseError: `not_hounsfield`, with what was found.
+        CaseError: `not_hounsfield`, with what was found; `not_ct` where the image says that it is none.
     """
+    if volume.modality not in (None, "CT"):
+        raise CaseError("not_ct", f"the image is of the modality {volume.modality}, and the model takes {name} as CT")
     oddity = _oddity(_ordered_sample(volume))
     if oddity is None:
         return ()

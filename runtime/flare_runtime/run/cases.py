@@ -21,6 +21,7 @@ from flare_runtime.imaging.file_names import (
     split_channel,
     strip_suffix,
 )
+from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
 from flare_runtime.run.input_folder import find_images
 from flare_runtime.run.record import is_record
@@ -32,13 +33,13 @@ class Case:
 
     Attributes:
         name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
-        images: channel number to file.
+        images: channel number to file, or to a series of files.
         mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
             goes beside it as .json.
     """
 
     name: str
-    images: dict[int, Path]
+    images: dict[int, ImageSource]
     mask: Path
 
     @property
@@ -52,17 +53,30 @@ class Case:
         stem = strip_suffix(self.mask.name)
         return self.mask.with_name(f"{stem}{STALE}{self.mask.name[len(stem) :]}")
 
-    def channel_files(self) -> list[Path]:
-        """Return the files in the order of their channels."""
+    @property
+    def sources(self) -> list[ImageSource]:
+        """The images in the order of their channels."""
         return [self.images[channel] for channel in sorted(self.images)]
+
+    @property
+    def places(self) -> list[Path]:
+        """Where each channel's image is: its file, or the folder, archive or file of a series."""
+        return [image if isinstance(image, Path) else image.place for image in self.sources]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are read."""
+        return [file for image in self.sources for file in files_of(image)]
 
 
 def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
     """Return the case of an image, or the cases of a folder of images.
 
     Args:
-        source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz.
-        target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
+        source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz; or a DICOM file, or
+            a folder or zip archive of one or more series.
+        target: a folder for a folder; for a file or one series another one, or a folder that exists or whose name ends
+            in /.
         channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
 
     Raises:
@@ -70,10 +84,12 @@ def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
         OutputError: where an output cannot or must not be written.
     """
     place = Path(target)
+    into = str(target).endswith(os.sep) or _is_there_as(Path.is_dir, place)
     if _is_folder(source):
-        cases = _folder(source, place, channels)
+        cases = _folder(source, place, channels, into_folder=into)
+    elif series := find_series(source):
+        cases = _series(series, place, into_folder=into)
     else:
-        into = str(target).endswith(os.sep) or _is_there_as(Path.is_dir, place)
         cases = [_single(source, place, channels, into_folder=into)]
     _check_outputs(cases)
     return cases
@@ -81,9 +97,9 @@ def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
 
 def _check_outputs(cases: Sequence[Case]) -> None:
     for case in cases:
-        if any(is_stale(path.name) for path in (*case.images.values(), case.mask)):
+        if any(is_stale(one.name) for one in (*case.sources, case.mask)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
-    owners = {image: case for case in cases for image in case.images.values()}
+    owners = {file: case for case in cases for file in case.files}
     for case in cases:
         if owners.get(case.mask, case) is not case:
             raise OutputError(f"{case.mask}: is an input, that of {owners[case.mask].name}; choose another output")
@@ -118,25 +134,42 @@ def _single(source: Path, target: Path, channels: int, *, into_folder: bool) -> 
     if not is_mask_name(target.name):
         allowed = " or ".join(mask_suffixes())
         raise UsageError(f"{target}: the output for a file is a {allowed} file, or a folder that exists or ends in /")
-    images = {0: source}
+    images: dict[int, ImageSource] = {0: source}
     for index in range(1, channels):
         if (other := other_channel(source, index)) and other.exists():
             images[index] = other
     return Case(visible(name), images, target)
 
 
-def _folder(source: Path, target: Path, channels: int) -> list[Case]:
+def _series(series: Sequence[ImageSeries], target: Path, *, into_folder: bool) -> list[Case]:
+    if len(series) == 1 and not into_folder and is_mask_name(target.name):
+        return [Case(visible(series[0].name), {0: series[0]}, target)]
+    _check_is_no_file(target, f"{len(series)} series")
+    return [Case(visible(one.name), {0: one}, target / mask_name(one.name)) for one in series]
+
+
+def _check_is_no_file(target: Path, source: str) -> None:
     if _is_there_as(Path.is_file, target) or is_mask_name(target.name):
-        raise UsageError(f"{target}: the output for a folder is a folder")
+        raise UsageError(f"{target}: the output for {source} is a folder")
+
+
+def _folder(source: Path, target: Path, channels: int, *, into_folder: bool) -> list[Case]:
+    try:
+        images = find_images(source, target)
+    except UsageError:
+        if series := find_series(source):
+            return _series(series, target, into_folder=into_folder)
+        raise
+    _check_is_no_file(target, "a folder")
     by_name: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in find_images(source, target):
+    for path in images:
         name, channel = split_channel(path.name)
         if (channel or 0) in by_name[name]:
             raise _same_mask(by_name[name][channel or 0], path, name)
         by_name[name][channel or 0] = path
     if channels == 1:
         by_name = _without_numbers(by_name)
-    return [Case(visible(name), images, target / mask_name(name)) for name, images in by_name.items()]
+    return [Case(visible(name), {**files}, target / mask_name(name)) for name, files in by_name.items()]
 
 
 def _without_numbers(by_name: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:

@@ -4,13 +4,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
-from pathlib import Path
 from time import perf_counter
 
 from flare_runtime.compute.available_memory import available_bytes
 from flare_runtime.errors import BundleError, CaseError, DeviceError
 from flare_runtime.files.naming import visible
-from flare_runtime.imaging.read import read_grid, read_volume
+from flare_runtime.imaging.read import ImageSource, read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.run.cases import Case
@@ -81,7 +80,7 @@ class _ReadAhead:
     def read(self, case: Case) -> list[Volume]:
         """Read the images of a case, and have them hashed."""
         self.digests.begin(case)
-        return [read_volume(path, self._max_voxels) for path in self._files(case)]
+        return [read_volume(one, self._max_voxels) for one in self._sources(case)]
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:
         """Return what a case that is read leaves of the memory while it is segmented; None where nobody knows."""
@@ -95,15 +94,15 @@ class _ReadAhead:
         return self.read(case) if room is None or taken < room else None
 
     def _grids(self, case: Case) -> list[Grid]:
-        return [read_grid(path, self._max_voxels) for path in self._files(case)]
+        return [read_grid(one, self._max_voxels) for one in self._sources(case)]
 
-    def _files(self, case: Case) -> list[Path]:
+    def _sources(self, case: Case) -> list[ImageSource]:
         if sorted(case.images) != list(range(self._channels)):
             found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
             raise CaseError(
                 "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
             )
-        return case.channel_files()
+        return case.sources
 
     def __enter__(self) -> "_ReadAhead":
         return self
@@ -143,7 +142,7 @@ def _segment(
             "total": written_at - started,
         }
         record = done_record(case.name, result, timings, segmenter)
-        record.inputs = [visible(path) for path in case.channel_files()]
+        record.inputs = [visible(path) for path in case.places]
         record.inputs_sha256 = images.digests.of(case)
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record

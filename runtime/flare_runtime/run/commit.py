@@ -89,7 +89,7 @@ def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) 
 
     What cannot be written or moved is said in the record's message.
     """
-    record.inputs = [visible(path) for path in case.channel_files()]
+    record.inputs = [visible(path) for path in case.places]
     with alone_in(case.mask.parent):
         for step in (_drop_record, _set_mask_aside, *([_write_record] if with_record else [])):
             try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import open_regular
+from flare_runtime.imaging.read import files_of
 from flare_runtime.run.cases import Case
 
 _BLOCK_BYTES = 1 << 20
@@ -22,7 +23,7 @@ class InputDigests:
     def begin(self, case: Case) -> None:
         """Start hashing the images of a case, unless that was done before."""
         if case.mask not in self._digests:
-            self._digests[case.mask] = [self._thread.submit(sha256_of, path) for path in case.channel_files()]
+            self._digests[case.mask] = [self._thread.submit(sha256_of, *files_of(one)) for one in case.sources]
 
     def of(self, case: Case) -> list[str]:
         """Return the hashes of a case's images, in the order of the channels; none where one cannot be read."""
@@ -40,15 +41,16 @@ class InputDigests:
         self._thread.shutdown(cancel_futures=True)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file.
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of a file, or of the files of a series one after the other.
 
     Raises:
         CaseError: `not_a_file` for anything but a regular file or a link to one.
         OSError: where it cannot be read.
     """
     digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
+    for path in paths:
+        with open_regular(path) as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
     return digest.hexdigest()

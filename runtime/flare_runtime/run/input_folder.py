@@ -87,6 +87,6 @@ def _counted(count: int, noun: str, what: str) -> list[str]:
 
 
 def _advice(others: Sequence[str], folders: Sequence[Path]) -> str:
-    advice = ["DICOM series and other formats have to be converted to NIfTI first"] if others else []
+    advice = ["convert them to NIfTI, or give a DICOM series by itself"] if others else []
     advice += ["give folders one by one"] if folders else []
     return f"; {', '.join(advice)}" if advice else ""

@@ -80,7 +80,7 @@ class Session:
         """Find the cases, check every output, and return a run that has not started.
 
         Args:
-            source: an image, or a folder of them.
+            source: an image, or a folder of them; or DICOM, see `find_cases`.
             target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
             report: a file for the JSON report of the whole run.
             command: the command line for the report, such as `sys.argv`.
@@ -189,5 +189,5 @@ def _check_report(report: Path, cases: Sequence[Case]) -> None:
     results = {path.name for case in cases for path in (case.mask, case.record, case.stale)}
     if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
         raise UsageError("the report would replace a result")
-    check_targets([report], [image for case in cases for image in case.images.values()], over=is_report)
+    check_targets([report], [file for case in cases for file in case.files], over=is_report)
     check_folder(report.parent)

@@ -1,0 +1,71 @@
+"""The grey values of a series' slices, decoded side by side into one array."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+import numpy as np
+
+from flare_runtime.compute.arrays import AnyArray
+from flare_runtime.errors import CaseError, first_line
+from flare_runtime.imaging.dicom.files import DicomFile
+from flare_runtime.imaging.dicom.headers import Slice
+
+# Decoders release the interpreter; more threads than these wait for the disk.
+_THREADS = 4
+# What pydicom says of pixels that end early.
+_TRUNCATED = ("cannot reshape", "less than", "not enough")
+
+
+def stored_type(slices: Iterable[Slice]) -> np.dtype[np.generic]:
+    """Return the type that holds the pixels of all slices: float32 where each has a scale of its own."""
+    slices = list(slices)
+    if len({(one.slope, one.intercept) for one in slices}) > 1:
+        return np.dtype(np.float32)
+    return np.result_type(*{one.dtype for one in slices})
+
+
+def read_voxels(slices: Sequence[Slice]) -> AnyArray:
+    """Return the voxels (z, y, x) of slices of one size; intensities where their scales differ, else what is stored.
+
+    Raises:
+        CaseError: `truncated` or `corrupt` where pixels are missing or cannot be decoded, `unreadable`.
+    """
+    dtype = stored_type(slices)
+    scaled = dtype.kind == "f"
+    voxels = np.empty((len(slices), *slices[0].shape), dtype)
+
+    def read(numbered: Sequence[tuple[int, Slice]]) -> None:
+        file = numbered[0][1].file
+        for (place, one), pixels in zip(numbered, _frames(file, [one.frame for _, one in numbered]), strict=True):
+            if pixels.shape != one.shape:
+                text = f"{file.name}: {pixels.shape} pixels were decoded, the header says {one.shape}"
+                raise CaseError("corrupt", text)
+            voxels[place] = pixels * np.float64(one.slope) + one.intercept if scaled else pixels
+
+    by_file = groupby(sorted(enumerate(slices), key=_file_and_frame), key=lambda numbered: numbered[1].file)
+    with ThreadPoolExecutor(_THREADS, "dicom") as threads:
+        for _ in threads.map(read, [list(group) for _, group in by_file]):
+            pass
+    return voxels
+
+
+def _file_and_frame(numbered: tuple[int, Slice]) -> tuple[DicomFile, int]:
+    return numbered[1].file, numbered[1].frame
+
+
+def _frames(file: DicomFile, frames: Sequence[int]) -> list[AnyArray]:
+    """Return frames of a file, in ascending order."""
+    from pydicom.pixels.utils import iter_pixels
+
+    try:
+        with file.open() as stream:
+            return list(iter_pixels(stream, indices=frames, raw=True))
+    except CaseError:
+        raise
+    except OSError as error:
+        raise CaseError("unreadable", f"{file.name}: {error.strerror or error}") from error
+    except Exception as error:  # pydicom and its decoders raise whatever damaged pixels lead them to
+        text = first_line(error)
+        reason = "truncated" if any(words in text for words in _TRUNCATED) else "corrupt"
+        raise CaseError(reason, f"{file.name}: its pixels cannot be read ({text}); export it anew") from error

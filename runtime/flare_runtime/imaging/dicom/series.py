@@ -1,0 +1,203 @@
+"""The series of a study: which slices make one volume, which are left out, and what the volume is called."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.imaging.dicom.files import DicomFile, find_files
+from flare_runtime.imaging.dicom.headers import Slice, read_slices
+from flare_runtime.imaging.dicom.pixels import read_voxels, stored_type
+from flare_runtime.imaging.dicom.stack import SAME_DIRECTION, stack
+from flare_runtime.imaging.volume import Grid, Remark, Volume
+
+_THREADS = 8
+_INSTALL = "DICOM needs pydicom: pip install 'flare-lite[dicom]'"
+
+
+@dataclass(frozen=True)
+class DicomSeries:
+    """The slices of one volume; it can be pickled for a worker process.
+
+    Attributes:
+        name: of the folder or archive that it lies in, with a number where that holds several.
+        place: the folder, archive or file.
+        slices: in the order of the files' names.
+        remarks: what was left out.
+    """
+
+    name: str
+    place: Path
+    slices: tuple[Slice, ...]
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """CT, MR or PT."""
+        return self.slices[0].modality
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files on disk, each once."""
+        return tuple(dict.fromkeys(one.file.path for one in self.slices))
+
+    def read_grid(self, max_voxels: int) -> Grid:
+        """Return what the headers say of the voxels.
+
+        Raises:
+            CaseError: `too_large`, or as `stack` does.
+        """
+        ordered, geometry = stack(self.slices)
+        count = prod(geometry.shape)
+        if count > max_voxels:
+            text = f"the series has {count} voxels; at most {max_voxels} are allowed (--max-voxels)"
+            raise CaseError("too_large", text)
+        return Grid(geometry.shape, geometry.spacing_mm, stored_type(ordered).itemsize)
+
+    def read_volume(self, max_voxels: int) -> Volume:
+        """Read the voxels (z, y, x), first the slice that lies farthest against the slices' normal.
+
+        Raises:
+            CaseError: as `read_grid` and `read_voxels` do.
+        """
+        self.read_grid(max_voxels)
+        ordered, geometry = stack(self.slices)
+        voxels = read_voxels(ordered)
+        scaled = voxels.dtype.kind == "f"
+        slope, intercept = (1.0, 0.0) if scaled else (ordered[0].slope, ordered[0].intercept)
+        return Volume(voxels, geometry, slope, intercept, self, self.remarks, modality=self.modality)
+
+
+def find_series(source: Path) -> list[DicomSeries]:
+    """Return the volumes that a DICOM file, or a folder or zip archive of them, holds; none where it holds no image.
+
+    Where there is computed tomography, images of other modalities are left out. Scout views, and objects that are no
+    images of slices, are left out as well.
+
+    Raises:
+        UsageError: where files are to be read and pydicom is not installed, or the folder or archive cannot be read.
+    """
+    files = find_files(source)
+    if not files:
+        return []
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"{source}: holds {len(files)} DICOM file(s). {_INSTALL}") from error
+    slices, damaged = _read_all(files)
+    scouts = [one for one in slices if one.localizer]
+    kept = [one for one in slices if not one.localizer]
+    wanted = [one for one in kept if one.modality == "CT"] or kept
+    remarks = []
+    if damaged:
+        remarks.append(Remark("damaged_files", f"{len(damaged)} DICOM file(s) could not be read ({damaged[0]})"))
+    if other := {one.modality for one in kept} - {one.modality for one in wanted}:
+        remarks.append(Remark("other_modalities", f"images of {' and '.join(sorted(other))} beside it were left out"))
+    volumes = _named(source, [volume for series in _by_series(wanted) for volume in _volumes(series)])
+    return [replace(one, remarks=(*remarks, *_scouts_of(one, scouts))) for one in volumes]
+
+
+def _read_all(files: Sequence[DicomFile]) -> tuple[list[Slice], list[str]]:
+    """Return the slices of all files in order, and what was wrong with those that could not be read."""
+    damaged: list[str] = []
+
+    def read(file: DicomFile) -> list[Slice]:
+        try:
+            return read_slices(file)
+        except CaseError as error:
+            damaged.append(str(error))
+        except OSError as error:
+            damaged.append(f"{file.name}: {error.strerror or error}")
+        return []
+
+    with ThreadPoolExecutor(_THREADS, "headers") as threads:
+        return [one for slices in threads.map(read, files) for one in slices], damaged
+
+
+def _scouts_of(series: DicomSeries, scouts: Iterable[Slice]) -> list[Remark]:
+    count = sum(one.series == series.slices[0].series for one in scouts)
+    return [Remark("localizers", f"{count} localizer image(s) of the series were left out")] if count else []
+
+
+def _by_series(slices: Iterable[Slice]) -> list[list[Slice]]:
+    by_uid: dict[tuple[str, Path | None], list[Slice]] = defaultdict(list)
+    for one in slices:
+        # Without a UID a folder is a series.
+        by_uid[one.series, None if one.series else one.file.path.parent].append(one)
+    return list(by_uid.values())
+
+
+def _volumes(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Split a series where its slices have several directions, or several images of one place."""
+    groups: list[list[Slice]] = []
+    for one in slices:
+        like = next((group for group in groups if _is_parallel(group[0], one)), None)
+        if like is None:
+            groups.append([one])
+        else:
+            like.append(one)
+    return [part for group in groups for part in _apart(group)]
+
+
+def _is_parallel(first: Slice, second: Slice) -> bool:
+    if first.orientation is None or second.orientation is None:
+        return first.orientation is second.orientation
+    return bool(np.abs(np.subtract(first.orientation, second.orientation)).max() <= SAME_DIRECTION)
+
+
+def _apart(slices: list[Slice]) -> list[list[Slice]]:
+    """Split parallel slices by echo, acquisition or time, where that leaves one image of each place."""
+    if _places(slices) == len(slices):
+        return [slices]
+    for part in range(len(slices[0].parts)):
+        groups: dict[str, list[Slice]] = defaultdict(list)
+        for one in slices:
+            groups[one.parts[part]].append(one)
+        if len(groups) > 1 and all(_places(group) == len(group) for group in groups.values()):
+            return list(groups.values())
+    return [slices]
+
+
+def _places(slices: Iterable[Slice]) -> int:
+    return len({None if one.position_mm is None else tuple(np.round(one.position_mm, 3)) for one in slices})
+
+
+def _named(source: Path, volumes: Sequence[list[Slice]]) -> list[DicomSeries]:
+    """Name volumes after the folder that they lie in, and those of one folder by their series' numbers as well."""
+    by_name: dict[str, list[list[Slice]]] = defaultdict(list)
+    for slices in volumes:
+        by_name[_folder_name(source, slices)].append(slices)
+    named, taken = [], set()
+    for name, group in by_name.items():
+        for slices in group:
+            number = slices[0].number
+            base = name if len(group) == 1 else f"{name}_series{'' if number is None else number}"
+            own, count = base, 1
+            while own in taken or (own in by_name and own != name):
+                count += 1
+                own = f"{base}_{count}"
+            taken.add(own)
+            named.append(DicomSeries(own, source, tuple(slices)))
+    return named
+
+
+def _folder_name(source: Path, slices: Sequence[Slice]) -> str:
+    """Return the name of a series' folder below the source, its parts joined; the source's own where it is in none."""
+    own = source.resolve().name
+    if source.is_file():
+        own = re.sub(r"\.(zip|dcm|ima)$", "", own, flags=re.IGNORECASE)
+    folders = {_parts(source, one.file) for one in slices}
+    common = next(iter(folders)) if len(folders) == 1 else ()
+    return "_".join((own, *common)) or "dicom"
+
+
+def _parts(source: Path, file: DicomFile) -> tuple[str, ...]:
+    if file.member is not None:
+        return tuple(Path(file.member).parts[:-1])
+    return () if source.is_file() else file.path.relative_to(source).parts[:-1]
