@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flare_runtime.backends.engine import has_module
 from tests.eval.nifti_masks import cube, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +109,8 @@ def commands(folder: Path) -> Iterator[tuple[str, Sequence[object]]]:
     infer = ("-i", images, "-o", masks, "-m", bundle)
     yield "flare_export.cli", (model, "-o", bundle, "--verify", case)
     yield "flare_export.cli", ("int8", bundle, "--calibrate", case)
+    if has_module("tensorrt_rtx"):
+        yield "flare_export.cli", ("trt", bundle, "--builder", "rtx", "--target", "sm75", "sm89")
     for backend in ("openvino", "onnxruntime"):
         yield "flare_runtime.cli", (*infer, "--backend", backend)
     yield "flare_eval.cli", ("accuracy", "--reference", labels, "--prediction", masks, "-o", folder / "scores")
