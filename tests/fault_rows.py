@@ -274,6 +274,7 @@ RUNS = (
         tests=(
             f"{_RT}odd_input.py::test_an_empty_name_is_not_the_current_folder",
             f"{_RT}odd_input.py::test_a_name_that_is_too_long_is_one_line",
+            f"{_RT}commit.py::test_a_name_as_long_as_the_file_system_has_them",
             f"{_RT}odd_input.py::test_a_folder_that_may_not_be_read_is_one_line",
         ),
     ),

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.volume import Template
+from flare_runtime.imaging.write import write_mask
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.record import CaseRecord, write_json
 from tests.runtime.manifests import write_bundle
@@ -111,6 +116,45 @@ def test_one_file_without_a_number_is_not_its_own_second_channel(tmp_path, folde
     source = folder("scan.nii.gz")
     (case,) = find_cases(source / "scan.nii.gz", tmp_path / "out.nii.gz", 2)
     assert case.images == {0: source / "scan.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    "name", ["a_0001", "a[1]*?", "two\nlines", "b\udcff\udcfe", "CT.nii", " ", "x_0000", "1_0000_"]
+)
+def test_any_channel_of_one_file_names_the_case_whatever_the_name_holds(tmp_path, folder, name):
+    source = folder(f"{name}_0000.nii.gz", f"{name}_0001.NII", f"{name}_0002.nii.gz", f"{name}2_0001.nii")
+    images = {0: source / f"{name}_0000.nii.gz", 1: source / f"{name}_0001.NII"}
+    for image in images.values():
+        (case,) = find_cases(image, f"{tmp_path}/out/", 2)
+        assert (case.images, case.mask.name) == (images, f"{name}.nii.gz")
+
+
+def test_a_mask_of_an_earlier_run_is_no_channel_of_one_file(tmp_path, folder):
+    source = folder("a_0001.nii.gz", "a.nii.gz")
+    write_mask(source / "a.nii.gz", np.zeros((2, 2, 2), np.uint8), Template(Geometry(None, (1.0, 1.0, 1.0), (2, 2, 2))))
+    (case,) = find_cases(source / "a_0001.nii.gz", tmp_path / "out.nii.gz", 2)
+    assert case.images == {0: source / "a.nii.gz", 1: source / "a_0001.nii.gz"}
+    write_json(source / "a.json", CaseRecord(case="a", status="done", mask=str(source / "a.nii.gz")))
+    (case,) = find_cases(source / "a_0001.nii.gz", tmp_path / "out.nii.gz", 2)
+    assert case.images == {1: source / "a_0001.nii.gz"}
+
+
+_case_names = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "_0000", "_0001", "_0002"])), unique=True)
+
+
+@given(names=_case_names, ends=st.lists(st.sampled_from([".nii", ".nii.gz"]), min_size=8, max_size=8))
+@settings(deadline=None, max_examples=50)
+def test_one_file_is_the_case_that_its_folder_has(tmp_path_factory, names, ends):
+    source = tmp_path_factory.mktemp("scans")
+    for name, end in zip(names, ends, strict=False):
+        (source / f"{''.join(name)}{end}").touch()
+    try:
+        cases = find_cases(source, source.parent / "masks", 3)
+    except UsageError:  # none, or two of one number
+        return
+    for case in cases:
+        for image in case.images.values():
+            assert find_cases(image, f"{source.parent}/masks/", 3) == [case]
 
 
 def test_single_files_told_apart_by_their_number_keep_it(tmp_path, folder):

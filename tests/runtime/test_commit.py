@@ -59,6 +59,19 @@ def test_a_result_is_a_mask_and_a_record_of_it(case):
         assert record.mask_sha256 == sha256_of(case.mask)
 
 
+@pytest.mark.parametrize("end", [".nii.gz", ".nii"])
+def test_a_name_as_long_as_the_file_system_has_them(case, end):
+    long = Case("a", case.images, case.mask.with_name("x" * (255 - len(end)) + end))
+    commit(long, 1)
+    record = commit(long, 2)
+    assert read_record(long) == record
+    assert len(names(long)) == 2
+    record = commit_failure(long, refused())
+    assert [remark.code for remark in record.remarks] == ["stale_mask"]
+    assert names(long) == sorted([long.record.name, long.stale.name])
+    assert all(len(name) == 255 for name in (long.mask.name, long.stale.name))
+
+
 @pytest.mark.parametrize("blocked", ["mask", "record"])
 def test_where_one_cannot_be_written_neither_is_there(case, blocked):
     getattr(case, blocked).mkdir()

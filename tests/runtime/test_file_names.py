@@ -1,11 +1,14 @@
 """Names of images and masks, by one rule for all commands."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flare_runtime.files.naming import fitted
 from flare_runtime.imaging.file_names import (
     case_name,
     find_image,
@@ -14,12 +17,13 @@ from flare_runtime.imaging.file_names import (
     is_mask_name,
     is_stale,
     mask_name,
-    other_channel,
+    record_name,
     split_channel,
+    stale_name,
     strip_suffix,
 )
 
-CASES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+CASES = st.text(st.characters(exclude_characters="/\0~", exclude_categories=["Cs"]), min_size=1, max_size=300)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +65,24 @@ def test_a_case_is_called_after_its_channel_0_alone(name, shown):
     assert case_name(Path("folder", name)) == shown
 
 
-def test_the_other_channels_lie_beside_channel_0():
-    assert other_channel(Path("d", "a_0000_0000.NII.gz"), 2) == Path("d", "a_0000_0002.NII.gz")
-    # What has no number, or another one, has no others; least of all is it its own second channel.
-    assert other_channel(Path("d", "a.nii.gz"), 1) is None
-    assert other_channel(Path("d", "a_0001.nii.gz"), 1) is None
+@given(stem=CASES, end=st.sampled_from([".json", ".stale.nii.gz", ".probabilities.npz"]))
+def test_every_name_fits_the_file_system(stem, end):
+    name = fitted(stem, end)
+    assert len(os.fsencode(name)) <= 255
+    assert name.endswith(end)
+    if len(os.fsencode(stem + end)) <= 255:
+        assert name == stem + end
+    else:
+        assert name != fitted(stem + "x", end)
+        assert name.split("~")[0] == stem[: len(name.split("~")[0])]
+
+
+def test_names_that_are_too_long_end_in_a_digest():
+    stem = "é" * 124  # two bytes each
+    assert stale_name(f"{stem}.nii.gz") == f"{'é' * 114}~{hashlib.sha256(stem.encode()).hexdigest()[:12]}.stale.nii.gz"
+    assert record_name(f"{'x' * 250}.nii.gz") == f"{'x' * 250}.json"
+    assert len(record_name(f"{'x' * 251}.nii")) == 255
+    assert is_stale(stale_name(f"{stem}.nii.gz"))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flare_runtime.errors import UsageError
-from flare_runtime.imaging.file_names import other_channel
+from flare_runtime.run.input_folder import find_channels
 
 
 def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
-    """Group files by case: every one is channel 0, `_0000` naming the others by its neighbours.
+    """Group files by case: of every one, the other channels lie beside it.
 
     Raises:
         UsageError: where a file is missing.
@@ -17,11 +17,8 @@ def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:
     for path in paths:
         if not path.is_file():
             raise UsageError(f"{path}: there is no such file; name NIfTI images")
-        files = [path]
-        for index in range(1, channels):
-            other = other_channel(path, index)
-            if other is None or not other.is_file():
-                raise UsageError(f"{path}: channel {index} is missing; name the first channel, <case>_0000.nii.gz")
-            files.append(other)
-        cases.append(files)
+        _, files = find_channels(path, channels)
+        if missing := [index for index in range(channels) if index not in files]:
+            raise UsageError(f"{path}: channel {missing[0]} is missing; name files like <case>_0000.nii.gz")
+        cases.append([files[index] for index in range(channels)])
     return cases

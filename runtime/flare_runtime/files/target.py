@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flare_runtime.errors import BundleError, OutputError
+from flare_runtime.files.naming import LONGEST_NAME
 from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
 
 # Whether a file's content is of the kind that is to replace it.
 IsOurs: TypeAlias = Callable[[bytes], bool]
 # A file beyond this was written by something else.
 _MOST_BYTES = 1 << 28
-_LONGEST_NAME = 255  # bytes, on Linux
 _KINDS = {
     stat.S_IFLNK: "a symbolic link; name the file it should become",
     stat.S_IFDIR: "a folder; name a file",
@@ -47,7 +47,7 @@ def check_targets(
         if bundle is not None:
             raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
         # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
-        if name.casefold() not in names(folder) and len(os.fsencode(name)) <= _LONGEST_NAME:
+        if name.casefold() not in names(folder) and len(os.fsencode(name)) <= LONGEST_NAME:
             continue
         status = check_kind(target)
         if status is None:

@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
-from flare_runtime.files.naming import visible
+from flare_runtime.files.naming import fitted, visible
 from flare_runtime.imaging.read import image_suffixes
 from flare_runtime.imaging.write import mask_suffixes
 
 # Of masks that are written into a folder.
 MASK_SUFFIX = ".nii.gz"
+# Of the record and of the probabilities of a case, which lie beside its mask; neither is read as an image.
+_RECORD_SUFFIX, _PROBABILITIES_SUFFIX = ".json", ".probabilities.npz"
 # Ends the stem of a mask of an earlier run that was set aside.
 STALE = ".stale"
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
@@ -22,6 +24,27 @@ def image_name(case: str, channel: int = 0) -> str:
 def mask_name(case: str) -> str:
     """Return the name of a case's mask in a folder."""
     return f"{case}{MASK_SUFFIX}"
+
+
+def record_name(mask: str) -> str:
+    """Return the name of the record beside a mask."""
+    return fitted(strip_suffix(mask), _RECORD_SUFFIX)
+
+
+def probabilities_name(mask: str, *, stale: bool = False) -> str:
+    """Return the name of the probabilities beside a mask; `stale` once they were set aside."""
+    return fitted(strip_suffix(mask), STALE * stale + _PROBABILITIES_SUFFIX)
+
+
+def stale_name(mask: str) -> str:
+    """Return the name of a mask that was set aside."""
+    stem = strip_suffix(mask)
+    return fitted(stem, STALE + mask[len(stem) :])
+
+
+def is_probabilities_name(name: str) -> bool:
+    """Whether a file of this name holds probabilities."""
+    return name.endswith(_PROBABILITIES_SUFFIX)
 
 
 def is_image_name(name: str) -> bool:
@@ -57,13 +80,6 @@ def case_name(path: Path) -> str:
     """Return what a case is called whose channel 0 is this file, as it is shown everywhere; see `visible`."""
     case, channel = split_channel(path.name)
     return visible(strip_suffix(path.name) if channel else case)
-
-
-def other_channel(path: Path, channel: int) -> Path | None:
-    """Return where another channel lies beside a case's channel 0; None where that file's name has no number 0."""
-    case, number = split_channel(path.name)
-    suffix = path.name[len(strip_suffix(path.name)) :]
-    return path.with_name(f"{case}_{channel:04d}{suffix}") if number == 0 else None
 
 
 def find_image(folder: Path, case: str) -> Path | None:

@@ -17,13 +17,15 @@ from flare_runtime.imaging.file_names import (
     is_mask_name,
     is_stale,
     mask_name,
-    other_channel,
+    probabilities_name,
+    record_name,
     split_channel,
+    stale_name,
     strip_suffix,
 )
 from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
-from flare_runtime.run.input_folder import find_images
+from flare_runtime.run.input_folder import find_channels, find_images
 from flare_runtime.run.record import is_record
 
 
@@ -35,7 +37,7 @@ class Case:
         name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
         images: channel number to file, or to a series of files.
         mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
-            goes beside it as .json.
+            goes beside it as .json, and probabilities as .probabilities.npz.
     """
 
     name: str
@@ -45,13 +47,22 @@ class Case:
     @property
     def record(self) -> Path:
         """Where the case's record is to be written."""
-        return self.mask.with_name(strip_suffix(self.mask.name) + ".json")
+        return self.mask.with_name(record_name(self.mask.name))
+
+    @property
+    def probabilities(self) -> Path:
+        """Where the case's probabilities are to be written."""
+        return self.mask.with_name(probabilities_name(self.mask.name))
 
     @property
     def stale(self) -> Path:
         """Where an earlier run's mask goes if this run's is refused or fails."""
-        stem = strip_suffix(self.mask.name)
-        return self.mask.with_name(f"{stem}{STALE}{self.mask.name[len(stem) :]}")
+        return self.mask.with_name(stale_name(self.mask.name))
+
+    @property
+    def stale_probabilities(self) -> Path:
+        """Where the probabilities of an earlier run go then."""
+        return self.mask.with_name(probabilities_name(self.mask.name, stale=True))
 
     @property
     def sources(self) -> list[ImageSource]:
@@ -126,19 +137,13 @@ def _is_there_as(kind: Callable[[Path], bool], target: Path) -> bool:
 
 
 def _single(source: Path, target: Path, channels: int, *, into_folder: bool) -> Case:
-    name, channel = split_channel(source.name)
-    if channel:
-        name = strip_suffix(source.name)
+    name, images = find_channels(source, channels)
     if into_folder:
         target = target / mask_name(name)
     if not is_mask_name(target.name):
         allowed = " or ".join(mask_suffixes())
         raise UsageError(f"{target}: the output for a file is a {allowed} file, or a folder that exists or ends in /")
-    images: dict[int, ImageSource] = {0: source}
-    for index in range(1, channels):
-        if (other := other_channel(source, index)) and other.exists():
-            images[index] = other
-    return Case(visible(name), images, target)
+    return Case(visible(name), {**images}, target)
 
 
 def _series(series: Sequence[ImageSeries], target: Path, *, into_folder: bool) -> list[Case]:
