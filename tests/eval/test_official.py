@@ -53,6 +53,7 @@ HEADERS = {
     "sheared": SHEAR,
     "other pixdim": {"pixdim": [1, 0.7, 0.7, 5, 0, 0, 0, 0]},
     "fine": {"pixdim": [1, 0.05, 0.05, 0.05, 0, 0, 0, 0]},
+    "vast": {"pixdim": [1, 1e30, 1e30, 1, 0, 0, 0, 0]},
     "coarse": {"pixdim": [1, 3, 3, 30, 0, 0, 0, 0]},
     "negative pixdim": {"pixdim": [-1, -1.5, 2, -3, 0, 0, 0, 0]},
     "no pixdim": {"pixdim": [1, 0, 0, 0, 0, 0, 0, 0]},
@@ -120,10 +121,11 @@ def test_other_shapes_count_as_0_where_the_script_fails_and_as_it_says_where_bot
     assert ours(*empty) == script(*empty) == (1, 1)
 
 
-def test_without_a_spacing_there_is_a_dsc_and_no_nsd(tmp_path):
-    truth = write_nifti(tmp_path / "a.nii.gz", TRUTH, pixdim=[1, NAN, 1, 1, 0, 0, 0, 0])
+@pytest.mark.parametrize("side", [NAN, np.inf])
+def test_without_a_spacing_there_is_a_dsc_and_no_nsd(tmp_path, side):
+    truth = write_nifti(tmp_path / "a.nii.gz", TRUTH, pixdim=[1, side, side, 1, 0, 0, 0, 0])
     found = write_nifti(tmp_path / "b.nii.gz", FOUND)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         dsc, nsd = script(truth, found)
     assert np.isnan(nsd)
     result = score_case(Pair("case", truth, found), OFFICIAL)
@@ -131,11 +133,23 @@ def test_without_a_spacing_there_is_a_dsc_and_no_nsd(tmp_path):
     assert "no spacing" in result.message
 
 
+@pytest.mark.parametrize(
+    "fields", [{"xyzt_units": 7}, {"srow_x": [1e38] * 4}, {"pixdim": [NAN, 1, 1, 1, NAN, NAN, NAN, NAN]}]
+)
+@pytest.mark.parametrize("rules", [Rules(), OFFICIAL])
+def test_fields_that_do_not_matter_stop_nothing(tmp_path, fields, rules):
+    truth, found = write_nifti(tmp_path / "a.nii", TRUTH), write_nifti(tmp_path / "b.nii", FOUND, **fields)
+    result = score_case(Pair("case", truth, found), rules)
+    plain = write_nifti(tmp_path / "c.nii", FOUND)
+    assert (result.status, result.dsc, result.nsd["2"]) == ("scored", *script(truth, plain))
+
+
 def test_damaged_files_are_named(tmp_path):
     good, data = write_nifti(tmp_path / "a.nii.gz", TRUTH), nifti_bytes(TRUTH)
     header = bytearray(data)
     header[40:56] = np.array([3, 30000, 30000, 30000, 1, 1, 1, 1], np.int16).tobytes()
-    for content in (data[:-5], data[:100], b"", gzip.compress(data)[:-9], bytes(header)):
+    nowhere = nifti_bytes(TRUTH, vox_offset=NAN)
+    for content in (data[:-5], data[:100], b"", gzip.compress(data)[:-9], bytes(header), nowhere):
         bad = tmp_path / "bad.nii.gz"
         bad.write_bytes(content)
         for rules in (Rules(), OFFICIAL):

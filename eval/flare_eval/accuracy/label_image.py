@@ -18,7 +18,9 @@ from flare_runtime.imaging.nifti_header import HEADER_BYTES
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, image_suffixes
 from flare_runtime.imaging.volume import slabs
 
-_MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI's metre and micrometre; unknown counts as mm
+# Beyond these no area can be computed.
+_SPACING_RANGE_MM = (1e-50, 1e50)
 _SLAB = 8
 _SILENT = logging.Logger("flare_eval.silent", logging.CRITICAL)
 
@@ -37,8 +39,9 @@ class LabelImage:
 
     @property
     def spacing_mm(self) -> Vector3 | None:
-        """The distance of neighbouring voxels, (z, y, x); None where the header holds no such numbers."""
-        return self.geometry.spacing_mm if np.isfinite(self.geometry.spacing_mm).all() else None
+        """The distance of neighbouring voxels, (z, y, x); None where the header holds no numbers to compute with."""
+        low, high = _SPACING_RANGE_MM
+        return self.geometry.spacing_mm if all(low < side < high for side in self.geometry.spacing_mm) else None
 
 
 def read_label_image(path: Path, *, official: bool = False) -> LabelImage:
@@ -76,12 +79,12 @@ def _read_nifti(path: Path, official: bool) -> LabelImage:
         most = path.stat().st_size * (DEFLATE_MAX_RATIO if stream.compressed else 1)
         if count > DEFAULT_MAX_VOXELS or count * dtype.itemsize > most:
             raise CaseError("truncated", f"the header promises {count} voxels, more than the file can hold")
-        stream.skip(max(int(header.get_data_offset()) - read, 0))
+        stream.skip(max(header.get_data_offset() - read, 0))
         voxels = np.empty(shape, dtype)
         if missing := voxels.nbytes - stream.read_into(voxels.reshape(-1).view(np.uint8).data):
             raise CaseError("truncated", f"{missing} of {voxels.nbytes} voxel bytes are missing; copy the file anew")
         stream.drain()
-    unit = 1.0 if official else _MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
+    unit = 1.0 if official else _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     x, y, z = (float(side) * unit for side in header.get_zooms()[:3])
     return LabelImage(_labels(voxels, header, official), Geometry(_affine(header, unit), (z, y, x), shape))
 
@@ -102,18 +105,19 @@ def _header(stream: ByteStream) -> tuple[Any, int]:
     try:
         header = kind.from_fileobj(BytesIO(block), check=False)
         header.check_fix(_SILENT)
-        header.get_data_shape(), header.get_data_dtype()
-    except (HeaderDataError, ValueError, KeyError) as error:
+        header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+    except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise CaseError("not_nifti", f"nibabel refuses the header ({first_line(error)}); mend it") from error
     return header, size
 
 
 def _affine(header: Any, unit: float) -> AnyArray | None:
-    try:
-        affine = np.array(header.get_best_affine(), np.float64)
-    except ValueError:  # of a quaternion that is none
-        return None
-    affine[:3] *= unit
+    with np.errstate(all="ignore"):  # of places beyond all numbers
+        try:
+            affine = np.array(header.get_best_affine(), np.float64)
+        except ValueError:  # of a quaternion that is none
+            return None
+        affine[:3] *= unit
     return affine
 
 
