@@ -298,6 +298,32 @@ def test_without_a_gpu_and_a_target_the_command_says_what_to_name(bundle, monkey
     assert export(bundle, "--device", "cuda:0") == 5
 
 
+@pytest.mark.tensorrt
+def test_on_a_card_of_a_target_the_engine_computes_what_the_network_does(bundle, cache):
+    from flare_runtime.backends.onnxruntime_cpu import OnnxRuntimeNetwork
+    from flare_runtime.backends.selection import choose, read_network
+    from flare_runtime.backends.tensorrt.targets import target_of
+    from flare_runtime.compute.device import CudaDevice
+    from flare_runtime.options import RunOptions
+
+    try:
+        device = CudaDevice(0)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    if target_of(device.compute_capability) not in TARGETS:
+        pytest.skip(f"TensorRT for RTX does not support the {device.gpu_name}")
+    assert export(bundle, "--batch", 2) == 0
+    network = read_network(choose(bundle, RunOptions("cuda:0", "tensorrt-rtx")))(device)
+    assert (network.backend, network.batch) == ("tensorrt-rtx", 2)
+    assert len(list(cache.glob("*.kernels"))) == 1
+    tiles = np.random.default_rng(0).standard_normal((2, 1, 16, 16, 16)).astype(np.float32)
+    reference = OnnxRuntimeNetwork(bundle.read(bundle.networks("fp32")[0]), threads=1)
+    with device.active():
+        logits = device.download(network.run(device.upload(tiles)))
+    expected = np.concatenate([reference.run(tile[None]) for tile in tiles])
+    assert np.abs(logits - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def test_every_target_is_one_that_the_builder_knows():
     import tensorrt_rtx
 

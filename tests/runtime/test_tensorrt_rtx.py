@@ -83,6 +83,14 @@ def test_every_card_of_the_kind_runs_it_and_is_compared_by_itself(bundle, half, 
     assert len(kernels()) == 2
 
 
+def test_another_file_in_an_engines_place_is_compared_anew(bundle, half):
+    keep(bundle, half)
+    assert opened(bundle, card()).backend == "tensorrt-rtx"
+    keep(bundle)
+    with pytest.raises(DeviceError, match="does not compute the same"):
+        opened(bundle, card())
+
+
 def test_an_engine_that_computes_something_else_is_refused_and_stays_so(bundle, monkeypatch):
     keep(bundle)
     for _ in range(2):

@@ -80,7 +80,10 @@ def open_networks(choice: Choice, package: Package) -> Compile:
     def compiled(device: Device) -> Network:
         gpu, bundle = as_gpu(device), choice.bundle
         found = _find(choice, package, gpu)
-        key = GpuEngineKey.of(bundle, gpu, package.name, package.version(), "fp16", found[0].key.batch)
+        version = package.version()
+        if package.portable:  # another file under the same name has not been compared
+            version += "".join(f", {hashlib.sha256(engine.engine).hexdigest()}" for engine in found)
+        key = GpuEngineKey.of(bundle, gpu, package.name, version, "fp16", found[0].key.batch)
 
         def load() -> GpuNetwork:
             try:
