@@ -1,6 +1,7 @@
 """Engines of TensorRT for RTX from the cache to their first use, with TensorRT's runtime and the GPU stood in for."""
 
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from flare_runtime.backends.selection import choose, read_network
 from flare_runtime.backends.tensorrt.cache import EngineCache, EngineInspection, EngineKey
 from flare_runtime.backends.tensorrt.kernels import KernelCache
 from flare_runtime.backends.tensorrt.library import RTX
-from flare_runtime.errors import DeviceError
+from flare_runtime.errors import DeviceError, LostDeviceError
 from flare_runtime.files.cache_folder import cache_folder
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB
 from tests.runtime.stand_in_tensorrt import StandInDevice, engine_bytes, stand_in_module
 
 INSPECTION = EngineInspection(
@@ -72,6 +74,26 @@ def test_an_engine_is_compared_at_its_first_use_and_computes_what_the_network_do
     np.testing.assert_allclose(network.run(device.upload(tile)), expected, atol=1e-3)
     monkeypatch.setattr(first_use, "open_network", lambda *_given: pytest.fail("it was compared again"))
     opened(bundle, card())
+
+
+def test_the_memory_is_planned_with_what_the_builder_said(bundle, half):
+    keep(bundle, half)
+    memory = opened(bundle, card()).budget.engine
+    assert (memory.outside_bytes, memory.pool_bytes) == (CONTEXT_MIB * MIB + 10, 1000)
+
+
+def test_a_lost_device_is_no_missing_engine(bundle, half):
+    keep(bundle, half)
+    device = card()
+
+    @contextmanager
+    def lost():
+        raise LostDeviceError("an illegal memory access")
+        yield
+
+    device.active = lost
+    with pytest.raises(LostDeviceError):
+        opened(bundle, device)
 
 
 def test_every_card_of_the_kind_runs_it_and_is_compared_by_itself(bundle, half, caplog):

@@ -99,14 +99,14 @@ class PortableExport:
 
     def _export(self, bundle: Bundle, half: BundleFile, target: str, key: EngineKey) -> CachedEngine:
         name = f"{half.name}, {target}, batch {key.batch}"
-        found: list[Description] = []
+        built: list[tuple[Description, EngineInspection]] = []
 
         def build() -> tuple[bytes, EngineInspection]:
             engine, description = self._build(bundle.read_network(half), target, key.batch, name)
             network = bundle.manifest.network
             shape = (key.batch, len(bundle.manifest.channels), *key.patch)
             summary = description.check(shape, (key.batch, network.outputs, *key.patch))
-            found.append(description)
+            built.append((description, summary))
             return engine, summary
 
         kept = self.cache.keep(key, *build()) if self.carried else self.cache.find_or_build(key, build, anew=self.anew)
@@ -114,9 +114,12 @@ class PortableExport:
             for line in _summary_lines(kept.record):
                 self.report(f"{name}: {line}")
         digest = hashlib.sha256(kept.path.read_bytes()).hexdigest()
-        for description in found:
-            _write_inspection(kept, digest, description)
-        self.report(f"{name}: {'kept as' if found else 'already built,'} {kept.path}, sha256 {digest}")
+        for description, summary in built:
+            content = InspectionFile(
+                engine=kept.path.name, sha256=digest, key=key, summary=summary, description=description
+            )
+            write_private(_inspection_path(kept.path), msgspec.json.format(msgspec.json.encode(content)))
+        self.report(f"{name}: {'kept as' if built else 'already built,'} {kept.path}, sha256 {digest}")
         return kept
 
     def _build(self, onnx: bytes, target: str, batch: int, name: str) -> tuple[bytes, Description]:
@@ -133,15 +136,6 @@ def _summary_lines(summary: EngineInspection) -> Iterator[str]:
     yield f"{summary.convolutions} convolutions in float16 among {summary.layers} layers"
     yield f"takes {memory:.0f} MiB to run and {weights:.0f} MiB of weights"
     yield "; ".join((*summary.inputs, *summary.outputs))
-
-
-def _write_inspection(kept: CachedEngine, sha256: str, description: Description) -> None:
-    if not isinstance(kept.record, EngineInspection):
-        return
-    content = InspectionFile(
-        engine=kept.path.name, sha256=sha256, key=kept.key, summary=kept.record, description=description
-    )
-    write_private(_inspection_path(kept.path), msgspec.json.format(msgspec.json.encode(content)))
 
 
 def _inspection_path(engine: Path) -> Path:

@@ -8,7 +8,7 @@ from flare_runtime.backends.engine import AbsentEngineError, Choice, Compile
 from flare_runtime.backends.first_use import FirstUse
 from flare_runtime.backends.gpu import GpuNetwork, share_out
 from flare_runtime.backends.gpu_key import GpuEngineKey
-from flare_runtime.backends.tensorrt.cache import CachedEngine, EngineCache, EngineKey
+from flare_runtime.backends.tensorrt.cache import CachedEngine, EngineCache, EngineInspection, EngineKey
 from flare_runtime.backends.tensorrt.kernels import KernelCache
 from flare_runtime.backends.tensorrt.library import Log, Package
 from flare_runtime.backends.tensorrt.targets import target_of, why_not
@@ -88,9 +88,11 @@ def open_networks(choice: Choice, package: Package) -> Compile:
         def load() -> GpuNetwork:
             try:
                 engines = [load_engine(package, engine, gpu) for engine in found]
+            except LostDeviceError:
+                raise
             except DeviceError as error:
                 raise _nothing(choice, package, gpu, str(error)) from error
-            weights = 2 * bundle.manifest.network.parameters * len(engines)
+            weights = sum(_weights_bytes(engine, bundle) for engine in found)
             pool = sum(engine.memory_bytes for engine in engines)
             budget = share_out(choice, gpu, key, CONTEXT_MIB * MIB + weights, pool)
             return GpuNetwork(engines, gpu, budget, key)
@@ -118,6 +120,12 @@ def _find(choice: Choice, package: Package, gpu: CudaDevice) -> list[CachedEngin
     if not engines:
         raise _nothing(choice, package, gpu, "; ".join(notes))
     return engines
+
+
+def _weights_bytes(engine: CachedEngine, bundle: Bundle) -> int:
+    if isinstance(engine.record, EngineInspection):
+        return engine.record.weights_bytes
+    return 2 * bundle.manifest.network.parameters
 
 
 def _nothing(choice: Choice, package: Package, gpu: CudaDevice, why: str) -> DeviceError:
