@@ -40,6 +40,15 @@ DEVICES = (
         ),
     ),
     Row(
+        "a carried engine that is damaged, for another card, or computes something else",
+        "not used; a line says why",
+        tests=(
+            f"{_EX}rtx_engines.py::test_engines_are_carried_as_files_with_names_that_say_what_they_are",
+            f"{_EX}rtx_engines.py::test_the_command_keeps_what_the_runtime_then_finds_on_any_gpu_of_the_kind",
+            f"{_RT}tensorrt_rtx.py::test_another_file_in_an_engines_place_is_compared_anew",
+        ),
+    ),
+    Row(
         "NaN or infinite logits",
         "the tile is computed again in float32; else the case fails",
         tests=(
