@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=path_of,
         required=True,
         metavar="IN",
-        help="a .nii(.gz) file or a folder of them; or DICOM",
+        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM",
     )
     add(
         "-o",

@@ -250,7 +250,7 @@ def test_a_pipe_for_input_is_refused_whatever_the_output(tmp_path, tiny_bundle):
         process = spawn("-m", tiny_bundle, "-i", tmp_path / "pipe", "-o", output, "--threads", 1)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 4
-        assert "pipe: refused (not_a_file): pipe: is a named pipe; give a .nii or .nii.gz file" in err
+        assert "pipe: refused (not_a_file): pipe: is a named pipe; give an image file" in err
 
 
 # --- 5: device

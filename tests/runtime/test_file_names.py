@@ -94,7 +94,7 @@ def test_names_that_are_too_long_end_in_a_digest():
         ("a.stale.nii.gz", False, True, True),
         ("a.STALE.NII", False, False, True),
         ("a.stale", False, False, False),
-        ("a.nrrd", False, False, False),
+        ("a.mgz", False, False, False),
     ],
 )
 def test_names_of_images_of_masks_and_of_masks_set_aside(name, image, mask, stale):

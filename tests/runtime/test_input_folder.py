@@ -65,7 +65,7 @@ def test_what_no_record_describes_is_an_image(tmp_path):
 
 def test_a_folder_of_nothing_but_results_holds_no_image(tmp_path):
     write_result(fill(tmp_path), "a")
-    with pytest.raises(UsageError, match=r"holds no \.nii or \.nii\.gz file, but 1 mask of earlier runs$"):
+    with pytest.raises(UsageError, match=r"holds no \.nii\.gz, \.nii, \.nrrd, \.mha file, but 1 mask of earlier runs$"):
         find_images(tmp_path, tmp_path)
 
 
@@ -87,22 +87,22 @@ def test_results_may_go_beside_their_images_as_often_as_one_likes(tiny_bundle, t
 
 
 def test_files_of_other_formats_and_folders_are_pointed_out(tmp_path, caplog):
-    fill(tmp_path, "a.nii.gz", "b.nrrd", "c.MHA", "d.dcm", "e.dcm", "notes.txt", ".hidden.dcm", "a.csv")
+    fill(tmp_path, "a.nii.gz", "b.mgz", "c.MHD", "d.dcm", "e.dcm", "notes.txt", ".hidden.dcm", "a.csv")
     fill(tmp_path / "patient 2", "g.nii.gz")
     fill(tmp_path / ".cache")
     assert found(tmp_path) == ["a.nii.gz"]
     assert caplog.messages == [
-        f"{tmp_path}: left out 4 files of other formats (.dcm, .mha, .nrrd) and 1 folder in it; convert them to "
+        f"{tmp_path}: left out 4 files of other formats (.dcm, .mgz, .mhd) and 1 folder in it; convert them to "
         "NIfTI, or give a DICOM series by itself, give folders one by one"
     ]
     assert caplog.records[0].levelno == logging.WARNING
 
 
 def test_a_format_that_is_read_is_not_left_out(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(RawReader, "suffixes", (".nrrd",))
+    monkeypatch.setattr(RawReader, "suffixes", (".mgz",))
     monkeypatch.setattr(read, "READERS", (*read.READERS, RawReader()))
-    fill(tmp_path, "a.nii.gz", "b.nrrd")
-    assert found(tmp_path) == ["a.nii.gz", "b.nrrd"]
+    fill(tmp_path, "a.nii.gz", "b.mgz")
+    assert found(tmp_path) == ["a.nii.gz", "b.mgz"]
     assert caplog.messages == []
 
 
@@ -116,7 +116,8 @@ def test_a_link_to_itself_stops_nobody(tmp_path, caplog):
 def test_a_folder_of_nothing_else_is_told_as_much(tmp_path):
     fill(tmp_path, "IM1.dcm")
     with pytest.raises(
-        UsageError, match=r"holds no \.nii or \.nii\.gz file, but 1 file of other formats \(\.dcm\); convert"
+        UsageError,
+        match=r"holds no \.nii\.gz, \.nii, \.nrrd, \.mha file, but 1 file of other formats \(\.dcm\); convert",
     ):
         find_images(tmp_path, tmp_path / "out")
     (tmp_path / "IM1.dcm").unlink()

@@ -181,7 +181,7 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path, kind, make):
     )
     run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, timeout=30)
     said = kind.split(",")[0]
-    assert (run.stdout, run.stderr) == (f"not_a_file a.nii.gz: is {said}; give a .nii or .nii.gz file\n", "")
+    assert (run.stdout, run.stderr) == (f"not_a_file a.nii.gz: is {said}; give an image file\n", "")
 
 
 def test_a_pipe_with_a_writer_is_not_read_either(tmp_path):

@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.volume import Remark
@@ -16,6 +16,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 # DEFLATE cannot expand a byte to more than this many.
 DEFLATE_MAX_RATIO = 1032
 
+Packing: TypeAlias = Literal["none", "gzip", "zlib"]
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -26,22 +28,30 @@ _KINDS = {
 
 
 class ByteStream:
-    """Reads a file front to back, decompressing gzip by its magic bytes, whatever its name.
+    """Reads a file front to back, decompressing gzip by its magic bytes, whatever its name, or as it is told.
 
     Several gzip members in a row (pigz, bgzip) are one stream. Bytes after the last member are remarked upon.
 
+    Args:
+        path: the file.
+        start: how many bytes of it are passed over.
+        packing: of the bytes from there; where None, gzip or nothing by the first two.
+
     Raises:
-        CaseError: `not_a_file` for anything but a regular file or a link to one, `truncated` where a gzip stream ends
-            early, `corrupt` where it or its CRC is wrong.
+        CaseError: `not_a_file` for anything but a regular file or a link to one, `truncated` where a compressed stream
+            ends early, `corrupt` where it or its checksum is wrong.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0, packing: Packing | None = None) -> None:
         self.path = path
         self.remarks: list[Remark] = []
         self._file = open_regular(path)
-        magic = self._file.read(2)
-        self._file.seek(0)
-        self.compressed = magic == GZIP_MAGIC
+        self._file.seek(start)
+        if packing is None:
+            packing = "gzip" if self._file.read(2) == GZIP_MAGIC else "none"
+            self._file.seek(start)
+        self.compressed = packing != "none"
+        self._packing = packing
         self._chunks = self._inflated() if self.compressed else self._plain()
         self._pending = memoryview(b"")
 
@@ -95,9 +105,10 @@ class ByteStream:
         from isal import igzip_lib
 
         isal_error: Any = igzip_lib.error
+        flag = igzip_lib.DECOMP_GZIP if self._packing == "gzip" else igzip_lib.DECOMP_ZLIB
         block = self._file.read(_READ_BYTES)
         while block:
-            member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            member = igzip_lib.IgzipDecompressor(flag=flag)
             try:
                 while not member.eof:
                     yield member.decompress(block, _DECODED_BYTES)
@@ -105,15 +116,18 @@ class ByteStream:
                     block = self._file.read(_READ_BYTES) if member.needs_input and not member.eof else b""
                     if member.needs_input and not member.eof and not block:
                         raise CaseError(
-                            "truncated", f"{self.path.name}: the gzip stream ends early; copy the file anew"
+                            "truncated", f"{self.path.name}: the {self._packing} stream ends early; copy the file anew"
                         )
             except isal_error as error:
-                raise CaseError("corrupt", f"{self.path.name}: bad gzip data ({error}); copy the file anew") from error
+                raise CaseError(
+                    "corrupt", f"{self.path.name}: bad {self._packing} data ({error}); copy it anew"
+                ) from error
             block = member.unused_data
             if len(block) < len(GZIP_MAGIC):
                 block += self._file.read(_READ_BYTES)
-            if block and not block.startswith(GZIP_MAGIC):
-                self.remarks.append(Remark("trailing_bytes", "bytes after the end of the gzip stream were ignored"))
+            if block and not (self._packing == "gzip" and block.startswith(GZIP_MAGIC)):
+                text = f"bytes after the end of the {self._packing} stream were ignored"
+                self.remarks.append(Remark("trailing_bytes", text))
                 return
 
 
@@ -139,4 +153,4 @@ def open_regular(path: Path) -> BinaryIO:
 def _check_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
-        raise CaseError("not_a_file", f"{path.name}: is {kind}; give a .nii or .nii.gz file")
+        raise CaseError("not_a_file", f"{path.name}: is {kind}; give an image file")

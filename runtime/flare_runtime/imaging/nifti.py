@@ -8,8 +8,9 @@ import numpy as np
 
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, ByteStream
+from flare_runtime.imaging.byte_stream import ByteStream
 from flare_runtime.imaging.nifti_header import HEADER_BYTES, grid_shape, grid_spacing, header_geometry
+from flare_runtime.imaging.stored_voxels import check_size, read_voxels
 from flare_runtime.imaging.volume import Grid, Remark, Volume
 
 _REAL_TYPES = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8"}
@@ -51,20 +52,9 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
     if stream.skip(gap) < gap:
         raise CaseError("truncated", "the file ends before its voxels begin; copy the file anew")
 
-    voxels = np.empty(shape, dtype)
-    missing = voxels.nbytes - stream.read_into(voxels.reshape(-1).view(np.uint8).data)
-    if missing:
-        raise CaseError("truncated", f"{missing} of {voxels.nbytes} voxel bytes are missing; copy the file anew")
-    notes = [*remarks]
-    if stream.drain():
-        notes.append(Remark("trailing_bytes", "bytes after the last voxel were ignored"))
-    notes += stream.remarks
-    notes += _name_remarks(stream)
-
-    if not dtype.isnative:
-        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    voxels, odd = read_voxels(stream, shape, dtype)
     slope, intercept = _scaling(header)
-    return Volume(voxels, geometry, slope, intercept, header, tuple(notes))
+    return Volume(voxels, geometry, slope, intercept, header, (*remarks, *odd, *_name_remarks(stream)))
 
 
 def _read_header(stream: ByteStream) -> tuple[Any, int]:
@@ -96,13 +86,7 @@ def _voxel_type(header: Any) -> np.dtype[Any]:
 def _checked_size(stream: ByteStream, header: Any, max_voxels: int) -> tuple[Shape3, np.dtype[Any]]:
     """Return shape (z, y, x) and type of the voxels, where so many are allowed and fit into the file."""
     shape, dtype = grid_shape(header), _voxel_type(header)
-    count = shape[0] * shape[1] * shape[2]
-    if count > max_voxels:
-        raise CaseError("too_large", f"the volume has {count} voxels; at most {max_voxels} are allowed (--max-voxels)")
-    stored = stream.path.stat().st_size
-    most = stored * (DEFLATE_MAX_RATIO if stream.compressed else 1)
-    if count * dtype.itemsize > most:
-        raise CaseError("truncated", f"the header promises {count} voxels, more than {stored} bytes can hold")
+    check_size(stream, shape, dtype, max_voxels)
     return shape, dtype
 
 

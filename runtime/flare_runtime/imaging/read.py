@@ -7,7 +7,9 @@ from typing import Protocol, TypeAlias
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.checks import check_volume
+from flare_runtime.imaging.metaimage import METAIMAGE
 from flare_runtime.imaging.nifti import NiftiReader
+from flare_runtime.imaging.nrrd import NRRD
 from flare_runtime.imaging.volume import Grid, Volume
 
 DEFAULT_MAX_VOXELS = 2_000_000_000
@@ -56,7 +58,7 @@ class ImageSeries(Protocol):
 # What one channel of a case is read from.
 ImageSource: TypeAlias = Path | ImageSeries
 
-READERS: tuple[Reader, ...] = (NiftiReader(),)
+READERS: tuple[Reader, ...] = (NiftiReader(), NRRD, METAIMAGE)
 
 
 def image_suffixes() -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from flare_runtime.run.record import mask_in_record
 _LOG = logging.getLogger(__name__)
 
 # Files of other formats that may be meant.
-_OTHER_FORMATS = {".dcm", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz"}
+_OTHER_FORMATS = {".dcm", ".ima", ".nhdr", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz"}
 
 
 def find_images(source: Path, target: Path) -> list[Path]:
@@ -56,7 +56,7 @@ def find_images(source: Path, target: Path) -> list[Path]:
         *_counted(len(folders), "folder", "in it"),
     ]
     if not images:
-        suffixes = " or ".join(sorted(image_suffixes()))
+        suffixes = ", ".join(image_suffixes())
         also = f", but {' and '.join(left_out)}" if left_out else ""
         raise UsageError(f"{source}: holds no {suffixes} file{also}{_advice(others, folders)}")
     if left_out:
