@@ -85,7 +85,7 @@ def test_a_header_of_the_reference_changes_nothing_but_the_spacing(tmp_path, of_
     assert ours(truth, found) == script(truth, found)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data(), suffix=st.sampled_from([".nii", ".nii.gz"]), version=st.sampled_from([1, 2]))
 def test_any_two_headers_and_types_give_what_the_script_gives(tmp_path_factory, data, suffix, version):
     folder = tmp_path_factory.mktemp("pair")

@@ -55,10 +55,12 @@ def means(scores: Sequence[ClassAccuracy]) -> tuple[float, dict[str, float]]:
 
 
 def _boxes(labels: MaskArray) -> Mapping[int, Box]:
-    """Return the box of every label but 0, found in one pass."""
+    """Return the box of every label, found in one pass; the background is taken to be everywhere."""
     from scipy.ndimage import find_objects
 
-    return {value: Box(*sides) for value, sides in enumerate(find_objects(labels), 1) if sides is not None}
+    z, y, x = labels.shape
+    boxes = {value: Box(*sides) for value, sides in enumerate(find_objects(labels), 1) if sides is not None}
+    return {0: Box.whole((z, y, x)), **boxes}
 
 
 def _around(boxes: Sequence[Box]) -> Box:

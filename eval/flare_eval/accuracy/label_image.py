@@ -31,7 +31,7 @@ class LabelImage:
 
     Attributes:
         labels: (z, y, x).
-        geometry: its affine is None where the header holds none that can be read; its spacing may be NaN.
+        geometry: its affine is None where the header holds no sound one; its spacing may be NaN.
     """
 
     labels: MaskArray
@@ -118,7 +118,7 @@ def _affine(header: Any, unit: float) -> AnyArray | None:
         except ValueError:  # of a quaternion that is none
             return None
         affine[:3] *= unit
-    return affine
+    return affine if np.isfinite(affine).all() else None
 
 
 def _labels(voxels: AnyArray, header: Any, official: bool) -> MaskArray:
