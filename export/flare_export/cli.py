@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from flare_export.source.model_folder import ModelFolder
 
 # What a command line may begin with; otherwise it is that of a model folder that becomes a bundle.
-ENGINES, INT8 = "trt", "int8"
+ENGINES, INT8, TRITON = "trt", "int8", "triton"
 BUILDERS = ("tensorrt", "rtx")
 OTHER_COMMANDS = """\
-flare-export trt BUNDLE builds TensorRT engines of a bundle instead, and flare-export int8 BUNDLE adds to it what it
-needs to run in 8-bit integers; see their --help.
+flare-export trt BUNDLE builds TensorRT engines of a bundle instead, flare-export int8 BUNDLE adds to it what it needs
+to run in 8-bit integers, and flare-export triton BUNDLE makes a model repository for Triton of it; see their --help.
 
 """
 EXIT_CODES = """\
@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = "".join(words[:1])
-    if command not in _PARSERS:  # a model folder of that name is ./trt, or ./int8
+    if command not in _PARSERS:  # a model folder of that name is ./trt
         return _bundle_parser().parse_args(words, argparse.Namespace(command="bundle"))
     return _PARSERS[command]().parse_args(words[1:], argparse.Namespace(command=command))
 
@@ -145,11 +145,24 @@ def _int8_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _triton_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        f"flare-export {TRITON}",
+        "Write a model repository for NVIDIA's Triton Inference Server: the whole pipeline, scan in and mask out, and "
+        "the bare networks.",
+        EXIT_CODES,
+    )
+    add = parser.add_argument
+    add("bundle", type=path_of, metavar="BUNDLE", help="a folder made by flare-export")
+    add("-o", "--output", type=path_of, required=True, metavar="REPOSITORY", help="the folder to write")
+    return parser
+
+
 def _add_verify(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument("--verify", nargs="+", type=path_of, default=[], metavar="CASE", help=meaning)
 
 
-_PARSERS = {ENGINES: _engine_parser, INT8: _int8_parser}
+_PARSERS = {ENGINES: _engine_parser, INT8: _int8_parser, TRITON: _triton_parser}
 
 
 def run_bundle(args: argparse.Namespace) -> int:
@@ -243,7 +256,17 @@ def run_int8(args: argparse.Namespace) -> int:
     return 0
 
 
-_RUNS = {"bundle": run_bundle, ENGINES: run_engines, INT8: run_int8}
+def run_triton(args: argparse.Namespace) -> int:
+    """Write a bundle's model repository, and print which models it holds."""
+    from flare_export.triton.repository import export_repository
+    from flare_runtime.model.bundle import Bundle
+
+    models = export_repository(Bundle.open(args.bundle), args.output)
+    print_line(f"{args.output}: {', '.join(models)}")
+    return 0
+
+
+_RUNS = {"bundle": run_bundle, ENGINES: run_engines, INT8: run_int8, TRITON: run_triton}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Decides whether a bundle may be written to a folder, and replaces the bundle that is there in one step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,27 @@ def bundle_at(place: Path) -> Manifest | None:
         OutputError: where something else is there, the bundle holds files that are not its own, or the place lies in
             another bundle.
     """
+    entries = entries_at(place, "a bundle")
+    if not entries:
+        return None
+    try:
+        manifest = Bundle.open(place).manifest
+        check_own(entries, manifest)
+    except BundleError as error:
+        raise OutputError(f"{place}: exists and is not a bundle ({error}); choose another output") from error
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be read ({error.strerror or error})") from error
+    return manifest
+
+
+def entries_at(place: Path, kind: str) -> list[Path]:
+    """Return what is in the folder at a place where one of a kind may be written, nothing where none is there yet.
+
+    What a killed export had taken away is put back.
+
+    Raises:
+        OutputError: where something else than a folder is there, or the place lies in a bundle.
+    """
     if place.is_symlink():
         raise OutputError(f"{place}: is a symbolic link; name the folder it should become")
     if around := bundle_around(place.parent):
@@ -30,20 +51,13 @@ def bundle_at(place: Path) -> Manifest | None:
     try:
         _put_back(place)
         if not place.exists():
-            return None
+            return []
         if place.is_dir():
             sweep(place)
-            entries = sorted(place.iterdir())
-            if not entries:
-                return None
-            manifest = Bundle.open(place).manifest
-            check_own(entries, manifest)
-            return manifest
-    except BundleError as error:
-        raise OutputError(f"{place}: exists and is not a bundle ({error}); choose another output") from error
+            return sorted(place.iterdir())
     except OSError as error:
         raise OutputError(f"{place}: cannot be read ({error.strerror or error})") from error
-    raise OutputError(f"{place}: exists and is not a bundle; choose another output")
+    raise OutputError(f"{place}: exists and is not {kind}; choose another output")
 
 
 def check_own(paths: Iterable[Path], manifest: Manifest) -> None:
@@ -68,7 +82,16 @@ def _is_ranges(path: Path) -> bool:
 
 @contextmanager
 def new_bundle(place: Path) -> Iterator[Path]:
-    """Make an empty folder that becomes the bundle at `place` when the block ends without an error.
+    """Make an empty folder that becomes the bundle at `place`; see `new_folder`."""
+    with new_folder(place, bundle_at) as fresh:
+        yield fresh
+
+
+@contextmanager
+def new_folder(place: Path, check: Callable[[Path], object]) -> Iterator[Path]:
+    """Make an empty folder that takes the place of what is at `place` when the block ends without an error.
+
+    `check` refuses what must not be replaced.
 
     Raises:
         OutputError: where it cannot be written, or something else came to the place meanwhile; what was there stays.
@@ -80,7 +103,7 @@ def new_bundle(place: Path) -> Iterator[Path]:
             fresh = scratch / place.name
             fresh.mkdir()
             yield fresh
-            bundle_at(place)
+            check(place)
             if previous.exists():  # an export was killed once it was replaced
                 previous.rename(scratch / f"{place.name}.older")
             try:
