@@ -60,19 +60,7 @@ class Tensor:
 
 
 class InferenceRequest:
-    def __init__(
-        self,
-        request_id="",
-        correlation_id=0,
-        *,
-        inputs,
-        requested_output_names,
-        model_name,
-        model_version=-1,
-        flags=0,
-        timeout=0,
-        parameters=None,
-    ):
+    def __init__(self, *, inputs, requested_output_names, model_name, model_version=-1, **_others):
         self._inputs, self._names = inputs, requested_output_names
 
     def inputs(self):
