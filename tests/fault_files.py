@@ -106,7 +106,8 @@ SIZES = (
 NONFINITE = (
     File("few_nan", packed(_some(np.nan, 5)), remarks=("nonfinite",)),
     File("few_infinite", packed(_some(np.inf, 5)), remarks=("nonfinite",)),
-    File("many_nan", packed(_some(np.nan, 500)), "nonfinite"),
+    File("many_nan", packed(_some(np.nan, 500)), remarks=("nonfinite",)),
+    File("half_nan", packed(np.where(np.indices(HU.shape)[2] < 8, np.nan, HU).astype("f4")), remarks=("nonfinite",)),
 )
 NO_ORIENTATION = (File("no_orientation", packed(qform_code=0, sform_code=0), remarks=("no_orientation",)),)
 SINGULAR = (
@@ -115,7 +116,8 @@ SINGULAR = (
     File("singular_sform_no_qform", packed(qform_code=0, **sform_fields(np.zeros((3, 3)))), "bad_orientation"),
 )
 SHEARED = (
-    File("rounded_axes", packed(**sform_fields([[1.5, 0.004, 0], [-0.004, 2, 0], [0, 0, 3]]))),
+    File("rounded_axes", packed(**sform_fields([[1.5, 0.0001, 0], [-0.0001, 2, 0], [0, 0, 3]]))),
+    File("nearly_right_axes", packed(**sform_fields([[1.5, 0.01, 0], [0, 2, 0], [0, 0, 3]])), remarks=("sheared",)),
     File("sheared_axes", packed(**sform_fields([[1.5, 1, 0], [0, 3**0.5, 0], [0, 0, 3]])), "sheared"),
 )
 TWO_SPACINGS = (File("sform_of_another_spacing", packed(**sform_fields(np.diag([1.5, 2, 3.1]))), "spacing_mismatch"),)

@@ -26,11 +26,18 @@ IMAGES = (
     ),
     Row("colours, complex numbers, bits, 128-bit floats", "refused as `unsupported_type`", files.TYPES),
     Row("a spacing of 0 or NaN", "refused as `bad_spacing`, not taken for 1 mm", files.SPACINGS),
-    Row("a spacing below 0.1 or above 20 mm, an extent over 3 m", "refused as `bad_spacing`", files.SIZES),
+    Row(
+        "a spacing below 0.1 or above 20 mm, an extent over 3 m",
+        "refused as `bad_spacing`, unless the model's own spacing is near or `--any-spacing` is given",
+        files.SIZES,
+        (f"{_RT}plausibility.py::test_spacings_are_compared_with_those_of_the_model",),
+    ),
     Row(
         "voxels that are NaN or infinite",
-        "up to 1 % count as background, which is air in a CT and 0 elsewhere, remark `nonfinite`; more are refused",
+        "count as a stored 0, as nnU-Net's reader makes them, remark `nonfinite`; with a model of `NibabelIO`, which "
+        "keeps them, refused as `nonfinite`",
         files.NONFINITE,
+        (f"{_RT}reader_rules.py::test_nibabel_keeps_them_so_that_nan_is_refused",),
     ),
     Row("neither qform nor sform", "works, remark `no_orientation`", files.NO_ORIENTATION),
     Row(
@@ -39,7 +46,22 @@ IMAGES = (
         files.SINGULAR,
     ),
     Row("an impossible qform beside a sound sform", "works, remark `bad_qform`", files.NO_QFORM),
-    Row("axes that are not at right angles", "rounding works, shear is refused as `sheared`", files.SHEARED),
+    Row(
+        "axes that are not at right angles",
+        "up to 0.6 degrees work, as the nearest at right angles, remark `sheared`; more are refused as `sheared`",
+        files.SHEARED,
+        (f"{_RT}plausibility.py::test_how_much_is_a_persons_choice",),
+    ),
+    Row(
+        "a scan that is stored along other axes than the model's",
+        "as nnU-Net does: turned and its mask turned back where the model's reader does that; else taken as stored, "
+        "remark `orientation`; `--reorient` turns it for any model",
+        tests=(
+            f"{_RT}reader_rules.py::test_two_readers_turn_scans_to_ras",
+            f"{_RT}reader_rules.py::test_another_orientation_than_the_models_is_remarked_upon",
+            f"{_EX}readers_of_nnunet.py::test_scans_are_read_and_masks_written_as_nnunet_does",
+        ),
+    ),
     Row("sform and pixdim that disagree by over 1 %", "refused as `spacing_mismatch`", files.TWO_SPACINGS),
     Row("a slope of 0 or NaN", "counts as 1", files.SLOPES),
     Row("one slice, three slices, one voxel", "works, remark `few_slices` below three", files.SMALL),

@@ -66,6 +66,12 @@ def _bundle_parser() -> argparse.ArgumentParser:
     add("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
     add("--caution", type=_one_line, metavar="TEXT", help="what flare-infer tells whoever uses the model")
     add(
+        "--orientation",
+        metavar="CODE",
+        help="where the axes of the training's scans pointed, as they were stored, such as LPS; flare-infer then "
+        "remarks upon others",
+    )
+    add(
         "--force",
         action="store_true",
         help="replace a bundle although the new one lacks its model card, what int8 needs or how it agrees on cases",
@@ -175,7 +181,7 @@ def run_bundle(args: argparse.Namespace) -> int:
     _check_usage(args)
     folder = ModelFolder.read(args.model, args.folds, args.checkpoint)
     print_line(_folds_line(folder, args.checkpoint))
-    naming = Naming(args.name, args.licence, args.model_card, args.caution)
+    naming = Naming(args.name, args.licence, args.model_card, args.caution, args.orientation)
     verify = channel_files(args.verify, folder.inputs)
     folds = [checkpoint.fold for checkpoint in folder.checkpoints]
     found = find_postprocessing(folder.path, folds) if args.postprocessing else FoundPostprocessing()
@@ -213,7 +219,10 @@ def _check_usage(args: argparse.Namespace) -> None:
     """
     from flare_export.source.model_folder import is_fold
     from flare_runtime.errors import UsageError
+    from flare_runtime.imaging.orientation import check_orientation
 
+    if args.orientation is not None:
+        check_orientation("--orientation", args.orientation)
     if not args.model.is_dir():
         raise UsageError(f"{args.model}: is no folder; give an nnU-Net trained-model folder, with plans.json in it")
     folds = args.folds or []

@@ -95,6 +95,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="keep the largest component alone: of every label, or of the whole foreground (default HOW: label)",
     )
     add("--min-volume-mm3", type=float, metavar="MM3", help="remove components of the mask that are smaller")
+    add("--any-spacing", action="store_true", help="take scans however far their spacing is from the model's")
+    add(
+        "--max-shear",
+        type=float,
+        metavar="DEGREES",
+        help="take scans whose axes are at most so far off right angles (default: 0.6)",
+    )
+    add(
+        "--reorient",
+        metavar="CODE",
+        help="turn scans so that their axes point there, such as LPS, and the masks back (default: as the model's "
+        "reader does)",
+    )
     add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
     add(
         "--gpu-memory",

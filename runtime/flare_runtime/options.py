@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias, get_args
 
 from flare_runtime.compute.device import check_name
 from flare_runtime.errors import UsageError
+from flare_runtime.imaging.orientation import check_orientation
+from flare_runtime.imaging.plausibility import MAX_SHEAR_DEGREES
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
 from flare_runtime.model.manifest import MIN_STEP
 from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB
@@ -17,6 +19,7 @@ Crop: TypeAlias = Literal["nonzero", "body"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CROPS: tuple[Crop, ...] = get_args(Crop)
 KEEP_LARGEST: tuple[KeepLargest, ...] = get_args(KeepLargest)
+MOST_SHEAR_DEGREES = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,10 @@ class RunOptions:
         keep_largest: after the model's own postprocessing keep the largest component alone: of every `label`, or of the
             whole `foreground`.
         min_volume_mm3: then remove the components of every value of the mask that are smaller.
+        any_spacing: take scans however fine, coarse or long, instead of refusing what is far from the model's spacing.
+        max_shear: how many degrees the axes of a scan may be off right angles, 0 to 45.
+        reorient: turn every scan so that its axes x, y and z point there, such as LPS, and its mask back; None leaves
+            that to the model.
         threads: for the network on the CPU; all cores where None.
         gpu_memory_mib: the most that is taken of a GPU's memory.
         max_voxels: images of more voxels are refused.
@@ -53,6 +60,9 @@ class RunOptions:
     any_intensity: bool = False
     keep_largest: KeepLargest | None = None
     min_volume_mm3: float | None = None
+    any_spacing: bool = False
+    max_shear: float = MAX_SHEAR_DEGREES
+    reorient: str | None = None
     threads: int | None = None
     gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
     max_voxels: int = DEFAULT_MAX_VOXELS
@@ -74,12 +84,16 @@ class RunOptions:
             if not (_is_number(self.min_volume_mm3, Real) and 0 < self.min_volume_mm3 < inf):
                 raise UsageError(f"min_volume_mm3 is {self.min_volume_mm3}; it must be a number above 0")
             object.__setattr__(self, "min_volume_mm3", float(self.min_volume_mm3))
+        if not (_is_number(self.max_shear, Real) and 0 <= self.max_shear <= MOST_SHEAR_DEGREES):
+            raise UsageError(f"max_shear is {self.max_shear}; it must be at least 0 and at most {MOST_SHEAR_DEGREES}")
+        if self.reorient is not None:
+            check_orientation("reorient", self.reorient)
         for name in ("gpu_memory_mib", "max_voxels", *(["threads"] if self.threads is not None else [])):
             number = getattr(self, name)
             if not (_is_number(number, Integral) and number >= 1):
                 raise UsageError(f"{name} is {number}; it must be a whole number of at least 1")
             object.__setattr__(self, name, int(number))
-        for name in ("tta", "any_intensity", "keep_header_text", "records"):
+        for name in ("tta", "any_intensity", "any_spacing", "keep_header_text", "records"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise UsageError(f"{name} is {flag!r}; it must be True or False")
 

@@ -15,11 +15,12 @@ from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.backends.registry import running_bytes
 from flare_runtime.backends.selection import choose, open_network, read_network
-from flare_runtime.compute.arrays import FloatArray, MaskArray, Shape3, Vector3
+from flare_runtime.compute.arrays import FloatArray, MaskArray, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes, files_of
+from flare_runtime.imaging.orientation import Turn
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
@@ -30,6 +31,7 @@ from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInfer
 from flare_runtime.pipeline.lesions import find_lesions
 from flare_runtime.pipeline.postprocessing import Postprocessing
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
+from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore, restore_probabilities
 from flare_runtime.segmentation import Segmentation
@@ -48,12 +50,14 @@ class PreparedCase:
     Attributes:
         prepared: what the network is to see; None where every voxel was zero.
         template: of the input.
+        turn: how the input was turned before it was prepared.
         remarks: what was odd about it.
         seconds: how long preparing took.
     """
 
     prepared: Prepared | None
     template: Template
+    turn: Turn
     remarks: tuple[Remark, ...]
     seconds: float
 
@@ -84,6 +88,12 @@ class Segmenter:
         self.options = options or RunOptions()
         self.postprocessing = _postprocessing(bundle, self.options)
         self.memory = memory or HostMemory(bundle.manifest, removes=bool(self.postprocessing))
+        self.rules = ReaderRules.of(
+            bundle.manifest,
+            reorient=self.options.reorient,
+            any_spacing=self.options.any_spacing,
+            max_shear=self.options.max_shear,
+        )
         self._network = network
         self._device = device
         self._place = place
@@ -211,19 +221,21 @@ class Segmenter:
         `smallest` takes as little of a GPU's memory as can be.
         """
         started = perf_counter()
-        channels = as_volumes(image, spacing_mm, self.options.max_voxels)
+        channels = as_volumes(image, spacing_mm, self.options.max_voxels, self.rules.plausible)
+        read = self.rules.volumes(channels)
         device = self.device
         with self._turn, device.active():
             prepared = prepare(
-                channels,
+                read,
                 self.bundle.manifest,
                 device,
                 self._place_for(smallest),
                 body_only=self.options.crop == "body",
                 any_intensity=self.options.any_intensity,
             )
-        remarks = tuple(remark for volume in channels for remark in volume.remarks)
-        return PreparedCase(prepared, channels[0].template, remarks, perf_counter() - started)
+        remarks = tuple(dict.fromkeys(remark for volume in read for remark in volume.remarks))
+        template = channels[0].template
+        return PreparedCase(prepared, template, self.rules.turn(template.geometry), remarks, perf_counter() - started)
 
     def _place_for(self, smallest: bool) -> Place:
         if not self.device.is_gpu:
@@ -261,10 +273,10 @@ class Segmenter:
             started = perf_counter()
             blended = self._infer(prepared, sums, progress)
             inferred_at = perf_counter()
-            self._restore(blended.scores, prepared, mask, sums)
-            probabilities = (
-                self._probabilities(blended.scores, prepared, geometry.shape, sums) if with_probabilities else None
-            )
+            self._restore(blended.scores, prepared, case.turn.view(mask), sums)
+            probabilities = self._decoder.background(geometry.shape) if with_probabilities else None
+            if probabilities is not None:
+                self._restore_probabilities(blended.scores, prepared, case.turn.view(probabilities), sums)
             gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
         network_s, rescued = blended.network_s, blended.rescued
         del blended  # its scores take the memory that components may need
@@ -317,12 +329,12 @@ class Segmenter:
         target = mask.transpose(self.bundle.manifest.transpose_forward)[prepared.crop]
         restore(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
 
-    def _probabilities(self, scores: FloatArray, prepared: Prepared, shape: Shape3, device: Device) -> FloatArray:
-        probabilities = self._decoder.background(shape)
+    def _restore_probabilities(
+        self, scores: FloatArray, prepared: Prepared, probabilities: FloatArray, device: Device
+    ) -> None:
         axes = (0, *(axis + 1 for axis in self.bundle.manifest.transpose_forward))
         target = prepared.crop.cut(probabilities.transpose(axes))
         restore_probabilities(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
-        return probabilities
 
     def _resizing(self, prepared: Prepared) -> Resizing:
         manifest = self.bundle.manifest

@@ -243,9 +243,9 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
     read, seen = [], []
 
-    def reading(path, max_voxels):
+    def reading(path, max_voxels, plausible):
         read.append(path.name[0])
-        return read_volume(path, max_voxels)
+        return read_volume(path, max_voxels, plausible)
 
     class Waiting(ArithmeticNetwork):
         """Takes until the next case has been read, and a little longer for one more than that."""
@@ -272,8 +272,8 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
     scans = []
 
-    def reading(path, max_voxels):
-        volume = read_volume(path, max_voxels)
+    def reading(path, max_voxels, plausible):
+        volume = read_volume(path, max_voxels, plausible)
         scans.append(weakref.ref(volume.voxels))
         return volume
 

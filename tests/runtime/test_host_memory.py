@@ -236,11 +236,11 @@ def test_the_next_scan_is_read_while_one_is_segmented_where_there_is_room(
     events = []
     both_read = Event()
 
-    def reading(path, max_voxels):
+    def reading(path, max_voxels, plausible):
         events.append(path.name[0])
         if len(events) > 1:
             both_read.set()
-        return read_volume(path, max_voxels)
+        return read_volume(path, max_voxels, plausible)
 
     def logits(tiles):
         both_read.wait(0.3)

@@ -126,7 +126,7 @@ def test_file_names_that_are_paths_are_refused(name):
         ({"patch": [8, 8, 2049]}, "$.patch"),
         ({"patch": [8, 8, 10**30]}, "$.patch"),
         ({"spacing_mm": [1, 1e-300, 1]}, "$.spacing_mm"),
-        ({"spacing_mm": [1, 1, 101]}, "$.spacing_mm"),
+        ({"spacing_mm": [1, 1, 1001]}, "$.spacing_mm"),
         ({"channels": [CHANNEL] * 65}, "$.channels"),
         ({"labels": [{"name": "a", "values": []}]}, "$.labels"),
         ({"network": {**NETWORK, "outputs": 257}}, "$.network.outputs"),

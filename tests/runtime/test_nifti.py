@@ -196,16 +196,15 @@ def with_bad_voxels(count, bad, kind="f4"):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize("count", [1, 700])
 @pytest.mark.parametrize("kind", ["f4", "f8"])
 @pytest.mark.parametrize("endianness", ["<", ">"])
-def test_a_few_voxels_that_are_no_numbers_become_the_background(tmp_path, bad, count, kind, endianness):
+def test_voxels_that_are_no_numbers_become_the_background(tmp_path, bad, count, kind, endianness):
     voxels = with_bad_voxels(count, bad, kind)
     volume = read_volume(write_nifti(tmp_path / "a.nii", voxels, endianness=endianness))
     expected = np.where(np.isfinite(voxels), voxels, -1024)
     np.testing.assert_array_equal(intensities(volume.with_background(-1024)), expected.astype(np.float32))
-    assert (volume.nonfinite, codes(volume)) == (count, ["nonfinite"])
-    assert volume.remarks[0].text == f"{count} voxels are NaN or infinite and count as background"
+    assert (volume.nonfinite, codes(volume)) == (count, [])
 
 
 def test_they_become_the_background_after_scaling_too(tmp_path):
@@ -222,13 +221,6 @@ def test_before_anybody_knows_the_modality_they_are_no_numbers(tmp_path):
     assert volume.nonfinite == 4
     np.testing.assert_array_equal(intensities(volume)[0, 0, :5], [np.nan] * 4 + [5])
     np.testing.assert_array_equal(volume.voxels, voxels)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_more_than_one_per_cent_of_them_is_refused(tmp_path, bad):
-    with pytest.raises(CaseError, match="11 of 1000") as caught:
-        read_volume(write_nifti(tmp_path / "a.nii", with_bad_voxels(11, bad)))
-    assert caught.value.reason == "nonfinite"
 
 
 def test_numbers_beyond_float32_never_reach_the_network(tmp_path):

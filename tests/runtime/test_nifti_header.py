@@ -15,7 +15,7 @@ SPACING = (3.0, 2.0, 1.5)
 
 def spacing_of(**fields):
     """Return spacing and remark codes of a header for 30 x 40 x 50 voxels of 3 x 2 x 1.5 mm, with changed fields."""
-    spacing, remarks = grid_spacing(nifti_header(SHAPE, **fields), SHAPE)
+    spacing, remarks = grid_spacing(nifti_header(SHAPE, **fields))
     return spacing, [remark.code for remark in remarks]
 
 
@@ -37,13 +37,6 @@ def rotation(degrees, axis=2):
     matrix[a, a] = matrix[b, b] = np.cos(angle)
     matrix[a, b], matrix[b, a] = -np.sin(angle), np.sin(angle)
     return matrix
-
-
-def sheared(cosine):
-    """Return columns of length 1.5, 2 and 3 whose first two enclose an angle of that cosine."""
-    columns = np.diag([1.5, 2.0, 3.0])
-    columns[:, 1] = 2 * np.array([cosine, np.sqrt(1 - cosine**2), 0])
-    return columns
 
 
 # --- shape
@@ -103,26 +96,12 @@ def test_a_negative_pixdim_counts_by_its_size():
     assert spacing_of(pixdim=pixdim(-1.5, 2, 3)) == (SPACING, [])
 
 
-@pytest.mark.parametrize("bad", [0, np.nan, np.inf, 0.09, 20.1, -0.05, 1e-30])
+@pytest.mark.parametrize("bad", [0, np.nan, np.inf, 1e-30, 1e30])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_spacings_that_cannot_be_are_refused(bad, axis):
     sides = [1.5, 2.0, 3.0]
     sides[axis] = bad
     assert refusal(pixdim=pixdim(*sides)) == "bad_spacing"
-
-
-@pytest.mark.parametrize("side", [0.11, 19.9])
-def test_spacings_within_the_limits_are_taken(side):
-    spacing, _ = spacing_of(pixdim=pixdim(1.5, 2, side), **sform_fields(np.diag([1.5, 2, side])))
-    assert spacing[0] == pytest.approx(side)
-
-
-def test_a_volume_longer_than_three_metres_is_refused():
-    header = nifti_header((601, 4, 4), spacing_mm=(5.0, 1.0, 1.0))
-    with pytest.raises(CaseError, match="at most 3000 mm") as caught:
-        grid_spacing(header, (601, 4, 4))
-    assert caught.value.reason == "bad_spacing"
-    assert grid_spacing(nifti_header((600, 4, 4), spacing_mm=(5.0, 1.0, 1.0)), (600, 4, 4))[0] == (5, 1, 1)
 
 
 # --- orientation
@@ -189,14 +168,6 @@ def test_a_singular_sform_without_a_valid_qform_is_refused(columns, qform):
     assert refusal(**sform_fields(columns), **qform) == "bad_orientation"
 
 
-@pytest.mark.parametrize(("cosine", "accepted"), [(0.0, True), (0.009, True), (0.012, False), (0.3, False)])
-def test_rounding_is_no_shear_and_shear_is_refused(cosine, accepted):
-    if accepted:
-        assert spacing_of(**sform_fields(sheared(cosine))) == (SPACING, [])
-    else:
-        assert refusal(**sform_fields(sheared(cosine))) == "sheared"
-
-
 @pytest.mark.parametrize("degrees", [0, 3, 16.5, 45, 90, 180])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("flip", [1, -1])
@@ -236,11 +207,11 @@ def test_no_header_raises_anything_but_a_refusal(numbers, codes):
     header["srow_x"], header["srow_y"], header["srow_z"] = numbers[3:7], numbers[7:11], numbers[11:15]
     header["quatern_b"] = numbers[15]
     try:
-        spacing, reason = grid_spacing(header, SHAPE)[0], None
+        spacing, reason = grid_spacing(header)[0], None
     except CaseError as error:
         spacing, reason = (1.0, 1.0, 1.0), error.reason
-    assert reason in {None, "bad_spacing", "bad_orientation", "sheared", "spacing_mismatch"}
-    assert all(0.1 <= side <= 20 for side in spacing)
+    assert reason in {None, "bad_spacing", "bad_orientation", "spacing_mismatch"}
+    assert all(1e-6 <= side <= 1e6 for side in spacing)
 
 
 # --- what is not believed is not passed on
@@ -249,21 +220,21 @@ def test_no_header_raises_anything_but_a_refusal(numbers, codes):
 def test_an_invalid_form_is_unset_and_a_valid_one_is_left_as_it_is():
     header = nifti_header(SHAPE, **sform_fields(np.full((3, 3), np.nan)))
     before = header.copy()
-    forget_invalid(header, grid_spacing(header, SHAPE)[1])
+    forget_invalid(header, grid_spacing(header)[1])
     assert int(header["sform_code"]) == 0
     assert all(header[f"srow_{axis}"].tolist() == [0] * 4 for axis in "xyz")
     for name in ("pixdim", "qform_code", "quatern_b", "qoffset_x", "qoffset_z"):
         assert header[name].tobytes() == before[name].tobytes(), name
 
     header = nifti_header(SHAPE, quatern_c=np.nan)
-    forget_invalid(header, grid_spacing(header, SHAPE)[1])
+    forget_invalid(header, grid_spacing(header)[1])
     assert int(header["qform_code"]) == 0
     assert np.isfinite([header[f"quatern_{axis}"] for axis in "bcd"]).all()
     assert header["srow_x"].tobytes() == nifti_header(SHAPE)["srow_x"].tobytes()
 
     sound = nifti_header(SHAPE)
     before = sound.binaryblock
-    forget_invalid(sound, grid_spacing(sound, SHAPE)[1])
+    forget_invalid(sound, grid_spacing(sound)[1])
     assert sound.binaryblock == before
 
 
@@ -272,7 +243,7 @@ def test_an_invalid_form_is_unset_and_a_valid_one_is_left_as_it_is():
 
 def geometry_of(**fields):
     header = nifti_header(SHAPE, **fields)
-    return grid_geometry(header, SHAPE, grid_spacing(header, SHAPE)[0])
+    return grid_geometry(header, SHAPE, grid_spacing(header)[0])
 
 
 def test_the_affine_is_the_one_that_nibabel_finds():

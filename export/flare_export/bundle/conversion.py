@@ -50,12 +50,16 @@ MAX_MARGIN_STEPS = 8.0
 
 @dataclass(frozen=True)
 class Naming:
-    """What a person says of the model: its name, its licence, its model card (Markdown), what users are to be told."""
+    """What a person says of the model: its name, its licence, its model card (Markdown), what users are to be told.
+
+    `orientation` is where the axes x, y, z of the training's images pointed, as they were stored, such as LPS.
+    """
 
     name: str | None = None
     licence: str = "unspecified"
     model_card: Path | None = None
     caution: str | None = None
+    orientation: str | None = None
 
 
 def export_bundle(
@@ -179,6 +183,8 @@ def make_manifest(
         labels=structures,
         regions_class_order=regions,
         channels=plan_rules.channels(folder.plans, configuration, folder.dataset),
+        reader=plan_rules.reader(folder.plans),
+        training_orientation=naming.orientation,
         dimensions=folder.dimensions,
         spacing_mm=plan_rules.grid_spacing_mm(folder.plans, configuration),
         patch=folder.patch,
@@ -210,9 +216,9 @@ def _verify(
 ) -> list[CaseParity]:
     if not cases:
         return []
-    # nnU-Net takes any intensity, and is what the masks are compared with.
+    # nnU-Net takes any intensity and spacing, and is what the masks are compared with.
     segmenters = [
-        Segmenter.load(bundle, RunOptions("cpu", backend, precision, any_intensity=True))
+        Segmenter.load(bundle, RunOptions("cpu", backend, precision, any_intensity=True, any_spacing=True))
         for backend, precision in cpu_engines()
     ]
     report("Against nnU-Net's own predictor (no TTA, step 0.5):")

@@ -24,6 +24,7 @@ from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
 from flare_runtime.model.manifest import BundleFile, Manifest, Parity, encode_manifest
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.preprocessing import prepare
+from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.segmenter import Segmenter
 
@@ -112,8 +113,9 @@ def _file(network: BundleFile, ranges: Mapping[str, ActivationRange]) -> tuple[B
 
 def case_tiles(cases: Sequence[Sequence[Path]], manifest: Manifest) -> Iterator[FloatArray]:
     """Yield tiles (1, channels, z, y, x) that cover every case once, as the network takes them."""
+    rules = ReaderRules.of(manifest)
     for channels in cases:
-        prepared = prepare([read_volume(path) for path in channels], manifest)
+        prepared = prepare(rules.read(channels), manifest)
         if prepared is None:
             continue
         _, z, y, x = prepared.image.shape
@@ -163,7 +165,7 @@ def _agreements(rounded: Segmenter, cases: Sequence[Sequence[Path]], report: Cal
     exact = Segmenter.load(rounded.bundle, RunOptions(device="cpu", precision="fp32"))
     report(HEADING)
     for channels in cases:
-        volumes = [read_volume(path) for path in channels]
+        volumes = [read_volume(path, plausible=exact.rules.plausible) for path in channels]
         agreement = compare(exact.segment(volumes).mask, rounded.segment(volumes).mask)
         name = case_name(channels[0])
         report(

@@ -13,10 +13,10 @@ from flare_export.parity.agreement import compare
 from flare_runtime.backends.synthetic_patch import structured_patch
 from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray
 from flare_runtime.errors import UsageError
-from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.manifest import Agreement, Manifest
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.preprocessing import prepare
+from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.tiling import TileGrid
 
 # Takes tiles (n, channels, z, y, x) of the host and returns their logits (n, outputs, z, y, x).
@@ -70,8 +70,9 @@ def case_batches(cases: Sequence[Sequence[Path]], manifest: Manifest, batch: int
         UsageError: for one without any voxel that is not zero.
     """
     wanted = -(-_TILES // batch) * batch
+    rules = ReaderRules.of(manifest)
     for files in cases:
-        prepared = prepare([read_volume(path) for path in files], manifest)
+        prepared = prepare(rules.read(files), manifest)
         if prepared is None:
             raise UsageError(f"{files[0]}: holds nothing but zeros; verify with another case")
         tiles = np.stack(list(islice(_different_tiles(prepared.image, manifest, wanted), wanted)))

@@ -80,10 +80,12 @@ def measure_case_parity(
     oracle = NnunetReference(folder, tta=tta)
     for channels in cases:
         expected = oracle.predict(channels)
-        volumes = [read_volume(path) for path in channels]
+        rules = segmenters[0].rules
+        volumes = [read_volume(path, plausible=rules.plausible) for path in channels]
+        turn = rules.turn(volumes[0].geometry)  # nnU-Net's mask is as its reader turned the images
         for segmenter in segmenters:
             manifest = segmenter.bundle.manifest
-            mask = segmenter.segment(volumes).mask
+            mask = turn.view(segmenter.segment(volumes).mask)
             margin, steps = largest_margin(
                 expected, mask, manifest.transpose_forward, regions=manifest.regions_class_order is not None
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, get_args
 
 from flare_export.errors import ModelError
 from flare_export.source.dataset import channel_names
@@ -20,6 +20,7 @@ from flare_runtime.model.manifest import (
     Channel,
     CTScheme,
     NoScheme,
+    Reader,
     Resampling,
     Rescale01Scheme,
     RGB01Scheme,
@@ -52,7 +53,12 @@ LAYERS = {
 REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
 _RESAMPLING_FUNCTION = "resample_data_or_seg_to_shape"
 _PLANS = "plans.json"
-_READERS = ("SimpleITKIO", "NibabelIO")
+_READERS: tuple[Reader, ...] = get_args(Reader)
+# nnU-Net's other readers.
+_OTHER_READERS = {
+    "Tiff3DIO": "reads TIFF, whose spacing lies in a file beside it",
+    "NaturalImage2DIO": "reads pictures, which are 2D",
+}
 
 
 def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -137,7 +143,6 @@ def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapp
     for what, value, allowed in (
         ("preprocessor", configuration.get("preprocessor_name", "DefaultPreprocessor"), ("DefaultPreprocessor",)),
         ("label manager", plans.get("label_manager", "LabelManager"), ("LabelManager",)),
-        ("image reader", plans.get("image_reader_writer", "SimpleITKIO"), _READERS),
         ("image resampling", configuration["resampling_fn_data"], (_RESAMPLING_FUNCTION,)),
         ("logits resampling", configuration["resampling_fn_probabilities"], (_RESAMPLING_FUNCTION,)),
     ):
@@ -158,6 +163,20 @@ def grid_spacing_mm(plans: Mapping[str, Any], configuration: Mapping[str, Any]) 
         spacing.insert(0, checked(known, kind, f"original_median_spacing_after_transp of {_PLANS}")[0])
     z, y, x = map(float, spacing)
     return z, y, x
+
+
+def reader(plans: Mapping[str, Any]) -> Reader:
+    """Return which of nnU-Net's readers gave the network its images.
+
+    Raises:
+        ModelError: for a reader of another format, or one that is none of nnU-Net's.
+    """
+    given = checked(plans, Plans, _PLANS).image_reader_writer
+    for known in _READERS:
+        if given == known:
+            return known
+    why = _OTHER_READERS.get(given, "is none of nnU-Net's, and what it does to images is unknown")
+    raise ModelError(f"the image reader {given!r} {why}; only {', '.join(_READERS)} are supported")
 
 
 def image_resampling(configuration: Mapping[str, Any]) -> Resampling:

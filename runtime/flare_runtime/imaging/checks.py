@@ -6,9 +6,9 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.plausibility import USUAL, Plausibility
 from flare_runtime.imaging.volume import Remark, Volume, slabs
 
-MAX_NONFINITE_SHARE = 0.01
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # An image of fewer intensities, though its voxels have more, was ruined by its header.
 _MIN_LEVELS = 100
@@ -16,25 +16,20 @@ _SLAB = 8
 _FEW_SLICES = 3
 
 
-def check_volume(volume: Volume) -> Volume:
+def check_volume(volume: Volume, plausible: Plausibility = USUAL) -> Volume:
     """Return the volume with the number of its voxels that are NaN or infinite, and remarks on what is odd.
 
     Raises:
-        CaseError: `nonfinite` where they are more than MAX_NONFINITE_SHARE, or where slope and intercept make integers
-            infinite; `bad_scaling` where slope and intercept leave hardly a difference of the voxels.
+        CaseError: `bad_spacing` or `sheared` where the grid is not `plausible`.
+        CaseError: `nonfinite` where slope and intercept make voxels infinite; `bad_scaling` where they leave hardly a
+            difference of the voxels.
     """
+    remarks = [*volume.remarks, *plausible.check(volume.geometry)]
     count, low, high = _survey(volume)
-    if count > MAX_NONFINITE_SHARE * volume.voxels.size:
-        raise CaseError(
-            "nonfinite", f"{count} of {volume.voxels.size} voxels are NaN or infinite; at most 1 % is allowed"
-        )
-    if (volume.slope, volume.intercept) != (1.0, 0.0):
+    if (volume.slope, volume.intercept) != (1.0, 0.0) and low <= high:
         _check_scaling(volume, low, high)
-    remarks = list(volume.remarks)
     if volume.shape[0] < _FEW_SLICES:
         remarks.append(Remark("few_slices", f"the volume has only {volume.shape[0]} slice(s)"))
-    if count:
-        remarks.append(Remark("nonfinite", f"{count} voxels are NaN or infinite and count as background"))
     return replace(volume, nonfinite=count, remarks=tuple(remarks))
 
 

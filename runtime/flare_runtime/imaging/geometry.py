@@ -1,7 +1,7 @@
 """Where the voxels of an image lie in the patient, whatever kind of file they came from."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +9,10 @@ import numpy.typing as npt
 from flare_runtime.compute.arrays import Shape3, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.orientation import Turn, orientation_of
 
-SPACING_RANGE_MM = (0.1, 20.0)
-MAX_EXTENT_MM = 3000.0
-# The largest |cosine| between two axes that still counts as rounding rather than shear.
-MAX_SHEAR = 0.01
+# Sides that arithmetic is sure to bear; what a scan can have is for `plausibility` to say.
+_SPACING_RANGE_MM = (1e-6, 1e6)
 # Two grids are the same where no corner of the volume is farther apart than this share of a voxel.
 MAX_CORNER_SHIFT = 0.05
 # And where nobody knows their places, where their spacings differ by no more than this share.
@@ -29,27 +28,35 @@ class Geometry:
             head (RAS+, as in NIfTI); None where the place is unknown, as that of an array is.
         spacing_mm: (z, y, x).
         shape: number of voxels, (z, y, x).
+        unit_mm: the unit of the file's lengths, which were multiplied by it.
+        oriented: whether the file says where the axes point; False where `affine` holds a guess.
     """
 
     affine: npt.NDArray[np.float64] | None
     spacing_mm: Vector3
     shape: Shape3
+    unit_mm: float = 1.0
+    oriented: bool = True
 
     @classmethod
     def of_affine(cls, affine: npt.ArrayLike, shape: Shape3) -> "Geometry":
         """Return the grid of an affine, whose columns are as long as its spacing.
 
         Raises:
-            CaseError: `bad_orientation`, `bad_spacing` or `sheared` where it can be no image's.
+            CaseError: `bad_orientation` or `bad_spacing` where it can be no image's.
         """
         matrix = np.asarray(affine, np.float64)
         lengths = axis_lengths(matrix[:3, :3])
         if lengths is None or not np.all(np.isfinite(matrix)):
             raise CaseError("bad_orientation", "the axes, or the origin, cannot be those of a grid; mend the image")
         x, y, z = (float(length) for length in lengths)
-        check_spacing((z, y, x), shape)
-        check_right_angles(matrix[:3, :3] / lengths, "the axes")
+        check_spacing((z, y, x))
         return cls(matrix, (z, y, x), shape)
+
+    @property
+    def orientation(self) -> str | None:
+        """Where the stored axes x, y and z point, such as LPS; None where nobody knows."""
+        return None if self.affine is None or not self.oriented else orientation_of(self.affine)
 
     def difference(self, other: "Geometry") -> str | None:
         """Return in what another grid differs from this one, or None where they are one.
@@ -74,7 +81,21 @@ class Geometry:
         a, b, c = axes
         spacing, shape = self.spacing_mm, self.shape
         affine = None if self.affine is None else self.affine[:, [2 - c, 2 - b, 2 - a, 3]]
-        return Geometry(affine, (spacing[a], spacing[b], spacing[c]), (shape[a], shape[b], shape[c]))
+        turned = (shape[a], shape[b], shape[c])
+        return replace(self, affine=affine, spacing_mm=(spacing[a], spacing[b], spacing[c]), shape=turned)
+
+    def turned(self, turn: Turn) -> "Geometry":
+        """Return the grid of the array that `Turn.view` makes of this grid's."""
+        grid = self.transposed(turn.axes)
+        if grid.affine is None:
+            return grid
+        affine = grid.affine.copy()
+        for axis in range(3):
+            if turn.flipped[axis]:
+                column = 2 - axis
+                affine[:, 3] += affine[:, column] * (grid.shape[axis] - 1)
+                affine[:, column] *= -1
+        return replace(grid, affine=affine)
 
     def cropped(self, box: Box) -> "Geometry":
         """Return the grid of the voxels in a box (z, y, x)."""
@@ -82,7 +103,7 @@ class Geometry:
         if affine is not None:
             affine = affine.copy()
             affine[:, 3] = affine @ (*box.start[::-1], 1)
-        return Geometry(affine, self.spacing_mm, box.shape)
+        return replace(self, affine=affine, shape=box.shape)
 
 
 def checked_shape(counts: Sequence[int]) -> Shape3:
@@ -98,21 +119,17 @@ def checked_shape(counts: Sequence[int]) -> Shape3:
     return z, y, x
 
 
-def check_spacing(spacing_mm: Vector3, shape: Shape3) -> None:
-    """Refuse a spacing, or an extent, (z, y, x) that no scan has.
+def check_spacing(spacing_mm: Vector3) -> None:
+    """Refuse a spacing (z, y, x) that is no length.
 
     Raises:
         CaseError: `bad_spacing`.
     """
-    low, high = SPACING_RANGE_MM
+    low, high = _SPACING_RANGE_MM
     if not all(low <= side <= high for side in spacing_mm):
         raise CaseError(
-            "bad_spacing", f"the spacing is {format_mm(spacing_mm[::-1])}; each side must lie in {low} to {high} mm"
+            "bad_spacing", f"the spacing is {format_mm(spacing_mm[::-1])}; each side must lie in {low:g} to {high:g} mm"
         )
-    extent = [side * count for side, count in zip(spacing_mm, shape, strict=True)]
-    if max(extent) > MAX_EXTENT_MM:
-        text = f"the volume measures {format_mm(extent[::-1])}; at most {MAX_EXTENT_MM:g} mm a side"
-        raise CaseError("bad_spacing", text)
 
 
 def axis_lengths(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
@@ -123,19 +140,6 @@ def axis_lengths(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | 
     if not np.all(np.isfinite(lengths)) or not np.all(np.isfinite(unit)) or abs(np.linalg.det(unit)) < 1e-3:
         return None
     return lengths
-
-
-def check_right_angles(unit: npt.NDArray[np.float64], axes: str) -> None:
-    """Refuse unit vectors, the columns of a matrix (3, 3), that are not at right angles.
-
-    Raises:
-        CaseError: `sheared`, calling them `axes`.
-    """
-    shear = float(np.max(np.abs(unit.T @ unit - np.eye(3))))
-    if shear > MAX_SHEAR:
-        raise CaseError(
-            "sheared", f"{axes} are not at right angles (cosine {shear:.3f}, at most {MAX_SHEAR}); resample it"
-        )
 
 
 def format_mm(sizes: Iterable[float]) -> str:

@@ -14,6 +14,7 @@ from flare_runtime.errors import CaseError, UsageError, first_line
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.geometry import Geometry, checked_shape
 from flare_runtime.imaging.nifti_header import header_geometry
+from flare_runtime.imaging.plausibility import USUAL, Plausibility
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, read_volume
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.paths import as_path
@@ -28,7 +29,10 @@ _ALLOWED = (
 
 
 def as_volumes(
-    image: Image | Sequence[Image], spacing_mm: Vector3 | None = None, max_voxels: int = DEFAULT_MAX_VOXELS
+    image: Image | Sequence[Image],
+    spacing_mm: Vector3 | None = None,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+    plausible: Plausibility = USUAL,
 ) -> list[Volume]:
     """Return an image as one volume for each channel.
 
@@ -37,6 +41,7 @@ def as_volumes(
             list or tuple of them with one for each channel.
         spacing_mm: of arrays, (z, y, x); the place of arrays is unknown.
         max_voxels: files that hold more are refused.
+        plausible: which grids are taken, of all but arrays and volumes.
 
     Raises:
         UsageError: for anything else, or where an array has no spacing or something else has one.
@@ -45,24 +50,24 @@ def as_volumes(
     images = list(image) if isinstance(image, list | tuple) else [image]
     if spacing_mm is not None:
         spacing_mm = _checked_spacing(spacing_mm)
-    return [volume for one in images for volume in _volumes_of(one, spacing_mm, max_voxels)]
+    return [volume for one in images for volume in _volumes_of(one, spacing_mm, max_voxels, plausible)]
 
 
-def _volumes_of(image: Image, spacing_mm: Vector3 | None, max_voxels: int) -> list[Volume]:
+def _volumes_of(image: Image, spacing_mm: Vector3 | None, max_voxels: int, plausible: Plausibility) -> list[Volume]:
     if isinstance(image, np.ndarray):
         return _of_array(image, spacing_mm)
     if spacing_mm is not None:
         kind = type(image).__qualname__
         raise UsageError(f"spacing_mm goes with arrays, not with a {kind}; a Volume has its own, and so have files")
     if isinstance(image, str | os.PathLike):
-        return [read_volume(as_path(image, "the image"), max_voxels)]
+        return [read_volume(as_path(image, "the image"), max_voxels, plausible)]
     if isinstance(image, Volume):
         return [image]
     simpleitk = sys.modules.get("SimpleITK")
     if _is_nibabel(image):
-        return [check_volume(_of_nibabel(image))]
+        return [check_volume(_of_nibabel(image), plausible)]
     if simpleitk is not None and isinstance(image, simpleitk.Image):
-        return [check_volume(_of_simpleitk(image))]
+        return [check_volume(_of_simpleitk(image), plausible)]
     raise UsageError(f"the image is of type {type(image).__qualname__}; give {_ALLOWED}")
 
 

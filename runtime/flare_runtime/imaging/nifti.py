@@ -9,7 +9,7 @@ import numpy as np
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import ByteStream
-from flare_runtime.imaging.nifti_header import HEADER_BYTES, grid_shape, grid_spacing, header_geometry
+from flare_runtime.imaging.nifti_header import HEADER_BYTES, grid_shape, header_geometry
 from flare_runtime.imaging.stored_voxels import check_size, read_voxels
 from flare_runtime.imaging.volume import Grid, Remark, Volume
 
@@ -20,7 +20,7 @@ class NiftiReader:
     """Reads single-file NIfTI-1 and NIfTI-2, gzip-compressed or not, whatever the name says.
 
     Refuses with one of the reasons `not_a_file`, `not_nifti`, `truncated`, `corrupt`, `bad_dimensions`,
-    `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation`, `sheared` and `spacing_mismatch`.
+    `unsupported_type`, `too_large`, `bad_spacing`, `bad_orientation` and `spacing_mismatch`.
     """
 
     suffixes = (".nii.gz", ".nii")
@@ -35,7 +35,8 @@ class NiftiReader:
         with ByteStream(path) as stream:
             header, _ = _read_header(stream)
             shape, dtype = _checked_size(stream, header, max_voxels)
-            return Grid(shape, grid_spacing(header, shape)[0], dtype.itemsize)
+            geometry, _ = header_geometry(header)
+            return Grid(shape, geometry.spacing_mm, dtype.itemsize, geometry)
 
 
 def _read(stream: ByteStream, max_voxels: int) -> Volume:

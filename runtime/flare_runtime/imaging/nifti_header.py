@@ -11,7 +11,6 @@ from flare_runtime.errors import CaseError
 from flare_runtime.imaging.geometry import (
     Geometry,
     axis_lengths,
-    check_right_angles,
     check_spacing,
     checked_shape,
     format_mm,
@@ -42,16 +41,16 @@ def grid_shape(header: Any) -> Shape3:
     return checked_shape([int(count) for count in header["dim"][1 : 1 + rank]])
 
 
-def grid_spacing(header: Any, shape: Shape3) -> tuple[Vector3, tuple[Remark, ...]]:
+def grid_spacing(header: Any) -> tuple[Vector3, tuple[Remark, ...]]:
     """Return the spacing in mm (z, y, x) that ITK would use, and remarks on the orientation.
 
     Raises:
-        CaseError: `bad_spacing`, `bad_orientation`, `sheared` or `spacing_mismatch`.
+        CaseError: `bad_spacing`, `bad_orientation` or `spacing_mismatch`.
     """
     unit_mm = _unit_mm(header)
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * unit_mm
     x, y, z = (float(s) for s in pixdim)
-    check_spacing((z, y, x), shape)
+    check_spacing((z, y, x))
     return (z, y, x), _orientation_remarks(header, pixdim / unit_mm)
 
 
@@ -104,7 +103,6 @@ def _check_sform(header: Any, pixdim: npt.NDArray[np.float64]) -> bool:
     lengths = axis_lengths(columns)
     if lengths is None:
         return False
-    check_right_angles(columns / lengths, "the sform's axes")
     if np.any(np.abs(lengths / pixdim - 1) > MAX_SPACING_DISAGREEMENT):
         raise CaseError(
             "spacing_mismatch",
@@ -126,7 +124,7 @@ def header_geometry(header: Any) -> tuple[Geometry, tuple[Remark, ...]]:
         CaseError: as `grid_shape` and `grid_spacing` do.
     """
     shape = grid_shape(header)
-    spacing_mm, remarks = grid_spacing(header, shape)
+    spacing_mm, remarks = grid_spacing(header)
     forget_invalid(header, remarks)
     return grid_geometry(header, shape, spacing_mm), remarks
 
@@ -134,6 +132,7 @@ def header_geometry(header: Any) -> tuple[Geometry, tuple[Remark, ...]]:
 def grid_geometry(header: Any, shape: Shape3, spacing_mm: Vector3) -> Geometry:
     """Return the grid of a header whose spacing was checked, and whose invalid orientations were forgotten."""
     z, y, x = spacing_mm
+    oriented = True
     affine = np.diag((x, y, z, 1.0))
     unit_mm = _unit_mm(header)
     if int(header["sform_code"]) > 0:
@@ -150,4 +149,5 @@ def grid_geometry(header: Any, shape: Shape3, spacing_mm: Vector3) -> Geometry:
         affine[:3, 3] = [float(header[name]) * unit_mm for name in _QFORM_OFFSET]
     else:
         affine[0, 0] *= -1  # for want of anything better, x to the left, as nibabel has it
-    return Geometry(affine, spacing_mm, shape)
+        oriented = False
+    return Geometry(affine, spacing_mm, shape, unit_mm, oriented)

@@ -10,6 +10,7 @@ from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.metaimage import METAIMAGE
 from flare_runtime.imaging.nifti import NiftiReader
 from flare_runtime.imaging.nrrd import NRRD
+from flare_runtime.imaging.plausibility import USUAL, Plausibility
 from flare_runtime.imaging.volume import Grid, Volume
 
 DEFAULT_MAX_VOXELS = 2_000_000_000
@@ -66,21 +67,23 @@ def image_suffixes() -> tuple[str, ...]:
     return tuple(suffix for reader in READERS for suffix in reader.suffixes)
 
 
-def read_volume(source: str | ImageSource, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
+def read_volume(
+    source: str | ImageSource, max_voxels: int = DEFAULT_MAX_VOXELS, plausible: Plausibility = USUAL
+) -> Volume:
     """Read an image: a file in the format of its name, or a DICOM series.
 
     A folder, a zip archive or a DICOM file has to hold one volume. Any other name of no format is taken for NIfTI.
 
     Raises:
-        CaseError: `unreadable`, `nonfinite`, `bad_scaling`, `several_series`, or as the format's reader does; every
-            message begins with the name of the file or the series.
+        CaseError: `unreadable`, `several_series`, as `check_volume` or the format's reader does; every message begins
+            with the name of the file or the series.
         UsageError: for DICOM where pydicom is not installed.
     """
     source = _only_series(Path(source)) if isinstance(source, str | Path) else source
     with _naming(source):
         if isinstance(source, Path):
-            return check_volume(_reader_of(source).read_volume(source, max_voxels))
-        return check_volume(source.read_volume(max_voxels))
+            return check_volume(_reader_of(source).read_volume(source, max_voxels), plausible)
+        return check_volume(source.read_volume(max_voxels), plausible)
 
 
 def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:

@@ -76,7 +76,8 @@ class TextHeaderReader:
         layout, shape, start = self._read_text(path)
         with ByteStream(path, start, layout.packing) as stream:
             check_size(stream, shape, layout.dtype, max_voxels)
-        return Grid(shape, Geometry.of_affine(layout.affine, shape).spacing_mm, layout.dtype.itemsize)
+        geometry = Geometry.of_affine(layout.affine, shape)
+        return Grid(shape, geometry.spacing_mm, layout.dtype.itemsize, geometry)
 
     def _read_text(self, path: Path) -> tuple[Layout, Shape3, int]:
         """Return what the text says, the shape (z, y, x), and where the voxels begin."""

@@ -9,6 +9,7 @@ from flare_runtime.compute.arrays import AnyArray, FloatArray, Shape3, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.orientation import Turn
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,20 @@ class Grid:
         shape: number of voxels, (z, y, x).
         spacing_mm: (z, y, x).
         itemsize: bytes of a voxel.
+        geometry: the same with the places of the voxels, where the reader knows them.
     """
 
     shape: Shape3
     spacing_mm: Vector3
     itemsize: int
+    geometry: Geometry | None = field(default=None, compare=False)
 
     def transposed(self, axes: tuple[int, int, int]) -> "Grid":
         """Return the grid with its axes in another order, as `Volume.transposed` does."""
         a, b, c = axes
         shape, spacing = self.shape, self.spacing_mm
-        return Grid((shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c]), self.itemsize)
+        geometry = self.geometry and self.geometry.transposed(axes)
+        return Grid((shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c]), self.itemsize, geometry)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Volume:
     @property
     def grid(self) -> Grid:
         """What is known of the volume without its voxels."""
-        return Grid(self.shape, self.spacing_mm, self.voxels.itemsize)
+        return Grid(self.shape, self.spacing_mm, self.voxels.itemsize, self.geometry)
 
     @property
     def template(self) -> Template:
@@ -131,6 +135,10 @@ class Volume:
     def transposed(self, axes: tuple[int, int, int]) -> "Volume":
         """Return a view with its axes in another order: axis i of the result is axis `axes[i]` of this one."""
         return replace(self, voxels=self.voxels.transpose(axes), geometry=self.geometry.transposed(axes))
+
+    def turned(self, turn: Turn) -> "Volume":
+        """Return a view with its axes turned, as `Turn.view` does."""
+        return replace(self, voxels=turn.view(self.voxels), geometry=self.geometry.turned(turn))
 
     def cropped(self, box: Box) -> "Volume":
         """Return a view of the voxels in a box (z, y, x)."""

@@ -18,7 +18,7 @@ MIN_STEP: Final = 0.05
 # Bounds of what any nnU-Net model may say: far from every real one, near enough that arithmetic with it cannot fail.
 Intensity = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Deviation = Annotated[float, Meta(ge=1e-9, le=1e9)]
-SpacingMm = Annotated[float, Meta(ge=0.01, le=100)]
+SpacingMm = Annotated[float, Meta(ge=1e-4, le=1000)]
 Side = Annotated[int, Meta(ge=1, le=2048)]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 LabelValue = Annotated[int, Meta(ge=0, le=255)]
@@ -31,6 +31,10 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Vector: TypeAlias = tuple[SpacingMm, SpacingMm, SpacingMm]
 Shape: TypeAlias = tuple[Side, Side, Side]
 Axis = Annotated[int, Meta(ge=0, le=2)]
+# nnU-Net's readers of NIfTI. What each makes of an image is for `pipeline.reader_rules` to say.
+Reader: TypeAlias = Literal["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"]
+# Where the axes x, y and z of an array point: an end of each of the patient's axes.
+Orientation = Annotated[str, Meta(pattern=r"^(?=.*[LR])(?=.*[PA])(?=.*[IS])[LRPAIS]{3}\Z")]
 # 512 voxels along every axis, and 268 million weights in float32.
 _MAX_PATCH_VOXELS = 1 << 27
 _MAX_FILE_BYTES = 1 << 30
@@ -174,6 +178,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     A network of two `dimensions` sees slice by slice: its patch is one slice deep, and slices stay where they are; the
     z of `spacing_mm` then only says what the model was trained on.
     `postprocessing` is what nnU-Net found to make masks of this model better, step by step.
+    `training_orientation` says how the images of the training were stored, such as LPS, where somebody knows it.
     """
 
     schema_version: Literal[1]
@@ -184,6 +189,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     regions_class_order: tuple[LabelValue, ...] | None
     channels: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=64)]
     dimensions: Literal[2, 3] = 3
+    reader: Reader = "SimpleITKIO"
+    training_orientation: Orientation | None = None
     spacing_mm: Vector
     patch: Shape
     step: Annotated[float, Meta(ge=MIN_STEP, le=1)]

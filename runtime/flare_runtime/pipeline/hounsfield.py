@@ -46,7 +46,7 @@ def check_hounsfield(volume: Volume, name: str, *, any_intensity: bool = False) 
     """
     if volume.modality not in (None, "CT"):
         raise CaseError("not_ct", f"the image is of the modality {volume.modality}, and the model takes {name} as CT")
-    oddity = _oddity(_ordered_sample(volume))
+    oddity = _oddity(_ordered_sample(volume.with_background(np.nan)))
     if oddity is None:
         return ()
     low, high = intensity_range(volume)

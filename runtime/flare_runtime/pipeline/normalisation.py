@@ -52,14 +52,6 @@ def fit(scheme: Scheme, volume: Volume, inside: BoolArray | None, device: Device
     raise AssertionError(scheme)
 
 
-def background(scheme: Scheme) -> float:
-    """Return the intensity that voxels of a channel count as which are NaN or infinite: air in a CT, else 0.
-
-    nnU-Net v2 lets one such voxel make every voxel of a z-scored channel NaN; v1 took it for 0, as this does.
-    """
-    return AIR_HU if isinstance(scheme, CTScheme) else 0.0
-
-
 def _affine(mean: float, std: float, limits: tuple[float, float] | None) -> Normaliser:
     def apply(piece: FloatArray, _where: Box) -> None:
         if limits is not None:

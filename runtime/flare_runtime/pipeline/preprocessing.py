@@ -29,8 +29,8 @@ class Prepared:
     Attributes:
         image: float32 (channels, z, y, x), at least as large as the patch; on the device or the host, by `placement`.
         inner: where the image lies in `image`, the rest being padding.
-        crop: where the cropped image lies in the transposed input.
-        spacing_mm: of the transposed input, (z, y, x).
+        crop: where the cropped image lies in the input as read and transposed.
+        spacing_mm: of the input as read and transposed, (z, y, x).
         remarks: what was found odd on the way.
         region: of `image` that the network is to see.
         placement: which arrays are on the device; None on the host, where everything is.
@@ -57,7 +57,7 @@ def prepare(
     """Prepare a case given as one volume per channel, all of one grid; None where every voxel is zero.
 
     Args:
-        channels: in the model's order, on the host.
+        channels: in the model's order, on the host, as `ReaderRules.volumes` gives them.
         manifest: the model.
         device: where the image is computed and the network runs.
         place: decides which arrays are on the device, needed unless that is the host; may refuse the case.
@@ -68,10 +68,7 @@ def prepare(
         CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `place` does.
     """
     _check_channels(channels, manifest)
-    volumes = [
-        volume.with_background(normalisation.background(channel.normalisation)).transposed(manifest.transpose_forward)
-        for volume, channel in zip(channels, manifest.channels, strict=True)
-    ]
+    volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
     crop = nonzero_box(volumes)
     if crop is None:
         return None
@@ -91,7 +88,7 @@ def prepare(
         reader = _SlabReader(cropped, normalise, device, at_once=placement is not None and placement.raw_on_device)
         resize_image(reader, resizing, image[index][inner], device)
         del reader  # and with it the scan on the device, before the next one goes there
-    body = _body_region(volumes[0], crop, inner) if body_only else None
+    body = _body_region(volumes[0].with_background(normalisation.AIR_HU), crop, inner) if body_only else None
     region = body.grown_to(manifest.patch, padded) if body else Box.whole(padded)
     return Prepared(image, inner, crop, spacing, remarks, region, placement)
 

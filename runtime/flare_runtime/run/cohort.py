@@ -52,6 +52,7 @@ class _ReadAhead:
 
     def __init__(self, segmenter: Segmenter, cases: Sequence[Case]) -> None:
         self._memory = segmenter.memory
+        self._rules = segmenter.rules
         self._channels = len(segmenter.bundle.manifest.channels)
         self._max_voxels = segmenter.options.max_voxels
         self._coming = deque(cases)
@@ -80,13 +81,14 @@ class _ReadAhead:
     def read(self, case: Case) -> list[Volume]:
         """Read the images of a case, and have them hashed."""
         self.digests.begin(case)
-        return [read_volume(one, self._max_voxels) for one in self._sources(case)]
+        return [read_volume(one, self._max_voxels, self._rules.plausible) for one in self._sources(case)]
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:
         """Return what a case that is read leaves of the memory while it is segmented; None where nobody knows."""
         available = available_bytes()
         held = sum(image.voxels.nbytes for image in images)
-        return None if available is None else available + held - self._memory.peak_of([v.grid for v in images])
+        grids = [self._rules.grid(image.grid) for image in images]
+        return None if available is None else available + held - self._memory.peak_of(grids)
 
     def _read_within(self, room: int | None, case: Case) -> list[Volume] | None:
         """Read a case that can wait in memory without being missed there; None where it cannot."""
@@ -94,7 +96,7 @@ class _ReadAhead:
         return self.read(case) if room is None or taken < room else None
 
     def _grids(self, case: Case) -> list[Grid]:
-        return [read_grid(one, self._max_voxels) for one in self._sources(case)]
+        return [self._rules.grid(read_grid(one, self._max_voxels)) for one in self._sources(case)]
 
     def _sources(self, case: Case) -> list[ImageSource]:
         if sorted(case.images) != list(range(self._channels)):

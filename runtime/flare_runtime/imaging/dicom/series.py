@@ -58,7 +58,7 @@ class DicomSeries:
         if count > max_voxels:
             text = f"the series has {count} voxels; at most {max_voxels} are allowed (--max-voxels)"
             raise CaseError("too_large", text)
-        return Grid(geometry.shape, geometry.spacing_mm, stored_type(ordered).itemsize)
+        return Grid(geometry.shape, geometry.spacing_mm, stored_type(ordered).itemsize, geometry)
 
     def read_volume(self, max_voxels: int) -> Volume:
         """Read the voxels (z, y, x), first the slice that lies farthest against the slices' normal.
