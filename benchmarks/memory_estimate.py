@@ -82,12 +82,12 @@ def measure(args: argparse.Namespace) -> dict[str, int]:
     estimate = segmenter.memory.peak_of([read_grid(args.scan)])
     give_back()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is from now on
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     cases = find_cases(args.scan, args.scan.with_name("mask.nii.gz"), 1)
     (record,) = segment_cases(segmenter, cases, progress=lambda _case: lambda tiles: islice(tiles, args.tiles))
     if record.status != "done":
         raise RuntimeError(record.line)
-    return {"estimate": estimate, "measured": _status_bytes("VmHWM") - before}
+    return {"estimate": estimate, "measured": status_bytes("VmHWM") - before}
 
 
 def paper_bundle(work: Path) -> Path:
@@ -100,7 +100,8 @@ def paper_bundle(work: Path) -> Path:
     return work / "paper"
 
 
-def _status_bytes(name: str) -> int:
+def status_bytes(name: str) -> int:
+    """Return a figure of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 

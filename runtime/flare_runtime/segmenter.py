@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from time import perf_counter
 from typing import TypeAlias, TypeVar
 
@@ -20,10 +20,10 @@ from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes, files_of
-from flare_runtime.imaging.orientation import Turn
-from flare_runtime.imaging.volume import Remark, Template
+from flare_runtime.imaging.volume import Remark
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
+from flare_runtime.pipeline.case_stages import BlendedCase, PreparedCase
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back
@@ -41,25 +41,6 @@ MAX_LESIONS = 10_000
 # Decides which arrays of a case are on a GPU, None for the host; may refuse the case.
 Place: TypeAlias = Callable[[CaseSize], Placement | None]
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """A case on the network's grid.
-
-    Attributes:
-        prepared: what the network is to see; None where every voxel was zero.
-        template: of the input.
-        turn: how the input was turned before it was prepared.
-        remarks: what was odd about it.
-        seconds: how long preparing took.
-    """
-
-    prepared: Prepared | None
-    template: Template
-    turn: Turn
-    remarks: tuple[Remark, ...]
-    seconds: float
 
 
 class Segmenter:
@@ -99,6 +80,7 @@ class Segmenter:
         self._place = place
         self._rescuer: Network | None = None
         self._turn = RLock()
+        self._at_network = Lock()
         self._decoder = Decoder(bundle.manifest.network.outputs, bundle.manifest.regions_class_order)
 
     @classmethod
@@ -193,8 +175,7 @@ class Segmenter:
             prepared = self.prepare(image, spacing_mm, smallest=smallest)
             return self.finish(prepared, progress=progress, with_probabilities=probabilities)
 
-        with self._turn:
-            result = self.within_memory(attempt)
+        result = self.within_memory(attempt)
         return replace(result, inputs=files_of(image), keep_header_text=self.options.keep_header_text)
 
     def within_memory(self, attempt: Callable[[bool], _T]) -> _T:
@@ -202,12 +183,13 @@ class Segmenter:
 
         The second attempt has to take as little of that memory as can be: see `prepare`.
         """
-        try:
-            return attempt(False)
-        except GpuMemoryError:
-            pass  # until here its traceback holds the arrays
-        self.device.release()
-        return attempt(True)
+        with self._turn:
+            try:
+                return attempt(False)
+            except GpuMemoryError:
+                pass  # until here its traceback holds the arrays
+            self.device.release()
+            return attempt(True)
 
     def prepare(
         self,
@@ -215,10 +197,11 @@ class Segmenter:
         spacing_mm: Vector3 | None = None,
         *,
         smallest: bool = False,
-    ) -> "PreparedCase":
+        admit: Callable[[Placement], None] = lambda _placement: None,
+    ) -> PreparedCase:
         """Do the first half of `segment`, after which the images can be let go while the network runs.
 
-        `smallest` takes as little of a GPU's memory as can be.
+        `smallest` takes as little of a GPU's memory as can be. `admit` is called before anything is uploaded there.
         """
         started = perf_counter()
         channels = as_volumes(image, spacing_mm, self.options.max_voxels, self.rules.plausible)
@@ -229,7 +212,7 @@ class Segmenter:
                 read,
                 self.bundle.manifest,
                 device,
-                self._place_for(smallest),
+                self._place_for(smallest, admit),
                 body_only=self.options.crop == "body",
                 any_intensity=self.options.any_intensity,
             )
@@ -237,42 +220,62 @@ class Segmenter:
         template = channels[0].template
         return PreparedCase(prepared, template, self.rules.turn(template.geometry), remarks, perf_counter() - started)
 
-    def _place_for(self, smallest: bool) -> Place:
+    def _place_for(self, smallest: bool, admit: Callable[[Placement], None]) -> Place:
         if not self.device.is_gpu:
             return self._place  # and no wait for the network
         place = smallest_placement if smallest else self._place
         batch, folds, mirrored = self.network.batch, self.bundle.folds, bool(self._mirror_axes)
-        return lambda size: place(replace(size, batch=batch, folds=folds, mirrored=mirrored))
+
+        def admitted(size: CaseSize) -> Placement | None:
+            placement = place(replace(size, batch=batch, folds=folds, mirrored=mirrored))
+            if placement is not None:
+                admit(placement)
+            return placement
+
+        return admitted
 
     @property
     def _mirror_axes(self) -> tuple[int, ...]:
         return self.bundle.manifest.mirror_axes if self.options.tta else ()
 
     def finish(
-        self, case: "PreparedCase", *, progress: Progress = iter, with_probabilities: bool = False
+        self, case: PreparedCase, *, progress: Progress = iter, with_probabilities: bool = False
     ) -> Segmentation:
         """Do the second half of `segment` on a case that this segmenter prepared: run the network, restore the labels.
 
         Another segmenter cannot: on a GPU the image lies in the memory of the one that prepared it, and goes with it.
         """
-        geometry = case.template.geometry
-        mask = np.zeros(geometry.shape, np.uint8)
-        prepared = case.prepared
         if with_probabilities:
-            self.memory.check_probabilities(geometry.shape, prod(prepared.image.shape[1:]) if prepared else 0)
-        if prepared is None:
-            timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
+            padded = prod(case.prepared.image.shape[1:]) if case.prepared else 0
+            self.memory.check_probabilities(case.template.geometry.shape, padded)
+        with self._turn:
+            return self.restore(self.infer(case, progress=progress), with_probabilities=with_probabilities)
+
+    def infer(self, case: PreparedCase, *, progress: Progress = iter) -> BlendedCase:
+        """Run the network over a case; meanwhile another thread may prepare the next one and restore the one before."""
+        if case.prepared is None:
+            return BlendedCase(case, None, 0.0)
+        give_back()
+        with self._at_network, self.device.active():
+            self.device.release()
+            started = perf_counter()
+            blended = self._infer(case.prepared, progress)
+        return BlendedCase(case, blended, perf_counter() - started)
+
+    def restore(self, blended_case: BlendedCase, *, with_probabilities: bool = False) -> Segmentation:
+        """Turn the scores of a case into its mask, and find the lesions in it; the scores are let go of on the way."""
+        case, blended = blended_case.case, blended_case.blended
+        blended_case.blended = None
+        geometry, prepared = case.template.geometry, case.prepared
+        mask = np.zeros(geometry.shape, np.uint8)
+        timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
+        if prepared is None or blended is None:
             remarks = (*case.remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
             background = self._decoder.background(geometry.shape) if with_probabilities else None
             return Segmentation(mask, [], timings, case.template, remarks, probabilities=background)
-        network, device, placement = self.network, self.device, prepared.placement
-        sums = device if placement is None or placement.sums_on_device else HOST
-        give_back()
-        with self._turn, device.active():
-            device.release()
-            started = perf_counter()
-            blended = self._infer(prepared, sums, progress)
-            inferred_at = perf_counter()
+        network, placement, sums = self.network, prepared.placement, self._sums_device(prepared)
+        started = perf_counter()
+        with self.device.active():
             self._restore(blended.scores, prepared, case.turn.view(mask), sums)
             probabilities = self._decoder.background(geometry.shape) if with_probabilities else None
             if probabilities is not None:
@@ -280,10 +283,10 @@ class Segmenter:
             gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
         network_s, rescued = blended.network_s, blended.rescued
         del blended  # its scores take the memory that components may need
-        timings = {"preprocess": case.seconds, "network": network_s, "blend": inferred_at - started - network_s}
+        timings["network"], timings["blend"] = network_s, blended_case.seconds - network_s
         self.postprocessing.apply(mask, geometry.spacing_mm)
         lesions = find_lesions(mask, geometry.spacing_mm, MAX_LESIONS + 1)
-        timings["restore"] = perf_counter() - inferred_at
+        timings["restore"] = perf_counter() - started
         remarks = case.remarks + prepared.remarks + self._remarks(len(lesions), rescued)
         names = self.bundle.manifest.label_names
         described = [lesion.described(names, geometry) for lesion in lesions[:MAX_LESIONS]]
@@ -300,7 +303,10 @@ class Segmenter:
             remarks.append(Remark("overflow", text))
         return tuple(remarks)
 
-    def _infer(self, prepared: Prepared, sums: Device, progress: Progress) -> BlendedScores:
+    def _sums_device(self, prepared: Prepared) -> Device:
+        return self.device if prepared.placement is None or prepared.placement.sums_on_device else HOST
+
+    def _infer(self, prepared: Prepared, progress: Progress) -> BlendedScores:
         network = self.network
         inference = TiledInference(
             network,
@@ -312,7 +318,7 @@ class Segmenter:
             rescue=self._float32_network if network.precision != "fp32" else None,
         )
         try:
-            return inference.run(prepared.image, prepared.region, sums=sums, progress=progress)
+            return inference.run(prepared.image, prepared.region, sums=self._sums_device(prepared), progress=progress)
         finally:
             network.release()
             if self._rescuer is not None:

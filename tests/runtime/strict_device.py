@@ -4,6 +4,7 @@ CuPy refuses what NumPy would do silently: to turn its arrays into NumPy's, and 
 does this, and it keeps count of the memory its arrays take, as CuPy's pool does.
 """
 
+import threading
 import weakref
 from contextlib import contextmanager
 
@@ -16,20 +17,28 @@ from flare_runtime.errors import GpuMemoryError
 class Memory:
     """Bytes in use, the most there were, and how many are allowed; and how often the host waited for what is there."""
 
+    is_exact = False
+
     def __init__(self):
+        self._lock = threading.RLock()
         self.used = self.peak = 0
         self.limit = None
         self.waits = 0
 
     def take(self, array):
-        if self.limit is not None and self.used + array.nbytes > self.limit:
-            raise GpuMemoryError(f"{array.nbytes} bytes on top of {self.used}")
-        self.used += array.nbytes
-        self.peak = max(self.peak, self.used)
+        with self._lock:
+            if self.limit is not None and self.used + array.nbytes > self.limit:
+                raise GpuMemoryError(f"{array.nbytes} bytes on top of {self.used}")
+            self.used += array.nbytes
+            self.peak = max(self.peak, self.used)
         weakref.finalize(array, self._give_back, array.nbytes)
 
     def _give_back(self, size):
-        self.used -= size
+        with self._lock:
+            self.used -= size
+
+    def note_peak(self):
+        return self.peak
 
 
 class StrictArray(NDArrayOperatorsMixin):

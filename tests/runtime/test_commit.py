@@ -14,7 +14,7 @@ from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.output import StagedFile, check_folder
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import Case
-from flare_runtime.run.commit import commit_failure, commit_result
+from flare_runtime.run.commit import commit_failure, stage_result
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import CaseRecord, failed_record
 from tests.processes import fork
@@ -35,7 +35,7 @@ def commit(case, value):
         return CaseRecord(case="a", status="done", mask_sha256=mask_sha256)
 
     template = read_volume(case.images[0]).template
-    return commit_result(case, np.full(SHAPE, value, np.uint8), template, record_of)
+    return stage_result(case, np.full(SHAPE, value, np.uint8), template, record_of).commit()
 
 
 def read_record(case):
@@ -134,7 +134,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from flare_runtime.run.cases import Case
-from flare_runtime.run.commit import commit_failure, commit_result
+from flare_runtime.run.commit import commit_failure, stage_result
 from flare_runtime.errors import OutputError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.record import CaseRecord, failed_record
@@ -145,7 +145,8 @@ template = read_volume(source).template
 labels = np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
-    commit_result(case, labels, template, lambda digest: CaseRecord(case="a", status="done", inputs=["x" * 20_000]))
+    record = CaseRecord(case="a", status="done", inputs=["x" * 20_000])
+    stage_result(case, labels, template, lambda digest: record).commit()
 except OutputError as error:
     print(error)
     print(commit_failure(case, failed_record("a", error)).message)

@@ -186,6 +186,17 @@ def test_probabilities_agree_with_the_labels_and_leave_the_scores_alone():
     np.testing.assert_array_equal(out.argmax(axis=0), restored(scores, resizing, Decoder(3)))
 
 
+@pytest.mark.parametrize("scores", [1, 2])
+def test_the_host_waits_for_a_device_once_for_so_many_planes(scores):
+    """It is busy with the next case. 40 planes are three times sixteen, 150 rows three times 64."""
+    coarse = np.random.default_rng(5).standard_normal((scores, 20, 50, 9)).astype(np.float32)
+    resizing, device, decoder = grids((20, 50, 9), (40, 150, 15), JOINT), StrictDevice(), Decoder(scores + 1)
+    out = np.zeros(resizing.new_shape, np.uint8)
+    restore(device.upload(coarse), resizing, decoder, out, device)
+    np.testing.assert_array_equal(out, restored(coarse, resizing, decoder))
+    assert device.memory.waits == 1 + 3
+
+
 def test_probabilities_of_a_device_are_the_hosts():
     scores = np.random.default_rng(5).standard_normal((2, 6, 8, 9)).astype(np.float32)
     resizing, device = grids((6, 8, 9), (20, 12, 15), JOINT), StrictDevice()

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.backends.selection import choose
@@ -120,9 +120,9 @@ def test_a_run_in_a_worker_is_that_of_this_process(tiny_bundle, tmp_path):
     here = list(work(find_cases(tmp_path, tmp_path / "here", 1), lambda _event: None))
     assert [record.mask_sha256 for record in there] == [record.mask_sha256 for record in here]
     assert heard[0] == NetworkReady("cpu", "openvino", "fp32")
-    assert [(event.case, event.done, event.total) for event in heard[1:] if event.done in (0, 4)] == [
-        *(("a", 0, 4), ("a", 4, 4), ("b", 0, 4), ("b", 4, 4))
-    ]
+    for name in "ab":  # whichever was read first
+        told = [(event.done, event.total) for event in heard[1:] if event.case == name]
+        assert (told[0], told[-1]) == ((0, 4), (4, 4))
 
 
 @pytest.mark.parametrize("trouble", [kill, lose, crash])
@@ -142,7 +142,7 @@ def test_a_case_that_costs_a_worker_is_tried_once_more(tmp_path, cases, trouble)
 def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, cases, trouble, reason):
     records = list(supervise(worker(tmp_path, b=trouble, d=trouble), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "failed")]
-    assert attempts(tmp_path) == "abbcdd"
+    assert attempts(tmp_path) == "abbbcddd"  # of what `b` costs in company no one can say that it is to blame
     assert records[1].reason == "worker_lost"
     assert reason in records[1].message
 
@@ -156,7 +156,7 @@ def test_a_case_that_costs_two_workers_leaves_no_record_where_none_is_wanted(tmp
 def test_a_case_is_not_blamed_for_the_workers_that_the_one_before_it_has_cost(tmp_path, cases):
     records = list(supervise(worker(tmp_path, b=kill, c=Once(kill)), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]
-    assert attempts(tmp_path) == "abbccd"
+    assert attempts(tmp_path) == "abbbccd"
 
 
 def test_what_a_worker_died_of_is_kept(tmp_path, cases, caplog):
@@ -164,11 +164,12 @@ def test_what_a_worker_died_of_is_kept(tmp_path, cases, caplog):
     records = list(supervise(worker(tmp_path, b=crash), cases))
     assert "raise ZeroDivisionError" in records[1].traceback
     assert "raise ZeroDivisionError" in caplog.text
-    assert "a worker was lost at b (ZeroDivisionError: ); it is tried once more" in caplog.messages
+    assert "a worker was lost at b (ZeroDivisionError: ); it is tried again by itself" in caplog.messages
 
 
 @pytest.mark.parametrize("end", [kill, crash])
 @given(pattern=st.lists(st.sampled_from(sorted(BEHAVIOURS)), min_size=1, max_size=6))
+@example(pattern=["costs one when restored", "costs all"])
 @settings(max_examples=15)
 def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern):
     with TemporaryDirectory() as folder:
@@ -176,12 +177,11 @@ def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern)
         cases = [Case(str(index), {}, Path(folder, f"{index}.nii.gz")) for index in range(len(pattern))]
 
         records = list(supervise(PatternWork(counted, pattern, end), cases))
-        failing = {"costs all", "cannot be read"}
+        failing = {"costs all", "cannot be read", "cannot be restored"}
         assert outcome(records) == [
             (case.name, "failed" if behaviour in failing else "done")
             for case, behaviour in zip(cases, pattern, strict=True)
         ]
-        assert max(counted.read_text(encoding="utf-8").count(case.name) for case in cases) <= 2
 
 
 @pytest.mark.parametrize("error", [DeviceError("no GPU"), BundleError("changed")])

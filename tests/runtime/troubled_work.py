@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 from flare_runtime.errors import LostDeviceError
@@ -18,8 +17,15 @@ from flare_runtime.run.events import CaseProgress, Listener
 from flare_runtime.run.record import CaseRecord
 
 Trouble = Callable[[int], object]
-# How a case behaves: how many attempts at it end a worker, and whether to read it ahead ends one too.
-BEHAVIOURS = {"sound": (0, False), "costs one": (1, False), "costs all": (9, False), "cannot be read": (9, True)}
+# How a case behaves: the stage that ends a worker, and how often.
+BEHAVIOURS = {
+    "sound": ("", 0),
+    "costs one": ("network", 1),
+    "costs one when restored": ("restore", 1),
+    "costs all": ("network", 99),
+    "cannot be read": ("read", 99),
+    "cannot be restored": ("restore", 99),
+}
 
 
 def kill(_attempt: int) -> None:
@@ -75,20 +81,33 @@ class TroubledWork:
 
 @dataclass(frozen=True)
 class PatternWork:
-    """Treats the case of each number as the pattern's behaviour there says, and ends its worker by `end`."""
+    """Treats the case of each number as the pattern's behaviour there says, and ends its worker by `end`.
+
+    Three cases are in work at once: while one is at the network, the next is read, and then the one before restored.
+    """
 
     file: Path
     pattern: list[str]
     end: Trouble
 
     def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
-        for case, ahead in zip_longest(cases, cases[1:]):
-            attempt = _counted(self.file, case.name)
-            if ahead and BEHAVIOURS[self.pattern[int(ahead.name)]][1]:
-                self.end(attempt)
-            if attempt <= BEHAVIOURS[self.pattern[int(case.name)]][0]:
-                self.end(attempt)
-            yield CaseRecord(case=case.name, status="done")
+        coming = iter(cases)
+        before, case = None, next(coming)
+        self._reach(case, "read")
+        while case or before:
+            ahead = next(coming, None) if case else None
+            for at, stage in ((ahead, "read"), (case, "network"), (before, "restore")):
+                if at:
+                    self._reach(at, stage)
+            if before:
+                yield CaseRecord(case=before.name, status="done")
+            before, case = case, ahead
+
+    def _reach(self, case: Case, stage: str) -> None:
+        attempt = _counted(self.file, f"{case.name}/{stage} ")
+        fatal, times = BEHAVIOURS[self.pattern[int(case.name)]]
+        if stage == fatal and attempt <= times:
+            self.end(attempt)
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,8 @@ def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
     sums_bytes = sums * size.scores * prod(size.padded) * _FLOAT
     preparing = image_bytes + _preparing(size, raw) if image else 0
     running = image_bytes + sums_bytes + _running(size)
-    restoring = image_bytes + sums_bytes + restoring_bytes(size) if sums else 0
+    slab = min(BLOCK[0], size.crop[0]) * prod(size.crop[1:])  # of labels
+    restoring = image_bytes + sums_bytes + restoring_bytes(size) + slab if sums else 0
     return max(preparing, running, restoring)
 
 

@@ -33,6 +33,7 @@ class HostNeed:
         running: the image, the blended scores, and the network on a tile. The scan has been freed.
         restoring: the image, the scores, and the mask.
         removing: the image, the mask, and the components of it. The scores have been freed.
+        network: of `running`, the network on a tile, which works on one case at a time.
     """
 
     scan: int
@@ -40,6 +41,12 @@ class HostNeed:
     running: int
     restoring: int
     removing: int = 0
+    network: int = 0
+
+    @property
+    def beside_network(self) -> int:
+        """The stage that takes most where another case may be at the network, in bytes."""
+        return max(self.scan, self.preparing, self.running - self.network, self.restoring, self.removing)
 
     @property
     def peak(self) -> int:
@@ -75,12 +82,14 @@ class HostMemory:
         scores = size.scores * prod(size.padded) * _FLOAT
         # A tile, its logits, their mean over folds or mirror images, its scores, and the Gaussian weights.
         tile = (size.channels + 2 * size.outputs + size.scores + 1) * prod(size.patch) * _FLOAT
+        network = tile + self.network_bytes
         return HostNeed(
             scan=size.scan_bytes,
             preparing=size.scan_bytes + image + self._resampling(size),
-            running=image + scores + tile + self.network_bytes,
+            running=image + scores + network,
             restoring=image + scores + restoring_bytes(size) + voxels,
             removing=image + removing,
+            network=network,
         )
 
     def _resampling(self, size: CaseSize) -> int:
@@ -120,8 +129,18 @@ class HostMemory:
 
     def peak_of(self, channels: Sequence[Grid]) -> int:
         """Estimate what a case takes at most: as much as without a voxel that is zero."""
+        return self.need_of(channels).peak
+
+    def need_of(self, channels: Sequence[Grid]) -> HostNeed:
+        """Estimate what a case takes where no voxel is zero."""
         grid = channels[0].transposed(self.manifest.transpose_forward)
-        return self.need(self._size(channels, grid.shape)).peak
+        return self.need(self._size(channels, grid.shape))
+
+    def fit(self, needs: Sequence[HostNeed]) -> bool:
+        """Whether so many cases fit into the memory at once, each in another stage; what they hold counts once more."""
+        left = available_bytes()
+        needed = sum(need.beside_network for need in needs) + max(need.network for need in needs)
+        return left is None or needed + self.compiling_bytes() <= left
 
     def check_probabilities(self, shape: Shape3, padded_voxels: int) -> None:
         """Refuse to compute the probabilities of a prepared case where they do not fit beside its scores and its mask.

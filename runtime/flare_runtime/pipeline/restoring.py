@@ -33,6 +33,8 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
     positive: BoolArray = device.download(device.xp.any(scores > 0, axis=0))
     z_matrix, y_matrix, x_matrix = resizing.matrices
     for planes in slabs(resizing.new_shape[0], BLOCK[0]):
+        # On a GPU labels are gathered and come down together: each time the host would wait for all work there.
+        slab = device.xp.zeros(out[planes].shape, np.uint8) if device.is_gpu else out[planes]
         z = z_matrix.part(planes)
         seen: BoolArray = np.any(positive[z.columns], axis=0)
         seen_along: BoolArray = np.any(seen, axis=1)
@@ -47,7 +49,9 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
                     continue
                 block = scores[:, z.columns, y.columns, x.columns]
                 fine = _interpolate(block, *(device.upload(axis.weights) for axis in (z, y, x)))
-                out[planes, y.rows, x.rows] = device.download(decoder.labels(fine))
+                slab[:, y.rows, x.rows] = decoder.labels(fine)
+        if device.is_gpu and seen.any():
+            out[planes] = device.download(slab)
 
 
 def restore_probabilities(

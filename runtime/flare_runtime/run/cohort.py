@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from math import prod
 from time import perf_counter
 
@@ -13,9 +14,10 @@ from flare_runtime.imaging.read import ImageSource, read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.run.cases import Case
-from flare_runtime.run.commit import commit_failure, commit_result
+from flare_runtime.run.commit import StagedResult, commit_failure, stage_result
 from flare_runtime.run.digests import InputDigests
 from flare_runtime.run.record import CaseRecord, done_record, failed_record
+from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
 
 
@@ -38,13 +40,52 @@ def segment_cases(
     with _ReadAhead(segmenter, cases) as images:
         for case in cases:
             try:
-                yield _segment_in_memory(segmenter, case, images, progress(case))
+                yield segment_alone(segmenter, case, images.reader, progress(case), images.take)
             except (DeviceError, BundleError):
                 raise
             except Exception as error:  # one bad case must not cost the others
                 yield commit_failure(case, failed_record(case.name, error), with_record=segmenter.options.records)
             finally:
-                images.digests.forget(case)
+                images.reader.digests.forget(case)
+
+
+class CaseReader:
+    """Reads the images of cases for one model, and has them hashed.
+
+    Attributes:
+        digests: the hashes.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._rules = segmenter.rules
+        self._channels = len(segmenter.bundle.manifest.channels)
+        self._max_voxels = segmenter.options.max_voxels
+        self.digests = InputDigests()
+
+    def read(self, case: Case) -> list[Volume]:
+        """Read the images of a case, and have them hashed.
+
+        Raises:
+            CaseError: where they cannot be read, or do not fit the model.
+        """
+        self.digests.begin(case)
+        return [read_volume(one, self._max_voxels, self._rules.plausible) for one in self._sources(case)]
+
+    def grids(self, case: Case) -> list[Grid]:
+        """Read the headers of a case.
+
+        Raises:
+            CaseError: where they cannot be read, or do not fit the model.
+        """
+        return [self._rules.grid(read_grid(one, self._max_voxels)) for one in self._sources(case)]
+
+    def _sources(self, case: Case) -> list[ImageSource]:
+        if sorted(case.images) != list(range(self._channels)):
+            found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
+            raise CaseError(
+                "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
+            )
+        return case.sources
 
 
 class _ReadAhead:
@@ -53,11 +94,9 @@ class _ReadAhead:
     def __init__(self, segmenter: Segmenter, cases: Sequence[Case]) -> None:
         self._memory = segmenter.memory
         self._rules = segmenter.rules
-        self._channels = len(segmenter.bundle.manifest.channels)
-        self._max_voxels = segmenter.options.max_voxels
         self._coming = deque(cases)
         self._thread = ThreadPoolExecutor(1, "read")
-        self.digests = InputDigests()
+        self.reader = CaseReader(segmenter)
         self._ahead: tuple[Case, Future[list[Volume] | None]] | None = None
 
     def take(self, case: Case) -> list[Volume]:
@@ -71,17 +110,12 @@ class _ReadAhead:
             pass  # a case that was given up before its images were asked for
         images = ahead[1].result() if ahead and ahead[0] is case else None
         if images is None:
-            self._memory.check_before_reading(self._grids(case))
-            images = self.read(case)
+            self._memory.check_before_reading(self.reader.grids(case))
+            images = self.reader.read(case)
         if self._coming:
             room = self._room_beside(images)
             self._ahead = self._coming[0], self._thread.submit(self._read_within, room, self._coming[0])
         return images
-
-    def read(self, case: Case) -> list[Volume]:
-        """Read the images of a case, and have them hashed."""
-        self.digests.begin(case)
-        return [read_volume(one, self._max_voxels, self._rules.plausible) for one in self._sources(case)]
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:
         """Return what a case that is read leaves of the memory while it is segmented; None where nobody knows."""
@@ -92,65 +126,80 @@ class _ReadAhead:
 
     def _read_within(self, room: int | None, case: Case) -> list[Volume] | None:
         """Read a case that can wait in memory without being missed there; None where it cannot."""
-        taken = sum(prod(grid.shape) * grid.itemsize for grid in self._grids(case))
-        return self.read(case) if room is None or taken < room else None
-
-    def _grids(self, case: Case) -> list[Grid]:
-        return [self._rules.grid(read_grid(one, self._max_voxels)) for one in self._sources(case)]
-
-    def _sources(self, case: Case) -> list[ImageSource]:
-        if sorted(case.images) != list(range(self._channels)):
-            found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
-            raise CaseError(
-                "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
-            )
-        return case.sources
+        taken = sum(prod(grid.shape) * grid.itemsize for grid in self.reader.grids(case))
+        return self.reader.read(case) if room is None or taken < room else None
 
     def __enter__(self) -> "_ReadAhead":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
-        self.digests.close()
+        self.reader.digests.close()
 
 
-def _segment_in_memory(segmenter: Segmenter, case: Case, images: _ReadAhead, progress: Progress) -> CaseRecord:
-    """Segment a case, and once more with as little of the GPU's memory as can be where that ran out."""
-    return segmenter.within_memory(lambda smallest: _segment(segmenter, case, images, progress, smallest=smallest))
-
-
-def _segment(
+def segment_alone(
     segmenter: Segmenter,
     case: Case,
-    images: _ReadAhead,
+    reader: CaseReader,
     progress: Progress,
-    *,
-    smallest: bool = False,
+    take: Callable[[Case], list[Volume]],
 ) -> CaseRecord:
-    started = perf_counter()
-    volumes = images.read(case) if smallest else images.take(case)
-    read_at = perf_counter()
-    prepared = segmenter.prepare(volumes, smallest=smallest)
-    del volumes  # the scan as read takes no memory while the network runs
-    result = segmenter.finish(prepared, progress=progress)
+    """Segment a case and commit it; once more with as little of the GPU's memory as can be where that ran out.
+
+    Args:
+        segmenter: the loaded model.
+        case: the case.
+        reader: reads the images again for the second time.
+        progress: wraps the tiles.
+        take: returns the images, which are then this function's alone.
+    """
+
+    def attempt(smallest: bool) -> CaseRecord:
+        started = perf_counter()
+        volumes = reader.read(case) if smallest else take(case)
+        read_s = perf_counter() - started
+        prepared = segmenter.prepare(volumes, smallest=smallest)
+        del volumes  # the scan as read takes no memory while the network runs
+        result = segmenter.finish(prepared, progress=progress)
+        return stage_case(segmenter, case, result, CaseTimes(started, read_s), reader.digests).commit()
+
+    return segmenter.within_memory(attempt)
+
+
+@dataclass(frozen=True)
+class CaseTimes:
+    """When the work on a case began, by `perf_counter`, and how long its images took."""
+
+    started: float
+    read_s: float
+
+
+def stage_case(
+    segmenter: Segmenter, case: Case, result: Segmentation, times: CaseTimes, digests: InputDigests
+) -> StagedResult:
+    """Write the mask and the record of a case that was segmented, to be committed.
+
+    Raises:
+        OutputError: where one of the two cannot be written.
+    """
     segmented_at = perf_counter()
 
     def record_of(mask_sha256: str) -> CaseRecord:
         written_at = perf_counter()
         timings = {
-            "read": read_at - started,
+            "read": times.read_s,
             **result.timings_s,
             "write": written_at - segmented_at,
-            "total": written_at - started,
+            "total": written_at - times.started,
         }
         record = done_record(case.name, result, timings, segmenter)
         record.inputs = [visible(path) for path in case.places]
-        record.inputs_sha256 = images.digests.of(case)
+        record.inputs_sha256 = digests.of(case)
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
         return record
 
     options = segmenter.options
-    return commit_result(
+    return stage_result(
         case,
         result.mask,
         result.template,

@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from flare_runtime.compute.arrays import MaskArray
@@ -24,7 +24,37 @@ _WAIT_S, _PAUSE_S = 5.0, 0.005
 _commits = 0
 
 
-def commit_result(
+class StagedResult:
+    """A mask and its record that are on the disk, under the names of temporary files.
+
+    Attributes:
+        record: what is known of the case.
+    """
+
+    def __init__(
+        self, case: Case, record: CaseRecord, mask: StagedFile, record_file: StagedFile | None, files: ExitStack
+    ) -> None:
+        self.record = record
+        self._case, self._mask, self._record_file, self._files = case, mask, record_file, files
+
+    def commit(self) -> CaseRecord:
+        """Give both their names, and return the record.
+
+        Raises:
+            OutputError: where one of the two cannot have its name; then neither is there.
+        """
+        with self._files, alone_in(self._case.mask.parent), committing:
+            _take_names(self._case, self._mask, self._record_file)
+            global _commits
+            _commits += 1
+        return self.record
+
+    def discard(self) -> None:
+        """Remove both."""
+        self._files.close()
+
+
+def stage_result(
     case: Case,
     mask: MaskArray,
     template: Template,
@@ -32,8 +62,8 @@ def commit_result(
     *,
     keep_text: bool = False,
     with_record: bool = True,
-) -> CaseRecord:
-    """Write a case's mask (z, y, x) and its record, of which an earlier run's are replaced, and return the record.
+) -> StagedResult:
+    """Write a case's mask (z, y, x) and its record, which replace an earlier run's when they are committed.
 
     Args:
         case: the case.
@@ -44,21 +74,18 @@ def commit_result(
         with_record: False writes the mask alone; a record of an earlier run goes all the same.
 
     Raises:
-        OutputError: where one of the two cannot be written; then neither is there.
+        OutputError: where one of the two cannot be written.
     """
-    with staged(case.mask) as new_mask:
+    with ExitStack() as files:
+        new_mask = files.enter_context(staged(case.mask))
         encode_mask(new_mask.file, case.mask.name, mask, template, keep_text=keep_text)
         new_mask.settle()
         record = record_of(sha256_of(new_mask.path))
-        with staged(case.record) if with_record else nullcontext() as new_record:
-            if new_record is not None:
-                new_record.file.write(encode_json(record))
-                new_record.settle()
-            with alone_in(case.mask.parent), committing:
-                _take_names(case, new_mask, new_record)
-                global _commits
-                _commits += 1
-    return record
+        new_record = files.enter_context(staged(case.record)) if with_record else None
+        if new_record is not None:
+            new_record.file.write(encode_json(record))
+            new_record.settle()
+        return StagedResult(case, record, new_mask, new_record, files.pop_all())
 
 
 def commits_made() -> int:

@@ -47,7 +47,8 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         reason, message: why it was not done: a stable code and one line.
         traceback: of an error that is none of this package's.
         timings_s: seconds by stage; `read` is the wait for a case's images, of which all but the first are read while
-            the case before is segmented; `total` is from before that wait until after writing.
+            the case before is segmented; `total` is from before that wait until after writing. Where several cases are
+            in work, on a GPU, `read` is their own time and `total` holds the waits between the stages.
         inputs, inputs_sha256: the images, and of a case that is done their hashes.
         peak_memory_mib: of the process that segments, so far.
         gpu_memory_mib: of a GPU, all the process takes: `planned` for this case, and the most `measured` so far.

@@ -31,6 +31,8 @@ _PACKAGE = __name__.partition(".")[0]
 # How long a worker that is to be killed may take to write the record beside a mask.
 _MOMENT_S = 0.3
 _NAME = "flare-worker"
+# That a case may cost by itself.
+_MOST_LOSSES = 2
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def supervise(
 ) -> Iterator[CaseRecord]:
     """Yield what `work` yields of `cases`, each case in a worker process.
 
-    Where the worker loses its device or is killed, the case it was at is tried once more by a worker that does nothing
-    else: the one before may have died of a later case, which it had begun to read. A case that costs both fails;
-    another worker goes on behind it.
+    Where the worker loses its device or is killed, the first case that it has not finished is tried once more by a
+    worker that does nothing else: the one before may have died of a later case, of which it had several in work. A case
+    that costs two workers by itself fails; another worker goes on behind it.
 
     Args:
         work: is pickled for the workers, which import its module; not the program's main one.
@@ -66,19 +68,22 @@ def supervise(
     start_early()
     remaining = list(cases)
     suspect: Case | None = None
+    losses = 0  # of workers that were at the suspect alone
     while remaining:
-        alone = remaining[0] is suspect
+        alone = remaining[0] is suspect or len(remaining) == 1
         waiting = remaining[1:] if alone else []
         remaining = remaining[:1] if alone else remaining
         loss = yield from _one_worker(work, remaining, listener)
-        if alone and remaining:
+        losses = losses + 1 if alone and remaining else 0
+        if losses == _MOST_LOSSES:
+            losses = 0
             message = f"two workers were lost at this case ({loss})"
             lost = remaining.pop()
             record = failed_record(lost.name, LostDeviceError(message, loss.traceback))
             yield commit_failure(lost, record, with_record=with_records)
         suspect = remaining[0] if remaining else None
         if suspect:
-            _LOG.warning("a worker was lost at %s (%s); it is tried once more", suspect.name, loss)
+            _LOG.warning("a worker was lost at %s (%s); it is tried again by itself", suspect.name, loss)
             if loss.traceback:
                 _LOG.info(loss.traceback)
         remaining += waiting

@@ -1,8 +1,8 @@
 """Segments the cases of a run, in its own process or in a worker, and reports progress to a listener."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from threading import Lock
 from time import perf_counter
 
 from flare_runtime.backends.engine import Choice
@@ -30,29 +30,53 @@ class CaseWork:
 
     choice: Choice
 
-    def __call__(self, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
-        """Compile the network and segment cases, in a process that was just started."""
+    def __call__(self, cases: Iterable[Case], listener: Listener) -> Iterator[CaseRecord]:
+        """Compile the network and segment cases, several at once, in a process that was just started.
+
+        The listener is called by several threads.
+        """
+        from flare_runtime.run.overlap import segment_overlapping  # of use in workers alone
+
         skip_model_converter()
-        return self.segment(Segmenter.open(self.choice, wait=False), cases, listener)
+        segmenter = Segmenter.open(self.choice, wait=False)
+        told = _Told(segmenter, listener)
+        for record in segment_overlapping(segmenter, cases, progress=told.progress):
+            told.network()
+            yield record
 
     def segment(self, segmenter: Segmenter, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
-        """Segment cases, and let the listener know when the network is ready and how far every case is."""
-
-        @cache
-        def announce_network() -> None:
-            network = segmenter.network  # by now it is needed, and what is wrong with it has to be said
-            listener(NetworkReady(network.device, network.backend, network.precision))
-
-        def progress(case: Case) -> Progress:
-            def wrap(tiles: TileGrid) -> Iterator[Box]:
-                announce_network()
-                return _with_progress(tiles, case.name, listener)
-
-            return wrap
-
-        for record in segment_cases(segmenter, cases, progress=progress):
-            announce_network()
+        """Segment cases one after the other, in this process."""
+        told = _Told(segmenter, listener)
+        for record in segment_cases(segmenter, cases, progress=told.progress):
+            told.network()
             yield record
+
+
+class _Told:
+    """Lets a listener know when the network is ready and how far every case is."""
+
+    def __init__(self, segmenter: Segmenter, listener: Listener) -> None:
+        self._segmenter = segmenter
+        self._listener = listener
+        self._lock = Lock()
+        self._is_told = False
+
+    def network(self) -> None:
+        """Tell of the network, once: by now it is needed, and what is wrong with it has to be said."""
+        network = self._segmenter.network
+        with self._lock:
+            if not self._is_told:
+                self._listener(NetworkReady(network.device, network.backend, network.precision))
+            self._is_told = True
+
+    def progress(self, case: Case) -> Progress:
+        """Return the wrapper of a case's tiles."""
+
+        def wrap(tiles: TileGrid) -> Iterator[Box]:
+            self.network()
+            return _with_progress(tiles, case.name, self._listener)
+
+        return wrap
 
 
 def _with_progress(tiles: TileGrid, case: str, listener: Listener) -> Iterator[Box]:
