@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from flare_export.source.known_trainers import BATCH_NORM_TRAINER, with_batch_norm
 from flare_train.planning.plan import architecture
 
 CONFIGURATION = "3d_fullres"
@@ -34,6 +35,8 @@ class PlanOptions:
     Attributes:
         channels: how many.
         residual: ResidualEncoderUNet in place of PlainConvUNet.
+        network: the class, where it is neither.
+        layers: what the `architecture` block says otherwise than nnU-Net's own, by its names.
         features: per stage; stages beyond the first halve the resolution.
         convs: convolutions (residual blocks) a stage, and convolutions a decoder stage.
         patch, spacing_mm: in the network's own axis order; of two axes for a 2D network.
@@ -44,6 +47,8 @@ class PlanOptions:
 
     channels: int = 1
     residual: bool = False
+    network: str | None = None
+    layers: Mapping[str, Any] = field(default_factory=dict)
     features: Sequence[int] = (4, 8)
     convs: int = 1
     patch: Sequence[int] = (16, 16, 16)
@@ -73,7 +78,7 @@ class CheckpointOptions:
     background_bias: float = 0.0
 
 
-_OF_CHECKPOINTS = {field.name for field in fields(CheckpointOptions)}
+_OF_CHECKPOINTS = {one.name for one in fields(CheckpointOptions)}
 
 
 def write_model_folder(
@@ -168,7 +173,7 @@ def _configuration(model: PlanOptions) -> dict[str, Any]:
         "resampling_fn_data_kwargs": resampling(3),
         "resampling_fn_seg_kwargs": resampling(1, is_seg=True),
         "resampling_fn_probabilities_kwargs": resampling(1),
-        "architecture": _architecture(model.residual, model.features, model.convs, len(model.patch)),
+        "architecture": _architecture(model),
         "batch_dice": False,
     }
 
@@ -181,18 +186,20 @@ def _name(patch: Sequence[int]) -> str:
     return "2d" if len(patch) == 2 else CONFIGURATION
 
 
-def _architecture(residual: bool, features: Sequence[int], convs: int, dimensions: int) -> dict[str, Any]:
-    block = architecture(features)
+def _architecture(model: PlanOptions) -> dict[str, Any]:
+    block, dimensions = architecture(model.features), len(model.patch)
     arguments = block["arch_kwargs"]
     for key in ("kernel_sizes", "strides"):
         arguments[key] = [sides[-dimensions:] for sides in arguments[key]]
     for key in ("conv_op", "norm_op"):
         arguments[key] = arguments[key].replace("3d", f"{dimensions}d")
-    arguments["n_conv_per_stage"] = [convs] * len(features)
-    arguments["n_conv_per_stage_decoder"] = [convs] * (len(features) - 1)
-    if residual:
-        block["network_class_name"] = block["network_class_name"].replace("PlainConvUNet", "ResidualEncoderUNet")
-        arguments["n_blocks_per_stage"] = arguments.pop("n_conv_per_stage")
+    arguments["n_conv_per_stage_decoder"] = [model.convs] * (len(model.features) - 1)
+    network = model.network or ("ResidualEncoderUNet" if model.residual else "PlainConvUNet")
+    per_stage = arguments.pop("n_conv_per_stage")
+    key = "n_conv_per_stage" if network == "PlainConvUNet" else "n_blocks_per_stage"
+    arguments |= {key: [model.convs] * len(per_stage), **model.layers}
+    block["network_class_name"] = block["network_class_name"].replace("PlainConvUNet", network)
+    block["_kw_requires_import"] += ["block"] if "block" in model.layers else []
     return block
 
 
@@ -206,7 +213,9 @@ def _checkpoint(
     ((name, configuration),) = plans["configurations"].items()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        network = _random_network(configuration["architecture"], inputs, outputs, configuration["patch_size"])
+        block = configuration["architecture"]
+        trained = with_batch_norm(block) if options.trainer == BATCH_NORM_TRAINER else block
+        network = _random_network(trained, inputs, outputs, configuration["patch_size"])
     optimizer = torch.optim.SGD(network.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
     momentum = {i: {"momentum_buffer": torch.zeros_like(tensor)} for i, tensor in enumerate(network.parameters())}
     log = _log(outputs)
@@ -255,9 +264,12 @@ def _random_network(architecture: dict[str, Any], inputs: int, outputs: int, pat
     network = network_class(input_channels=inputs, num_classes=outputs, deep_supervision=False, **arguments).eval()
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.InstanceNorm2d | nn.InstanceNorm3d):
+            if getattr(module, "affine", False):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
+            if getattr(module, "track_running_stats", False):
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 1.5)
         coarse = torch.randn(1, inputs, *(max(side // 4, 2) for side in patch))
         noise = torch.randn(1, inputs, *patch)
         mode = "bilinear" if len(patch) == 2 else "trilinear"

@@ -61,6 +61,11 @@ def _bundle_parser() -> argparse.ArgumentParser:
         action="store_false",
         help="leave out what nnU-Net found to make the masks better (postprocessing.json)",
     )
+    add(
+        "--trust-plans",
+        action="store_true",
+        help="take the network of a trainer that is none of nnU-Net's own and cannot be had for that of plans.json",
+    )
     add("--name", type=_one_line, help="the model's name (default: data set and configuration)")
     add("--licence", type=_one_line, default="unspecified", help="of the weights")
     add("--model-card", type=path_of, metavar="FILE", help="Markdown that goes into the bundle")
@@ -179,7 +184,7 @@ def run_bundle(args: argparse.Namespace) -> int:
     from flare_export.source.postprocessing import FoundPostprocessing, find_postprocessing
 
     _check_usage(args)
-    folder = ModelFolder.read(args.model, args.folds, args.checkpoint)
+    folder = ModelFolder.read(args.model, args.folds, args.checkpoint, trust_plans=args.trust_plans)
     print_line(_folds_line(folder, args.checkpoint))
     naming = Naming(args.name, args.licence, args.model_card, args.caution, args.orientation)
     verify = channel_files(args.verify, folder.inputs)

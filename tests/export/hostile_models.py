@@ -244,6 +244,7 @@ CHECKPOINTS: dict[str, Fault] = {
     "another configuration": checkpoint_fault("init_args/configuration", "2d"),
     "no trainer": checkpoint_fault("trainer_name", REMOVED),
     "the trainer is a number": checkpoint_fault("trainer_name", 1),
+    "half a surrogate as the trainer": checkpoint_fault("trainer_name", "\udc00"),
     "half a surrogate as a key": checkpoint_fault("\ud800", 1),
     "half a surrogate in a weight's name": checkpoint_fault("network_weights/\udc00", torch.zeros(1)),
     "no epoch": checkpoint_fault("current_epoch", REMOVED),
@@ -315,7 +316,6 @@ ODDITIES: dict[str, Fault] = {
     "weights in float64": all_weights(lambda tensor: tensor.double()),
     "weights as parameters": all_weights(torch.nn.Parameter),
     "no axes to mirror": checkpoint_fault("inference_allowed_mirroring_axes", REMOVED),
-    "half a surrogate as the trainer": checkpoint_fault("trainer_name", "\udc00"),
     "a link to the checkpoint": lambda f: (
         (f / "fold_0").rename(f / "elsewhere") and (f / "fold_0").symlink_to("elsewhere")
     ),

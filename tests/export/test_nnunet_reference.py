@@ -28,8 +28,8 @@ def test_a_torchvision_of_another_build_is_named_with_what_to_install(tmp_path, 
         monkeypatch.delitem(sys.modules, name)
     folder = ModelFolder.read(write_model_folder(tmp_path / "model", trainer="nnUNetTrainerNoMirroring"))
     message = (
-        r"^nnU-Net does not load the model of nnUNetTrainerNoMirroring: operator torchvision::nms does not exist\. "
-        r"torchvision [\d.+a-z]+ was made for another build than torch .*; install the torchvision of that build"
+        r"^nnU-Net does not load the model of nnUNetTrainerNoMirroring: operator torchvision::nms does not exist, "
+        r"as torchvision [\d.+a-z]+ was made for another build than torch .*; install the torchvision of that build"
     )
     with pytest.raises(UsageError, match=message):
         NnunetReference(folder)

@@ -14,7 +14,8 @@ from torch import nn
 from flare_export.bundle.place import bundle_at, new_bundle
 from flare_export.errors import DisagreementError, ModelError
 from flare_export.graph.fp16_graph import to_fp16
-from flare_export.graph.onnx_graph import OPSET, fold_biases, to_onnx
+from flare_export.graph.onnx_graph import opset_of, to_onnx
+from flare_export.graph.plain_layers import make_plain
 from flare_export.parity.case_parity import HEADING, CaseParity, measure_case_parity
 from flare_export.parity.network_parity import cpu_engines, measure_network_parity
 from flare_export.source import plans as plan_rules
@@ -94,7 +95,8 @@ def export_bundle(
     if before is not None and not force:
         _check_losses(output, before, naming, verify)
     architecture, slices = folder.configuration["architecture"], folder.dimensions == 2
-    info = describe(architecture, folder.inputs, folder.outputs, folder.patch, slices=slices)
+    built = None if folder.builder is None else folder.untrained()
+    info = describe(architecture, folder.inputs, folder.outputs, folder.patch, slices=slices, network=built)
     _check_memory(info, folder.patch)
     manifest = make_manifest(folder, info, naming, postprocessing)
     networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
@@ -143,7 +145,7 @@ def _write(
     files: list[BundleFile] = []
     for checkpoint, network in zip(folder.checkpoints, networks, strict=True):
         lean = deepcopy(network)  # the original stays what the result is compared with
-        fold_biases(lean)
+        make_plain(lean)
         metadata = {"flare-lite": manifest.name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
         data = to_onnx(lean, folder.inputs, folder.patch, metadata)
         end = ".onnx" if len(networks) == 1 else f".fold_{checkpoint.fold}.onnx"
@@ -152,7 +154,9 @@ def _write(
             ("fp16", f"network.fp16{end}", to_fp16(data)),
         ):
             entry = _add(target, file, content, "network")
-            files.append(msgspec.structs.replace(entry, precision=precision, opset=OPSET, fold=checkpoint.fold))
+            files.append(
+                msgspec.structs.replace(entry, precision=precision, opset=opset_of(lean), fold=checkpoint.fold)
+            )
     if model_card is not None:
         files.append(_add(target, MODEL_CARD_NAME, model_card.read_bytes(), "model_card"))
     (target / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=tuple(files))))

@@ -1,8 +1,7 @@
-"""Exports a trained U-Net as ONNX: one head, no idle biases, native InstanceNormalization, float32, a static patch."""
+"""Exports a trained U-Net as ONNX: one head, native InstanceNormalization, float32, a static patch."""
 
 import warnings
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -15,24 +14,12 @@ from flare_runtime.compute.arrays import Shape3
 from flare_runtime.files.temporary import temporary_folder
 from flare_runtime.model.onnx_shapes import OPERATORS
 
-OPSET = 18
 INPUT, OUTPUT = "tiles", "logits"
 
 
-def fold_biases(network: nn.Module) -> int:
-    """Drop, in place, the bias of every convolution that an InstanceNorm follows, and return how many there were.
-
-    The norm subtracts the channel's mean, and with it any constant that was added before.
-    """
-    count = 0
-    for block in network.modules():
-        if isinstance(block, nn.Sequential):
-            layers = [layer for layer in block if not isinstance(layer, nn.Dropout3d)]
-            for layer, following in pairwise(layers):
-                if isinstance(layer, nn.Conv3d) and isinstance(following, nn.InstanceNorm3d):
-                    count += layer.bias is not None
-                    layer.bias = None
-    return count
+def opset_of(network: nn.Module) -> int:
+    """Return the version of ONNX's operators that a network needs: GELU is one since version 20."""
+    return 20 if any(isinstance(layer, nn.GELU) for layer in network.modules()) else 18
 
 
 def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[str, str]) -> bytes:
@@ -51,7 +38,7 @@ def to_onnx(network: nn.Module, inputs: int, patch: Shape3, metadata: Mapping[st
             path,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            opset_version=OPSET,
+            opset_version=opset_of(network),
             dynamo=False,  # keeps InstanceNormalization one node, and needs no further package
             do_constant_folding=True,
         )
@@ -79,7 +66,7 @@ def _check_graph(model: onnx.ModelProto) -> None:
     foreign = {node.op_type for node in model.graph.node} - OPERATORS
     if foreign:
         raise ModelError(
-            f"the exported graph holds {', '.join(sorted(foreign))}, which no plain or residual U-Net needs"
+            f"the network's graph holds {', '.join(sorted(foreign))}; flare-infer runs {', '.join(sorted(OPERATORS))}"
         )
     if len(model.graph.output) != 1:
         raise ModelError(f"the exported graph has {len(model.graph.output)} outputs; one head is expected")

@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 
 from flare_export.source.checkpoint import Checkpoint
+from flare_export.source.known_trainers import DEFAULT_TRAINER, FLARE_TRAINER
 from flare_export.source.model_folder import ModelFolder
 
 CHECKPOINT = "checkpoint_final.pth"
-# nnU-Net does not find flare_train's trainer, which builds what nnU-Net's own does.
-_OURS, _DEFAULT = "FlareTrainer", "nnUNetTrainer"
 
 
 def write_nnunet_folder(folder: ModelFolder, target: Path) -> None:
@@ -28,9 +27,11 @@ def write_nnunet_folder(folder: ModelFolder, target: Path) -> None:
 
 
 def _content(checkpoint: Checkpoint) -> dict[str, object]:
+    # nnU-Net does not find flare_train's trainer, which builds what nnU-Net's own does.
+    trainer = DEFAULT_TRAINER if checkpoint.trainer == FLARE_TRAINER else checkpoint.trainer
     return {
         "network_weights": dict(checkpoint.weights),
         "init_args": {"configuration": checkpoint.configuration},
-        "trainer_name": _DEFAULT if checkpoint.trainer == _OURS else checkpoint.trainer,
+        "trainer_name": trainer,
         "inference_allowed_mirroring_axes": checkpoint.mirror_axes or None,
     }

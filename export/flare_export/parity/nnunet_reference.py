@@ -1,10 +1,7 @@
 """Predicts a case with nnU-Net itself, and says how close to undecided it was at each voxel."""
 
-import contextlib
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -15,9 +12,10 @@ import torch
 
 from flare_export.parity.nnunet_folder import CHECKPOINT, write_nnunet_folder
 from flare_export.source.model_folder import ModelFolder
+from flare_export.source.nnunet_trainer import load_problem, quiet
 from flare_runtime.compute.arrays import MaskArray, Shape3
 from flare_runtime.compute.box import Box
-from flare_runtime.errors import UsageError, first_line, install_hint
+from flare_runtime.errors import UsageError, install_hint
 from flare_runtime.files.temporary import temporary_folder
 from flare_runtime.pipeline.tiling import PEAK_WEIGHT, TileGrid, gaussian_profile, padded_shape
 
@@ -48,7 +46,7 @@ class NnunetReference:
 
     def __init__(self, folder: ModelFolder, *, tta: bool = False, step: float = 0.5) -> None:
         try:
-            with _quiet():
+            with quiet():
                 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
         except ImportError as error:
             raise UsageError(f"comparing with nnU-Net needs it installed; {install_hint('train')}") from error
@@ -63,11 +61,11 @@ class NnunetReference:
         with temporary_folder(Path(gettempdir())) as copy:
             write_nnunet_folder(folder, copy)
             try:
-                with _quiet():
+                with quiet():
                     self._predictor.initialize_from_trained_model_folder(str(copy), folds, CHECKPOINT)
             except Exception as error:  # nnU-Net imports trainers one after the other, and whatever they import
-                why = f"nnU-Net does not load the model of {folder.checkpoints[0].trainer}: {first_line(error)}"
-                raise UsageError(f"{why}{_torchvision_hint()}") from error
+                trainer = folder.checkpoints[0].trainer
+                raise UsageError(f"nnU-Net does not load the model of {trainer}: {load_problem(error)}") from error
         self._configuration = self._predictor.configuration_manager
 
     def predict(self, channels: Sequence[Path]) -> ReferencePrediction:
@@ -76,7 +74,7 @@ class NnunetReference:
 
         predictor, configuration = self._predictor, self._configuration
         plans = predictor.plans_manager
-        with _quiet():
+        with quiet():
             preprocessor = configuration.preprocessor_class(verbose=False)
             image, _, properties = preprocessor.run_case(
                 [str(path) for path in channels], None, plans, configuration, predictor.dataset_json
@@ -148,26 +146,3 @@ def float16_resolution(logits: npt.NDArray[np.float16], patch: Shape3, step: flo
     weight = np.maximum(weight, np.finfo(np.float16).smallest_subnormal)
     largest = np.abs(logits.astype(np.float32)).max(axis=0)
     return np.asarray(np.spacing((largest * weight).astype(np.float16)) / weight, np.float32)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep nnU-Net's prints off the terminal."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-def _torchvision_hint() -> str:
-    """Say what to do where torchvision, which nnU-Net's search for trainers imports, was made for another torch."""
-    try:
-        import torchvision  # noqa: F401
-    except ModuleNotFoundError:
-        return ""
-    except Exception:  # whatever an operator that is not there leads it to
-        return (
-            f". torchvision {version('torchvision')} was made for another build than torch {torch.__version__}, and "
-            "nnU-Net finds no trainer but its default beside it; install the torchvision of that build from where "
-            "torch came, for a CPU pip install --force-reinstall --no-deps torchvision "
-            "--index-url https://download.pytorch.org/whl/cpu"
-        )
-    return ""

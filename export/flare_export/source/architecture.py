@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from flare_export.errors import ModelError
+from flare_export.source.known_trainers import DEFAULT_TRAINER
 from flare_export.source.schema import check_architecture
 from flare_export.source.slice_layers import as_volume_network
 from flare_runtime.compute.arrays import Shape3
@@ -14,15 +15,16 @@ from flare_runtime.errors import first_line
 from flare_runtime.model.manifest import NetworkInfo
 
 _OPERATIONS: dict[str, type[nn.Module]] = {
-    "Conv2d": nn.Conv2d,
-    "Conv3d": nn.Conv3d,
-    "InstanceNorm2d": nn.InstanceNorm2d,
-    "InstanceNorm3d": nn.InstanceNorm3d,
-    "Dropout2d": nn.Dropout2d,
-    "Dropout3d": nn.Dropout3d,
-    "LeakyReLU": nn.LeakyReLU,
-    "ReLU": nn.ReLU,
+    kind.__name__: kind
+    for kind in (
+        *(nn.Conv2d, nn.Conv3d),
+        *(nn.InstanceNorm2d, nn.InstanceNorm3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm),
+        *(nn.Dropout, nn.Dropout2d, nn.Dropout3d),
+        *(nn.LeakyReLU, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU),
+    )
 }
+# Of a residual encoder.
+_BLOCKS = ("BasicBlockD", "BottleneckD")
 
 
 def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, device: str = "cpu") -> nn.Module:
@@ -45,7 +47,7 @@ def build_network(architecture: Mapping[str, Any], inputs: int, outputs: int, de
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:
         if arguments.get(key) is not None:
-            arguments[key] = _operation(arguments[key])
+            arguments[key] = _operation(key, arguments[key])
     arguments["deep_supervision"] = False
     try:
         with torch.device(device):
@@ -64,21 +66,32 @@ def importable(architecture: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(architecture["arch_kwargs"])
     for key in architecture["_kw_requires_import"]:
         if arguments.get(key) is not None:
-            operation = _operation(arguments[key])
+            operation = _operation(key, arguments[key])
             arguments[key] = f"{operation.__module__}.{operation.__name__}"
     name = f"dynamic_network_architectures.architectures.unet.{check_architecture(architecture)}"
     return {**architecture, "network_class_name": name, "arch_kwargs": arguments}
 
 
-def _operation(path: object) -> type[nn.Module]:
+def _operation(key: str, path: object) -> type[nn.Module]:
     name = path.rpartition(".")[2] if isinstance(path, str) else ""
+    if name in _BLOCKS:
+        from dynamic_network_architectures.building_blocks import residual
+
+        block: type[nn.Module] = getattr(residual, name)
+        return block
     if name not in _OPERATIONS:
-        raise ModelError(f"the operation {path!r} is not supported; only {', '.join(_OPERATIONS)}")
+        allowed = ", ".join((*_OPERATIONS, *_BLOCKS))
+        raise ModelError(f"the {key} {path!r} of the `architecture` block is not supported; only {allowed}")
     return _OPERATIONS[name]
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], trainer: str = DEFAULT_TRAINER) -> nn.Module:
     """Load a checkpoint's tensors after comparing every name and shape with the network, and return it on the CPU.
+
+    Args:
+        network: as the trainer builds it.
+        weights: of the checkpoint.
+        trainer: the class, for the message.
 
     Raises:
         ModelError: that counts stages and parameters on both sides where they differ.
@@ -89,38 +102,49 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.
     if wrong or missing or surplus:
         example = sorted([*wrong, *missing, *surplus])[0]
         raise ModelError(
-            f"plans.json and the checkpoint describe different networks: {_size(expected)} in the plan, "
-            f"{_size(weights)} in the checkpoint ({len(missing)} tensors missing, {len(surplus)} surplus, "
-            f"{len(wrong)} of another shape; {example} for one). Use the plans.json the checkpoint was trained with"
+            f"plans.json and the checkpoint describe different networks: {_size(expected, network)} in what {trainer} "
+            f"builds of the plan, {_size(weights)} in the checkpoint ({len(missing)} tensors missing, "
+            f"{len(surplus)} surplus, {len(wrong)} of another shape; {example} for one). Use the plans.json the "
+            f"checkpoint was trained with, and the {trainer} that trained it"
         )
-    network.to_empty(device="cpu").load_state_dict(dict(weights))
+    if any(tensor.is_meta for tensor in expected.values()):
+        network.to_empty(device="cpu")
+    network.load_state_dict(dict(weights))
     return network
 
 
-def _size(weights: Mapping[str, torch.Tensor]) -> str:
+def _size(weights: Mapping[str, torch.Tensor], network: nn.Module | None = None) -> str:
+    """Say how large a state dict is; nnU-Net's name most tensors twice."""
     stages = {key.split(".")[2] for key in weights if key.startswith("encoder.stages.")}
-    # nnU-Net's state dicts name most tensors twice; what is shared in memory counts once.
-    distinct = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}
-    return f"{len(stages)} stages and {sum(distinct.values()):,} parameters"
+    shared = {tensor.data_ptr(): tensor for tensor in weights.values()} if network is None else {}
+    tensors = shared.values() if network is None else network.parameters()
+    return f"{len(stages)} stages and {sum(tensor.numel() for tensor in tensors):,} parameters"
 
 
 def describe(
-    architecture: Mapping[str, Any], inputs: int, outputs: int, patch: Shape3, *, slices: bool = False
+    architecture: Mapping[str, Any],
+    inputs: int,
+    outputs: int,
+    patch: Shape3,
+    *,
+    slices: bool = False,
+    network: nn.Module | None = None,
 ) -> NetworkInfo:
     """Return the network's size; GMAC are true multiply-accumulates of all convolutions for one patch.
 
-    `slices` is for a 2D network, whose patch is one slice.
+    `slices` is for a 2D network, whose patch is one slice; `network` is what a trainer built in place of the block's.
 
     Raises:
         ModelError: where there is no such network, or it does not take the patch.
     """
-    network = build_network(architecture, inputs, outputs, "meta")
+    planned = build_network(architecture, inputs, outputs, "meta")
+    network = planned if network is None else network
     if slices:
         network = as_volume_network(network)
     arguments = architecture["arch_kwargs"]
     stages, features = arguments["n_stages"], arguments["features_per_stage"]
     return NetworkInfo(
-        architecture=architecture["network_class_name"].rpartition(".")[2],
+        architecture=type(network).__name__,
         stages=stages,
         features=tuple(features) if isinstance(features, list) else (features,) * stages,
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -40,6 +40,8 @@ _ALLOWED_NAMES = {
 }
 _SCALARS = ("b1", "i4", "i8", "f2", "f4", "f8")
 _WEIGHTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# How many batches a norm has seen, which PyTorch keeps beside its weights.
+_COUNT = ".num_batches_tracked"
 # A log of 4,000 epochs and 117 classes takes 20 MiB and 6 million instructions, which PyTorch executes in Python.
 _MAX_PICKLE_BYTES = 64 << 20
 _MAX_OPCODES = 20_000_000
@@ -97,7 +99,7 @@ def load_checkpoint(path: Path, fold: str) -> Checkpoint:
     if len(weights) < len(content.network_weights):
         raise ModelError(f"{path}: refused, it holds a weight twice, with and without `module.` or `_orig_mod.`")
     for key, value in weights.items():
-        if problem := _problem_of(value):
+        if problem := _problem_of(key, value):
             raise ModelError(f"{path}: refused, the weight {key[:99]!r} {problem}")
     axes = content.inference_allowed_mirroring_axes or ()
     if len(set(axes)) < len(axes):
@@ -237,10 +239,11 @@ _STAND_INS: tuple[Any, ...] = (
 )
 
 
-def _problem_of(weight: object) -> str | None:
+def _problem_of(key: str, weight: object) -> str | None:
     if not isinstance(weight, torch.Tensor) or weight.layout != torch.strided or weight.is_quantized:
         return "is not a plain tensor"
-    if weight.dtype not in _WEIGHTS:
+    counts = key.endswith(_COUNT) and weight.dtype == torch.int64
+    if not counts and weight.dtype not in _WEIGHTS:
         return f"is of {weight.dtype}, no floating-point numbers"
     if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
         return f"says that it holds {weight.numel():,} numbers, which are not in the file"

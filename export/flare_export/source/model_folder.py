@@ -15,6 +15,8 @@ from flare_export.source.architecture import build_network, importable, load_wei
 from flare_export.source.checkpoint import Checkpoint, load_checkpoint
 from flare_export.source.dataset import channel_names, labels
 from flare_export.source.json_file import read_json
+from flare_export.source.known_trainers import BATCH_NORM_TRAINER, with_batch_norm
+from flare_export.source.nnunet_trainer import build_by, find_builder
 from flare_export.source.slice_layers import as_volume_network
 from flare_runtime.compute.arrays import Shape3
 
@@ -26,8 +28,10 @@ class ModelFolder:
     Attributes:
         path: the folder.
         plans, dataset: its two JSON files.
-        configuration: the resolved configuration the checkpoints were trained in.
+        configuration: the resolved configuration the checkpoints were trained in, its `architecture` block as the
+            trainer changes it where that is one of nnU-Net's own.
         checkpoints: one per fold.
+        builder: the trainer class that has to be asked for the network; None where the block says which it is.
     """
 
     path: Path
@@ -35,12 +39,20 @@ class ModelFolder:
     dataset: Mapping[str, Any]
     configuration: Mapping[str, Any]
     checkpoints: tuple[Checkpoint, ...]
+    builder: Any = None
 
     @classmethod
     def read(
-        cls, path: Path, folds: Sequence[str] | None = None, checkpoint: str = "checkpoint_final.pth"
+        cls,
+        path: Path,
+        folds: Sequence[str] | None = None,
+        checkpoint: str = "checkpoint_final.pth",
+        *,
+        trust_plans: bool = False,
     ) -> "ModelFolder":
         """Read a folder; without `folds`, all numbered folds that have the checkpoint, else fold `all`.
+
+        `trust_plans` takes the network of an unknown trainer for that of the plans.
 
         Raises:
             ModelError: for anything missing, inconsistent or unsupported.
@@ -53,10 +65,15 @@ class ModelFolder:
         for other in checkpoints[1:]:
             if (other.configuration, other.mirror_axes) != (first.configuration, first.mirror_axes):
                 raise ModelError(f"folds {first.fold} and {other.fold} were trained in different configurations")
+            if other.trainer != first.trainer:
+                raise ModelError(f"fold {first.fold} is of {first.trainer}, and fold {other.fold} of {other.trainer}")
         configuration = plan_rules.resolve_configuration(plans, first.configuration)
         if any(axis >= len(configuration["patch_size"]) for axis in first.mirror_axes):
             raise ModelError(f"{path}: configuration {first.configuration!r} has no axes {first.mirror_axes} to mirror")
-        return cls(path, plans, dataset, configuration, checkpoints)
+        if first.trainer == BATCH_NORM_TRAINER:
+            configuration["architecture"] = with_batch_norm(configuration["architecture"])
+        builder = find_builder(first.trainer, trust_plans=trust_plans)
+        return cls(path, plans, dataset, configuration, checkpoints, builder)
 
     @property
     def inputs(self) -> int:
@@ -89,18 +106,25 @@ class ModelFolder:
     def importable_plans(self) -> dict[str, Any]:
         """The plans, in which the configuration names no class to import but those that are built from here."""
         plans = deepcopy(dict(self.plans))
-        name, block = self.checkpoints[0].configuration, self.configuration["architecture"]
+        name, found = self.checkpoints[0].configuration, False
         while name:
             own = plans["configurations"][name]
-            if own.pop("architecture", None) is not None and block is not None:
-                own["architecture"], block = importable(block), None
+            if block := own.pop("architecture", None):
+                own |= {} if found else {"architecture": importable(block)}
+                found = True
             name = own.get("inherits_from")
         return plans
 
+    def untrained(self) -> nn.Module:
+        """Return the network as the trainer builds it; where the block says which it is, its weights take no memory."""
+        if self.builder is None:
+            return build_network(self.configuration["architecture"], self.inputs, self.outputs, "meta")
+        configuration = self.checkpoints[0].configuration
+        return build_by(self.builder, self.importable_plans, configuration, self.inputs, self.outputs)
+
     def network(self, checkpoint: Checkpoint) -> nn.Module:
         """Build the network and load one fold's weights into it; a 2D one takes volumes one slice deep."""
-        network = build_network(self.configuration["architecture"], self.inputs, self.outputs, "meta")
-        loaded = load_weights(network, checkpoint.weights)
+        loaded = load_weights(self.untrained(), checkpoint.weights, checkpoint.trainer)
         return as_volume_network(loaded) if self.dimensions == 2 else loaded
 
 

@@ -52,7 +52,7 @@ class OldStyle(msgspec.Struct):
 
 
 # Of nnU-Net's networks; others have other arguments.
-ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet")
+ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 
 
 class _NetworkArguments(msgspec.Struct):

@@ -74,6 +74,11 @@ def _same(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> 
     return given[0]
 
 
+def _gelu(layer: Layer, given: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    _demand(layer.attributes.get("approximate", "none") in ("none", "tanh"), layer)
+    return _same(layer, given, weights)
+
+
 def _cast(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> Tensor:
     to = layer.attributes.get("to")
     if not isinstance(to, int) or to not in _TYPES or len(given) != 1:
@@ -81,7 +86,7 @@ def _cast(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> 
     return Tensor(given[0].shape, _TYPES[to])
 
 
-def _sum(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> Tensor:
+def _pairwise(layer: Layer, given: Sequence[Tensor], _weights: Sequence[Tensor]) -> Tensor:
     _demand(len(given) == 2 and given[0].shape == given[1].shape, layer)
     return given[0]
 
@@ -172,15 +177,19 @@ def _told(layer: Layer) -> str:
 _Rule: TypeAlias = Callable[[Layer, Sequence[Tensor], Sequence[Tensor]], Tensor]
 # The rule of a layer, how many of its inputs are weights at most, and what it may say of itself.
 _LAYERS: dict[str, tuple[_Rule, int, set[str]]] = {
-    "Add": (_sum, 0, set()),
+    "Add": (_pairwise, 0, set()),
     "AveragePool": (_pool, 0, {*_WINDOW, "ceil_mode", "count_include_pad"} - {"group"}),
     "Cast": (_cast, 0, {"to"}),
     "Concat": (_joined, 0, {"axis"}),
     "Conv": (_convolution, 2, _WINDOW),
     "ConvTranspose": (_upsampling, 2, {*_WINDOW, "output_padding"}),
+    "Elu": (_same, 0, {"alpha"}),
+    "Gelu": (_gelu, 0, {"approximate"}),
     "Identity": (_same, 0, set()),
     "InstanceNormalization": (_norm, 2, {"epsilon"}),
     "LeakyRelu": (_same, 0, {"alpha"}),
+    "Mul": (_pairwise, 0, set()),
     "Relu": (_same, 0, set()),
+    "Sigmoid": (_same, 0, set()),
 }
 OPERATORS = frozenset(_LAYERS)
