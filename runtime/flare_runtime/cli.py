@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 # What `--flare` stands for: a case within 60 s and 4 GB of a GPU, half a GB of which is left to its driver, and nothing
 # but masks in the output.
 FLARE = "--crop body --gpu-memory 3584 --no-records"
+# What can be asked in place of segmenting.
+QUESTIONS = ("list", "info", "doctor", "check")
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted
+before segmenting: flare-infer list | info | doctor | check, each with --help
 """
 
 
@@ -157,6 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Called with arguments, as by a notebook, it leaves signals to the caller: Ctrl-C ends the run, not the process.
     """
     open_streams()  # before anything else is opened
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in QUESTIONS:
+        from flare_runtime.introspection.cli import main as answer
+
+        return answer(words)
     if argv is not None:
         return _main(parse_args(argv), ("flare-infer", *argv), None)
     interruption = Interruption()

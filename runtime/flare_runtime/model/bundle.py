@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import stat
 import struct
 import zipfile
@@ -45,6 +46,9 @@ class Bundle:
         path = Path(path)
         if not os.path.lexists(path):
             raise BundleError(f"{path}: there is no such bundle; give a folder or zip made by flare-export")
+        if (path / "plans.json").is_file() and not (path / MANIFEST_NAME).exists():
+            command = f"flare-export {shlex.quote(str(path))} -o BUNDLE"
+            raise BundleError(f"{path}: is a model folder of nnU-Net; make a bundle of it first: {command}")
         data = _read_member(path, MANIFEST_NAME, _MAX_MANIFEST_BYTES)
         return cls(path, decode_manifest(data, f"{path.name}/{MANIFEST_NAME}"), hashlib.sha256(data).hexdigest())
 

@@ -79,6 +79,10 @@ class CaseReader:
         """
         return [self._rules.grid(read_grid(one, self._max_voxels)) for one in self._sources(case)]
 
+    def close(self) -> None:
+        """End the thread that hashes."""
+        self.digests.close()
+
     def _sources(self, case: Case) -> list[ImageSource]:
         if sorted(case.images) != list(range(self._channels)):
             found = ", ".join(f"_{channel:04d}" for channel in sorted(case.images))
@@ -134,7 +138,7 @@ class _ReadAhead:
 
     def __exit__(self, *_error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
-        self.reader.digests.close()
+        self.reader.close()
 
 
 def segment_alone(
