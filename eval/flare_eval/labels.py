@@ -6,6 +6,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.plausibility import ANY_SPACING
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 
@@ -23,7 +24,7 @@ def read_labels(path: Path) -> tuple[Volume, MaskArray]:
     Raises:
         CaseError: as `read_volume`, or `not_labels`.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, plausible=ANY_SPACING)
     try:
         return volume, whole_labels(label_values(volume))
     except CaseError as error:

@@ -20,6 +20,7 @@ from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.file_names import image_name, mask_name, split_channel
+from flare_runtime.imaging.plausibility import ANY_SPACING
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.pipeline.normalisation import AIR_HU
 from flare_runtime.program.command_line import exit_code_of, new_parser, path_of
@@ -48,7 +49,7 @@ def look_at(case: Case, picture: Path) -> list[str]:
         CaseError: where a file cannot be read.
         UsageError: where they are not on one grid.
     """
-    image = read_volume(case.image)
+    image = read_volume(case.image, plausible=ANY_SPACING)
     truth = read_label_image(case.reference).labels if case.reference else None
     masks = {name: read_label_image(path).labels for name, path in case.masks.items()}
     for labels in (*([] if truth is None else [truth]), *masks.values()):

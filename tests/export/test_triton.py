@@ -210,7 +210,7 @@ SOUND = nifti_bytes(blobs((20, 30, 28)))
         ({"voxels": VOXELS[:, :0], "affine": EYE}, "voxels are of shape"),
         ({"voxels": VOXELS, "affine": EYE[:3]}, "voxels are of shape"),
         ({"voxels": VOXELS, "affine": EYE * np.nan}, "the axes, or the origin, cannot be those of a grid"),
-        ({"voxels": VOXELS * np.nan, "affine": EYE}, "512 of 512 voxels are NaN or infinite"),
+        ({"voxels": VOXELS, "affine": EYE * 99}, "the spacing is 148.5 x 148.5 x 247.5 mm"),
         ({"voxels": np.repeat(VOXELS, 2, 0), "affine": EYE}, r"2 image\(s\) given; this model takes 1"),
     ],
 )

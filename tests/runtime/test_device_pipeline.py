@@ -1,5 +1,6 @@
 """The whole pipeline on a device beside the host, which refuses what CuPy refuses and counts its memory."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -41,6 +42,7 @@ MODELS = {
     "masked z-score": ({"channels": [MASKED]}, lopsided),
     "two channels": ({"channels": [CT, RESCALED]}, lambda tiles: lopsided(tiles) + lopsided(tiles[:, 1:])),
     "its own grid": ({"spacing_mm": [3.0, 1.5, 1.25]}, lopsided),
+    "turned to RAS": ({"reader": "NibabelIOWithReorient", "spacing_mm": [1.5, 1.5, 2.0]}, lopsided),
     "slices apart": ({"spacing_mm": [3.0, 0.7, 0.7]}, lopsided),
 }
 
@@ -79,6 +81,18 @@ def test_the_mask_is_the_hosts_and_the_memory_within_the_plan(model, index):
     assert result.remarks == expected.remarks
     assert 0 < device.memory.peak <= chosen[0].peak_bytes
     assert type(result.mask) is np.ndarray
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_scan_that_is_turned_first_is_so_there_too(index):
+    host, on_device, device, chosen = segmenters("turned to RAS", index=index)
+    (volume,) = scan()
+    psr = np.array([[0, 0, 3.0, 0], [-1.25, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
+    volume = replace(volume, geometry=replace(volume.geometry, affine=psr))
+    expected, result = host.segment(volume), on_device.segment(volume)
+    assert len(np.unique(expected.mask)) > 1
+    np.testing.assert_array_equal(result.mask, expected.mask)
+    assert 0 < device.memory.peak <= chosen[0].peak_bytes
 
 
 @pytest.mark.parametrize(("model", "index"), product(["two classes", "masked z-score"], range(5)))

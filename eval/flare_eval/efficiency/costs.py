@@ -18,6 +18,7 @@ from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.temporary import temporary_folder
 from flare_runtime.imaging.file_names import mask_name, split_channel
+from flare_runtime.imaging.plausibility import ANY_SPACING
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.cases import Case, find_cases
 
@@ -169,7 +170,7 @@ def _run(method: Method, cases: Sequence[Case], masks: Path, gpu: GpuMeter | Non
 
 def _image_size(case: Case) -> tuple[int, ...] | None:
     try:
-        return read_volume(case.sources[0]).shape[::-1]
+        return read_volume(case.sources[0], plausible=ANY_SPACING).shape[::-1]
     except CaseError:  # what cannot be read has no size; the command under test has said so in its own way
         return None
 

@@ -16,6 +16,7 @@ from flare_runtime.compute.arrays import AnyArray, MaskArray, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.file_names import find_image
+from flare_runtime.imaging.plausibility import ANY_SPACING
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.crop import mask_box
@@ -113,7 +114,7 @@ def draw_case(shown: Shown, images: Path) -> tuple[bytes, list[str]]:
     path = find_image(images, shown.case)
     if path is None:
         raise CaseError("no_image", f"{images} holds no <case>_0000.nii.gz and no <case>.nii.gz of it")
-    image = read_volume(path)
+    image = read_volume(path, plausible=ANY_SPACING)
     truth = _labels(Path(next(iter(shown.scores.values())).reference), image, shown.official)
     masks, problems = {}, []
     for method, score in shown.scores.items():

@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from flare_runtime import CaseError, FlareError, Geometry, RunOptions, Segmentation, Segmenter, UsageError, Volume
 from flare_runtime.imaging.checks import check_volume
+from flare_runtime.imaging.plausibility import Plausibility
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import encode_mask
 
@@ -39,7 +40,7 @@ class TritonPythonModel:
     def _response(self, request: Any) -> Any:
         codes = pb_utils.TritonError
         try:
-            result = self._segmenter.segment(_volumes(request))
+            result = self._segmenter.segment(_volumes(request, self._segmenter.rules.plausible))
             return pb_utils.InferenceResponse(output_tensors=_tensors(result, request.requested_output_names()))
         except (CaseError, UsageError) as error:
             return _failure(str(error), codes.INVALID_ARG)
@@ -54,7 +55,7 @@ def _failure(message: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))
 
 
-def _volumes(request: Any) -> list[Volume]:
+def _volumes(request: Any, plausible: Plausibility) -> list[Volume]:
     """Return the scan of a request, a volume for each channel.
 
     Raises:
@@ -64,25 +65,25 @@ def _volumes(request: Any) -> list[Volume]:
     tensors = (pb_utils.get_input_tensor_by_name(request, name) for name in ("scan", "voxels", "affine"))
     scan, voxels, affine = (None if tensor is None else tensor.as_numpy() for tensor in tensors)
     if scan is not None and voxels is None and affine is None:
-        return [_read(content) for content in scan.reshape(-1)]
+        return [_read(content, plausible) for content in scan.reshape(-1)]
     if scan is None and voxels is not None and affine is not None:
-        return _of_arrays(voxels, affine)
+        return _of_arrays(voxels, affine, plausible)
     raise UsageError("give either scan, the bytes of a NIfTI file for each channel, or voxels and affine")
 
 
-def _of_arrays(voxels: Any, affine: Any) -> list[Volume]:
+def _of_arrays(voxels: Any, affine: Any, plausible: Plausibility) -> list[Volume]:
     if voxels.ndim != 4 or not voxels.size or affine.shape != (4, 4):
         raise UsageError(
             f"voxels are of shape {voxels.shape} and affine of {affine.shape}; give (channels, z, y, x) and (4, 4)"
         )
     geometry = Geometry.of_affine(affine, voxels.shape[1:])
-    return [check_volume(Volume(channel, geometry)) for channel in voxels]
+    return [check_volume(Volume(channel, geometry), plausible) for channel in voxels]
 
 
-def _read(content: bytes) -> Volume:
+def _read(content: bytes, plausible: Plausibility) -> Volume:
     with _in_memory(content) as path:
         try:
-            return read_volume(path)
+            return read_volume(path, plausible=plausible)
         except CaseError as error:
             text = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.name}: ")
             raise CaseError(error.reason, f"scan: {text}") from error

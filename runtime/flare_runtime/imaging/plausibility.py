@@ -91,6 +91,7 @@ class Plausibility:
 
 
 USUAL = Plausibility()
+ANY_SPACING = Plausibility(None)
 
 
 def _right_angled(unit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
