@@ -301,6 +301,14 @@ RUNS = (
         ),
     ),
     Row(
+        "probabilities of an earlier run, or of somebody else, where new results go",
+        "the former go with their mask, the latter stay: exit 6 where they would be replaced",
+        tests=(
+            f"{_RT}probability_maps.py::test_probabilities_come_and_go_with_the_mask",
+            f"{_RT}probability_maps.py::test_a_file_of_somebody_else_is_neither_replaced_nor_removed",
+        ),
+    ),
+    Row(
         "an error that nobody foresaw",
         "at a case: it fails alone, its record holds the traceback; elsewhere exit 1 with the traceback",
         tests=(

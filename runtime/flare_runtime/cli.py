@@ -121,6 +121,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--max-voxels", type=positive, metavar="N", help="refuse larger inputs (default: 2e9)")
     add(
+        "--probabilities",
+        nargs="?",
+        const="input",
+        metavar="GRID",
+        help="also write <case>.probabilities.npz, on the grid of the input or of the network (default GRID: input)",
+    )
+    add(
         "--records",
         action=BooleanOptionalAction,
         default=True,

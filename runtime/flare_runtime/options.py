@@ -13,6 +13,7 @@ from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
 from flare_runtime.model.manifest import MIN_STEP
 from flare_runtime.pipeline.gpu_memory import DEFAULT_GPU_MEMORY_MIB
 from flare_runtime.pipeline.postprocessing import KeepLargest
+from flare_runtime.pipeline.probability_maps import ProbabilityGrid
 
 Precision: TypeAlias = Literal["fp32", "bf16", "int8", "fp16"]
 Crop: TypeAlias = Literal["nonzero", "body"]
@@ -20,6 +21,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CROPS: tuple[Crop, ...] = get_args(Crop)
 KEEP_LARGEST: tuple[KeepLargest, ...] = get_args(KeepLargest)
 MOST_SHEAR_DEGREES = 45
+PROBABILITY_GRIDS: tuple[ProbabilityGrid, ...] = get_args(ProbabilityGrid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class RunOptions:
         gpu_memory_mib: the most that is taken of a GPU's memory.
         max_voxels: images of more voxels are refused.
         keep_header_text: masks take the free text of their image's header, which may name the patient.
+        probabilities: a run writes <case>.probabilities.npz beside each mask, on the grid of the `input` or of the
+            `network`.
         records: a run writes a .json record beside each mask, and in place of one that a case does not get.
 
     Raises:
@@ -67,6 +71,7 @@ class RunOptions:
     gpu_memory_mib: int = DEFAULT_GPU_MEMORY_MIB
     max_voxels: int = DEFAULT_MAX_VOXELS
     keep_header_text: bool = False
+    probabilities: ProbabilityGrid | None = None
     records: bool = True
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ class RunOptions:
             object.__setattr__(self, "step", float(self.step))
         if self.keep_largest is not None:
             check_choice("keep_largest", self.keep_largest, KEEP_LARGEST)
+        if self.probabilities is not None:
+            check_choice("probabilities", self.probabilities, PROBABILITY_GRIDS)
         if self.min_volume_mm3 is not None:
             if not (_is_number(self.min_volume_mm3, Real) and 0 < self.min_volume_mm3 < inf):
                 raise UsageError(f"min_volume_mm3 is {self.min_volume_mm3}; it must be a number above 0")

@@ -7,15 +7,15 @@ from math import prod
 from pathlib import Path
 from threading import Lock, RLock
 from time import perf_counter
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from flare_runtime.backends.case_memory import Place, gpu_place, host_memory, host_memory_of, postprocessing_of
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
-from flare_runtime.backends.registry import running_bytes
 from flare_runtime.backends.selection import choose, open_network, read_network
-from flare_runtime.compute.arrays import FloatArray, MaskArray, Vector3
+from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray, Vector3
 from flare_runtime.compute.device import HOST, Device, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
@@ -26,11 +26,11 @@ from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.case_stages import BlendedCase, PreparedCase
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
-from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes, give_back
+from flare_runtime.pipeline.host_memory import HostMemory, give_back
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import find_lesions
-from flare_runtime.pipeline.postprocessing import Postprocessing
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
+from flare_runtime.pipeline.probability_maps import CoarseScores, MapsTo, ProbabilityMaps, unseen_boxes
 from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore, restore_probabilities
@@ -38,8 +38,6 @@ from flare_runtime.segmentation import Segmentation
 
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them.
 MAX_LESIONS = 10_000
-# Decides which arrays of a case are on a GPU, None for the host; may refuse the case.
-Place: TypeAlias = Callable[[CaseSize], Placement | None]
 _T = TypeVar("_T")
 
 
@@ -67,8 +65,8 @@ class Segmenter:
     ) -> None:
         self.bundle = bundle
         self.options = options or RunOptions()
-        self.postprocessing = _postprocessing(bundle, self.options)
-        self.memory = memory or HostMemory(bundle.manifest, removes=bool(self.postprocessing))
+        self.postprocessing = postprocessing_of(bundle, self.options)
+        self.memory = memory or host_memory(bundle, self.options)
         self.rules = ReaderRules.of(
             bundle.manifest,
             reorient=self.options.reorient,
@@ -113,8 +111,8 @@ class Segmenter:
         worker.shutdown(wait=wait)
         if wait:
             network.result()
-        memory = _host_memory(choice, network)
-        place = _gpu_place(network) if choice.on_gpu else memory.check
+        memory = host_memory_of(choice, network)
+        place = gpu_place(network) if choice.on_gpu else memory.check
         return cls(choice.bundle, network, choice.options, device=opened, place=place, memory=memory)
 
     @property
@@ -239,9 +237,16 @@ class Segmenter:
         return self.bundle.manifest.mirror_axes if self.options.tta else ()
 
     def finish(
-        self, case: PreparedCase, *, progress: Progress = iter, with_probabilities: bool = False
+        self,
+        case: PreparedCase,
+        *,
+        progress: Progress = iter,
+        with_probabilities: bool = False,
+        maps_to: MapsTo | None = None,
     ) -> Segmentation:
         """Do the second half of `segment` on a case that this segmenter prepared: run the network, restore the labels.
+
+        `maps_to` is given the probabilities as maps, on the grid that the options name, while they can be computed.
 
         Another segmenter cannot: on a GPU the image lies in the memory of the one that prepared it, and goes with it.
         """
@@ -249,7 +254,8 @@ class Segmenter:
             padded = prod(case.prepared.image.shape[1:]) if case.prepared else 0
             self.memory.check_probabilities(case.template.geometry.shape, padded)
         with self._turn:
-            return self.restore(self.infer(case, progress=progress), with_probabilities=with_probabilities)
+            blended = self.infer(case, progress=progress)
+            return self.restore(blended, with_probabilities=with_probabilities, maps_to=maps_to)
 
     def infer(self, case: PreparedCase, *, progress: Progress = iter) -> BlendedCase:
         """Run the network over a case; meanwhile another thread may prepare the next one and restore the one before."""
@@ -262,7 +268,9 @@ class Segmenter:
             blended = self._infer(case.prepared, progress)
         return BlendedCase(case, blended, perf_counter() - started)
 
-    def restore(self, blended_case: BlendedCase, *, with_probabilities: bool = False) -> Segmentation:
+    def restore(
+        self, blended_case: BlendedCase, *, with_probabilities: bool = False, maps_to: MapsTo | None = None
+    ) -> Segmentation:
         """Turn the scores of a case into its mask, and find the lesions in it; the scores are let go of on the way."""
         case, blended = blended_case.case, blended_case.blended
         blended_case.blended = None
@@ -271,6 +279,8 @@ class Segmenter:
         timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
         if prepared is None or blended is None:
             remarks = (*case.remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
+            if maps_to is not None:
+                maps_to(ProbabilityMaps(self._decoder, geometry, None))
             background = self._decoder.background(geometry.shape) if with_probabilities else None
             return Segmentation(mask, [], timings, case.template, remarks, probabilities=background)
         network, placement, sums = self.network, prepared.placement, self._sums_device(prepared)
@@ -280,6 +290,8 @@ class Segmenter:
             probabilities = self._decoder.background(geometry.shape) if with_probabilities else None
             if probabilities is not None:
                 self._restore_probabilities(blended.scores, prepared, case.turn.view(probabilities), sums)
+            if maps_to is not None:
+                maps_to(self._maps(blended.scores, prepared, case))
             gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
         network_s, rescued = blended.network_s, blended.rescued
         del blended  # its scores take the memory that components may need
@@ -341,31 +353,29 @@ class Segmenter:
         axes = (0, *(axis + 1 for axis in self.bundle.manifest.transpose_forward))
         target = prepared.crop.cut(probabilities.transpose(axes))
         restore_probabilities(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
+        for box in unseen_boxes(prepared.region, prepared.inner, prepared.crop.shape):
+            box.cut(target)[...] = self._decoder.background(box.shape)
+
+    def _maps(self, scores: FloatArray, prepared: Prepared, case: PreparedCase) -> ProbabilityMaps:
+        manifest, inner, geometry = self.bundle.manifest, prepared.inner, case.template.geometry
+        on_input = self.options.probabilities != "network"
+        resizing = self._resizing(prepared)
+        if not on_input:
+            spacing = prepared.spacing_mm
+            resizing = Resizing.between(inner.shape, inner.shape, spacing, spacing, manifest.logits_resampling)
+            geometry = prepared.geometry.resampled(inner.shape)
+
+        def part(whole: AnyArray) -> AnyArray:
+            if not on_input:
+                return whole
+            return case.turn.view(whole).transpose(manifest.transpose_forward)[prepared.crop]
+
+        unseen = unseen_boxes(prepared.region, inner, resizing.new_shape)
+        coarse = CoarseScores(inner.cut(scores), resizing, self._sums_device(prepared), part, unseen)
+        return ProbabilityMaps(self._decoder, geometry, coarse)
 
     def _resizing(self, prepared: Prepared) -> Resizing:
         manifest = self.bundle.manifest
         old, new = prepared.inner.shape, prepared.crop.shape
         spacing = manifest.grid_spacing_mm(prepared.spacing_mm)
         return Resizing.between(old, new, spacing, prepared.spacing_mm, manifest.logits_resampling)
-
-
-def _postprocessing(bundle: Bundle, options: RunOptions) -> Postprocessing:
-    return Postprocessing.of(bundle.manifest, options.keep_largest, options.min_volume_mm3)
-
-
-def _host_memory(choice: Choice, network: "Future[Network]") -> HostMemory:
-    manifest, folds = choice.bundle.manifest, choice.bundle.folds
-    removes = bool(_postprocessing(choice.bundle, choice.options))
-    if choice.on_gpu:
-        return HostMemory(manifest, removes=removes)
-    running = running_bytes(choice)
-    return HostMemory(manifest, running, lambda: 0 if network.done() else engine_bytes(manifest, folds), removes)
-
-
-def _gpu_place(network: "Future[Network]") -> Place:
-    def place(size: CaseSize) -> Placement:
-        compiled = network.result()
-        assert isinstance(compiled, GpuNetwork)
-        return compiled.budget.place(size)
-
-    return place

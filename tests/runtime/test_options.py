@@ -37,6 +37,7 @@ def test_the_defaults_are_those_of_the_command():
         ("threads", True, r"threads is True"),
         ("step", True, r"step is True"),
         ("keep_largest", "all", r"keep_largest 'all' is not known; choose one of label, foreground"),
+        ("probabilities", "image", r"probabilities 'image' is not known; choose one of input, network"),
         ("min_volume_mm3", 0, r"min_volume_mm3 is 0; it must be a number above 0"),
         ("min_volume_mm3", float("inf"), r"min_volume_mm3 is inf"),
         ("min_volume_mm3", "5", r"min_volume_mm3 is 5"),

@@ -105,6 +105,16 @@ class Geometry:
             affine[:, 3] = affine @ (*box.start[::-1], 1)
         return replace(self, affine=affine, shape=box.shape)
 
+    def resampled(self, shape: Shape3) -> "Geometry":
+        """Return the grid of other voxels (z, y, x) that fill the same space."""
+        ratio = np.divide(self.shape, shape)
+        z, y, x = (float(side) for side in self.spacing_mm * ratio)
+        if self.affine is None:
+            return Geometry(None, (z, y, x), shape)
+        to_old = np.diag([*ratio[::-1], 1.0])
+        to_old[:3, 3] = (ratio[::-1] - 1) / 2  # the middle of the first new voxel
+        return Geometry(self.affine @ to_old, (z, y, x), shape)
+
 
 def checked_shape(counts: Sequence[int]) -> Shape3:
     """Return the shape (z, y, x) of an image with these numbers of voxels (x, y, z, ...).

@@ -15,6 +15,7 @@ from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import MIB, CaseSize, by_axis, restoring_bytes
 from flare_runtime.pipeline.interpolation import BAND, band_bytes
 from flare_runtime.pipeline.postprocessing import BYTES_A_VOXEL
+from flare_runtime.pipeline.probability_maps import ProbabilityGrid, maps_bytes
 from flare_runtime.pipeline.resampling import ROWS, SLAB
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class HostNeed:
         scan: reading the images.
         preparing: the scan, the image on the network's grid, and the scan resampled in plane.
         running: the image, the blended scores, and the network on a tile. The scan has been freed.
-        restoring: the image, the scores, and the mask.
+        restoring: the image, the scores, and the mask, or a map of probabilities beside it.
         removing: the image, the mask, and the components of it. The scores have been freed.
         network: of `running`, the network on a tile, which works on one case at a time.
     """
@@ -64,19 +65,22 @@ class HostMemory:
             and the scores as well.
         compiling_bytes: gives what compiling the networks will still take: 0 once they are compiled.
         removes: whether components are removed from masks.
+        maps: on which grid probabilities are written, one map after the other; None where they are not.
     """
 
     manifest: Manifest
     network_bytes: int | None = None
     compiling_bytes: Callable[[], int] = lambda: 0
     removes: bool = False
+    maps: ProbabilityGrid | None = None
 
     def need(self, size: CaseSize) -> HostNeed:
         """Estimate what a case takes."""
         voxels = prod(size.scan)
+        maps = maps_bytes(self.maps, size, self.manifest) if self.maps else 0
         removing = self.removes * (1 + BYTES_A_VOXEL) * voxels
         if self.network_bytes is None:
-            return HostNeed(size.scan_bytes, size.scan_bytes, 0, voxels, removing)
+            return HostNeed(size.scan_bytes, size.scan_bytes, 0, maps + voxels, removing)
         # The system gives no memory for the planes of padding before and after the image, which are never written to.
         image = size.channels * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
         scores = size.scores * prod(size.padded) * _FLOAT
@@ -87,7 +91,7 @@ class HostMemory:
             scan=size.scan_bytes,
             preparing=size.scan_bytes + image + self._resampling(size),
             running=image + scores + network,
-            restoring=image + scores + restoring_bytes(size) + voxels,
+            restoring=image + scores + max(restoring_bytes(size), maps) + voxels,
             removing=image + removing,
             network=network,
         )
@@ -161,8 +165,9 @@ class HostMemory:
         grids = [grid.transposed(self.manifest.transpose_forward) for grid in channels]
         return CaseSize.of(grids, crop, self.manifest)
 
-    def _check(self, needed: int, held: int, included: str = "the scan") -> None:
+    def _check(self, needed: int, held: int, included: str = "") -> None:
         """Refuse what needs more than is available, where the process holds `held` bytes of it already."""
+        included = included or ("the scan and the probabilities" if self.maps else "the scan")
         left = available_bytes()
         available = None if left is None else left + held
         needed += self.compiling_bytes()

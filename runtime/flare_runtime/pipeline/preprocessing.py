@@ -9,6 +9,7 @@ from flare_runtime.compute.arrays import FloatArray, Shape3, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.model.manifest import CTScheme, Manifest, ZScoreScheme
 from flare_runtime.pipeline import normalisation
@@ -34,6 +35,7 @@ class Prepared:
         remarks: what was found odd on the way.
         region: of `image` that the network is to see.
         placement: which arrays are on the device; None on the host, where everything is.
+        geometry: of the cropped image, its axes in the network's order.
     """
 
     image: FloatArray
@@ -42,7 +44,8 @@ class Prepared:
     spacing_mm: Vector3
     remarks: tuple[Remark, ...]
     region: Box
-    placement: Placement | None = None
+    placement: Placement | None
+    geometry: Geometry
 
 
 def prepare(
@@ -90,7 +93,7 @@ def prepare(
         del reader  # and with it the scan on the device, before the next one goes there
     body = _body_region(volumes[0].with_background(normalisation.AIR_HU), crop, inner) if body_only else None
     region = body.grown_to(manifest.patch, padded) if body else Box.whole(padded)
-    return Prepared(image, inner, crop, spacing, remarks, region, placement)
+    return Prepared(image, inner, crop, spacing, remarks, region, placement, volumes[0].cropped(crop).geometry)
 
 
 def _check_intensities(volumes: Sequence[Volume], manifest: Manifest, *, any_intensity: bool) -> tuple[Remark, ...]:

@@ -4,6 +4,7 @@ Linear interpolation is a convex combination: a fine voxel can be foreground onl
 each block of the output only the bounding box of what its positive coarse voxels reach is computed; the rest stays 0.
 """
 
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -62,12 +63,18 @@ def restore_probabilities(
     `scores` are on `device`, where they are interpolated; `out` is on the host, where probabilities are computed, so
     that a GPU needs no more memory than for labels.
     """
+    for block, fine in interpolated_blocks(scores, resizing, device):
+        block.cut(out)[...] = decoder.probabilities(fine)
+
+
+def interpolated_blocks(scores: FloatArray, resizing: Resizing, device: Device) -> Iterator[tuple[Box, FloatArray]]:
+    """Yield each block of the output with `scores` (channels, *resizing.old_shape) interpolated there, on the host."""
     sides = (slabs(side, most) for side, most in zip(resizing.new_shape, BLOCK, strict=True))
     for block in map(Box._make, product(*sides)):
         z, y, x = (matrix.part(side) for matrix, side in zip(resizing.matrices, block, strict=True))
         coarse = scores[:, z.columns, y.columns, x.columns]
         fine = _interpolate(coarse, *(device.upload(axis.weights) for axis in (z, y, x)))
-        block.cut(out)[...] = decoder.probabilities(device.download(fine))
+        yield block, device.download(fine)
 
 
 def _interpolate(block: FloatArray, z: FloatArray, y: FloatArray, x: FloatArray) -> FloatArray:

@@ -23,6 +23,7 @@ from flare_runtime.imaging.file_names import (
     stale_name,
     strip_suffix,
 )
+from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
 from flare_runtime.run.input_folder import find_channels, find_images
@@ -80,7 +81,7 @@ class Case:
         return [file for image in self.sources for file in files_of(image)]
 
 
-def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
+def find_cases(source: Path, target: str | Path, channels: int, *, probabilities: bool = False) -> list[Case]:
     """Return the case of an image, or the cases of a folder of images.
 
     Args:
@@ -89,6 +90,7 @@ def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
         target: a folder for a folder; for a file or one series another one, or a folder that exists or whose name ends
             in /.
         channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
+        probabilities: whether they are written as well.
 
     Raises:
         UsageError: where there is nothing to do, or two inputs would write one output.
@@ -102,11 +104,11 @@ def find_cases(source: Path, target: str | Path, channels: int) -> list[Case]:
         cases = _series(series, place, into_folder=into)
     else:
         cases = [_single(source, place, channels, into_folder=into)]
-    _check_outputs(cases)
+    _check_outputs(cases, probabilities=probabilities)
     return cases
 
 
-def _check_outputs(cases: Sequence[Case]) -> None:
+def _check_outputs(cases: Sequence[Case], *, probabilities: bool) -> None:
     for case in cases:
         if any(is_stale(one.name) for one in (*case.sources, case.mask)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
@@ -118,6 +120,9 @@ def _check_outputs(cases: Sequence[Case]) -> None:
     masks = (path for case in cases for path in (case.mask, case.stale))
     check_targets(masks, images, over=is_mask, head_bytes=HEAD_BYTES)
     check_targets((case.record for case in cases), images, over=is_record)
+    if probabilities:
+        targets = (case.probabilities for case in cases)
+        check_targets(targets, images, over=is_probabilities, head_bytes=HEAD_BYTES)
     check_folder(cases[0].mask.parent)
 
 

@@ -3,16 +3,22 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from time import perf_counter
+from typing import BinaryIO
 
 from flare_runtime.compute.available_memory import available_bytes
 from flare_runtime.errors import BundleError, CaseError, DeviceError
 from flare_runtime.files.naming import visible
+from flare_runtime.files.output import StagedFile, staged
+from flare_runtime.imaging.probabilities import encode_probabilities
 from flare_runtime.imaging.read import ImageSource, read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.inference import Progress
+from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import StagedResult, commit_failure, stage_result
 from flare_runtime.run.digests import InputDigests
@@ -164,8 +170,11 @@ def segment_alone(
         read_s = perf_counter() - started
         prepared = segmenter.prepare(volumes, smallest=smallest)
         del volumes  # the scan as read takes no memory while the network runs
-        result = segmenter.finish(prepared, progress=progress)
-        return stage_case(segmenter, case, result, CaseTimes(started, read_s), reader.digests).commit()
+
+        def finish(maps_to: MapsTo | None) -> Segmentation:
+            return segmenter.finish(prepared, progress=progress, maps_to=maps_to)
+
+        return stage_case(segmenter, case, finish, CaseTimes(started, read_s), reader.digests).commit()
 
     return segmenter.within_memory(attempt)
 
@@ -179,13 +188,44 @@ class CaseTimes:
 
 
 def stage_case(
-    segmenter: Segmenter, case: Case, result: Segmentation, times: CaseTimes, digests: InputDigests
+    segmenter: Segmenter,
+    case: Case,
+    segment: Callable[[MapsTo | None], Segmentation],
+    times: CaseTimes,
+    digests: InputDigests,
 ) -> StagedResult:
-    """Write the mask and the record of a case that was segmented, to be committed.
+    """Write the mask and the record of a case, and probabilities where the options ask for them, to be committed.
+
+    Args:
+        segmenter: the loaded model.
+        case: the case.
+        segment: gives the mask, once what it is given has written the probabilities.
+        times: of the case.
+        digests: of its images.
 
     Raises:
-        OutputError: where one of the two cannot be written.
+        OutputError: where one of the files cannot be written.
     """
+    with ExitStack() as held:
+        probabilities = held.enter_context(staged(case.probabilities)) if segmenter.options.probabilities else None
+        result = segment(None if probabilities is None else partial(_write_maps, probabilities.file))
+        done = _stage_result(segmenter, case, result, times, digests, probabilities)
+        done.hold(held.pop_all())
+    return done
+
+
+def _write_maps(file: BinaryIO, maps: ProbabilityMaps) -> None:
+    encode_probabilities(file, maps, maps.decoder.outputs, maps.geometry)
+
+
+def _stage_result(
+    segmenter: Segmenter,
+    case: Case,
+    result: Segmentation,
+    times: CaseTimes,
+    digests: InputDigests,
+    probabilities: StagedFile | None,
+) -> StagedResult:
     segmented_at = perf_counter()
 
     def record_of(mask_sha256: str) -> CaseRecord:
@@ -210,4 +250,5 @@ def stage_case(
         record_of,
         keep_text=options.keep_header_text,
         with_record=options.records,
+        probabilities=probabilities,
     )

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
+from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.volume import Remark, Template
-from flare_runtime.imaging.write import encode_mask
+from flare_runtime.imaging.write import HEAD_BYTES, encode_mask
 from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import CaseRecord, encode_json, write_json
@@ -25,33 +26,35 @@ _commits = 0
 
 
 class StagedResult:
-    """A mask and its record that are on the disk, under the names of temporary files.
+    """A mask, what belongs to it and its record, which are on the disk under the names of temporary files.
 
     Attributes:
         record: what is known of the case.
     """
 
-    def __init__(
-        self, case: Case, record: CaseRecord, mask: StagedFile, record_file: StagedFile | None, files: ExitStack
-    ) -> None:
+    def __init__(self, case: Case, record: CaseRecord, files: Sequence[StagedFile], held: ExitStack) -> None:
         self.record = record
-        self._case, self._mask, self._record_file, self._files = case, mask, record_file, files
+        self._case, self._files, self._held = case, files, held
+
+    def hold(self, held: ExitStack) -> None:
+        """Also close this, after the result is committed or removed."""
+        self._held.push(held)
 
     def commit(self) -> CaseRecord:
-        """Give both their names, and return the record.
+        """Give all their names, and return the record.
 
         Raises:
-            OutputError: where one of the two cannot have its name; then neither is there.
+            OutputError: where one of them cannot have its name; then none is there.
         """
-        with self._files, alone_in(self._case.mask.parent), committing:
-            _take_names(self._case, self._mask, self._record_file)
+        with self._held, alone_in(self._case.mask.parent), committing:
+            _take_names(self._case, self._files)
             global _commits
             _commits += 1
         return self.record
 
     def discard(self) -> None:
-        """Remove both."""
-        self._files.close()
+        """Remove all."""
+        self._held.close()
 
 
 def stage_result(
@@ -62,6 +65,7 @@ def stage_result(
     *,
     keep_text: bool = False,
     with_record: bool = True,
+    probabilities: StagedFile | None = None,
 ) -> StagedResult:
     """Write a case's mask (z, y, x) and its record, which replace an earlier run's when they are committed.
 
@@ -72,20 +76,26 @@ def stage_result(
         record_of: makes the record from the mask's SHA-256, once the mask is on the disk.
         keep_text: see `template`.
         with_record: False writes the mask alone; a record of an earlier run goes all the same.
+        probabilities: what is written already and belongs to the mask; those of an earlier run go all the same.
 
     Raises:
-        OutputError: where one of the two cannot be written.
+        OutputError: where one of them cannot be written.
     """
     with ExitStack() as files:
         new_mask = files.enter_context(staged(case.mask))
         encode_mask(new_mask.file, case.mask.name, mask, template, keep_text=keep_text)
         new_mask.settle()
         record = record_of(sha256_of(new_mask.path))
+        if probabilities is not None:
+            probabilities.settle()
+            record.probabilities = visible(probabilities.target)
+            record.probabilities_sha256 = sha256_of(probabilities.path)
         new_record = files.enter_context(staged(case.record)) if with_record else None
         if new_record is not None:
             new_record.file.write(encode_json(record))
             new_record.settle()
-        return StagedResult(case, record, new_mask, new_record, files.pop_all())
+        staged_files = [file for file in (new_mask, probabilities, new_record) if file is not None]
+        return StagedResult(case, record, staged_files, files.pop_all())
 
 
 def commits_made() -> int:
@@ -93,20 +103,31 @@ def commits_made() -> int:
     return _commits
 
 
-def _take_names(case: Case, mask: StagedFile, record: StagedFile | None) -> None:
-    """Let both take their names, so that at no moment a record is beside a mask that it does not describe."""
-    check_kind(case.mask)
-    check_kind(case.record)
+def _take_names(case: Case, files: Sequence[StagedFile]) -> None:
+    """Let all take their names, so that at no moment a record is beside a mask that it does not describe."""
+    for target in (case.record, *(file.target for file in files)):
+        check_kind(target)
     case.record.unlink(missing_ok=True)
+    with suppress(OSError):
+        if _holds_probabilities(case.probabilities):
+            case.probabilities.unlink()
     try:
-        mask.take_name()
-        if record is not None:
-            record.take_name()
+        for file in files:
+            file.take_name()
     except BaseException:  # Ctrl-C too, of which the exception may come when the name was taken already
-        if record is not None and mask.has_name() and not record.has_name():
+        named = [file for file in files if file.has_name()]
+        for file in named if len(named) < len(files) else []:
             with suppress(OSError):
-                mask.target.unlink()
+                file.target.unlink()
         raise
+
+
+def _holds_probabilities(path: Path) -> bool:
+    """Whether probabilities of an earlier run are there, and nothing else."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with path.open("rb") as file:
+        return is_probabilities(file.read(HEAD_BYTES))
 
 
 def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) -> CaseRecord:
@@ -118,7 +139,8 @@ def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) 
     """
     record.inputs = [visible(path) for path in case.places]
     with alone_in(case.mask.parent):
-        for step in (_drop_record, _set_mask_aside, *([_write_record] if with_record else [])):
+        steps = (_drop_record, _set_mask_aside, _set_probabilities_aside)
+        for step in (*steps, *([_write_record] if with_record else [])):
             try:
                 step(case, record)
             except OutputError as error:
@@ -165,6 +187,12 @@ def _set_mask_aside(case: Case, record: CaseRecord) -> None:
     with suppress(FileNotFoundError):
         case.mask.replace(case.stale)
         record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(case.stale.name)}"))
+
+
+def _set_probabilities_aside(case: Case, _record: CaseRecord) -> None:
+    if _holds_probabilities(case.probabilities):
+        check_kind(case.stale_probabilities)
+        case.probabilities.replace(case.stale_probabilities)
 
 
 def _write_record(case: Case, record: CaseRecord) -> None:

@@ -16,6 +16,7 @@ from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.gpu_memory import MIB, Placement
 from flare_runtime.pipeline.host_memory import HostNeed
 from flare_runtime.pipeline.inference import Progress
+from flare_runtime.pipeline.probability_maps import MapsTo
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.run.admission import Admission, RunLeftError
 from flare_runtime.run.cases import Case
@@ -230,9 +231,13 @@ class _Flight:
 
     def _restore(self) -> None:
         stages = self._stages
-        result = self._planned_with_others(stages.segmenter.restore(self._take()))
-        stages.gpu.leave(self)
-        staged = stage_case(stages.segmenter, self.case, result, self._times, stages.reader.digests)
+
+        def restore(maps_to: MapsTo | None) -> Segmentation:
+            result = self._planned_with_others(stages.segmenter.restore(self._take(), maps_to=maps_to))
+            stages.gpu.leave(self)
+            return result
+
+        staged = stage_case(stages.segmenter, self.case, restore, self._times, stages.reader.digests)
         stages.host.leave(self)
         self.outcome.set_result(staged)
 

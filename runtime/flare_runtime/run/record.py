@@ -66,6 +66,8 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     inputs_sha256: list[str] = []
     mask: str | None = None
     mask_sha256: str | None = None
+    probabilities: str | None = None
+    probabilities_sha256: str | None = None
     timings_s: dict[str, float] = {}
     peak_memory_mib: float | None = None
     gpu_memory_mib: dict[str, int] | None = None

@@ -91,7 +91,8 @@ class Session:
         """
         channels = len(self.bundle.manifest.channels)
         as_path(target, "the target")  # which drops a / at the end
-        cases = find_cases(as_path(source, "the source"), target, channels)
+        with_probabilities = self._choice.options.probabilities is not None
+        cases = find_cases(as_path(source, "the source"), target, channels, probabilities=with_probabilities)
         report_path = None if report is None else as_path(report, "the report")
         if report_path is not None:
             _check_report(report_path, cases)
@@ -186,7 +187,7 @@ def _noted(segment: Callable[[], _Records], journal: Journal) -> _Records:
 
 
 def _check_report(report: Path, cases: Sequence[Case]) -> None:
-    results = {path.name for case in cases for path in (case.mask, case.record, case.stale)}
+    results = {path.name for case in cases for path in (case.mask, case.record, case.stale, case.probabilities)}
     if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
         raise UsageError("the report would replace a result")
     check_targets([report], [file for case in cases for file in case.files], over=is_report)
