@@ -175,10 +175,15 @@ def test_where_one_cannot_be_written_none_is_there(tmp_path, run, blocked, monke
     assert not [name for name in results(tmp_path) if name != "a.json"]
 
 
-def test_on_the_networks_grid_they_lie_where_the_mask_does(tmp_path, run):
-    scan(tmp_path / "in" / "a_0000.nii.gz", spacing_mm=(1.0, 1.0, 1.0))
-    # The network's axes are x, z, y of the file, at 1, 2 and 0.5 mm.
-    run("network", spacing_mm=(1.0, 2.0, 0.5), transpose_forward=(2, 0, 1))
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIOWithReorient"])
+def test_on_the_networks_grid_they_lie_where_the_mask_does(tmp_path, run, reader):
+    scan(tmp_path / "in" / "a_0000.nii.gz")
+    # The network's axes are x, z, y of the file, at 1, 2 and 0.5 mm; the second reader turns x and y round.
+    model = {"spacing_mm": (1.0, 2.0, 0.5), "transpose_forward": (2, 0, 1), "reader": reader}
+    run("input", **model)
+    content, mask = np.load(tmp_path / "out" / "a.probabilities.npz"), read_volume(tmp_path / "out" / "a.nii.gz")
+    np.testing.assert_array_equal(content["probabilities"][1] > 0.5, mask.voxels)
+    run("network", **model)
     content, mask = np.load(tmp_path / "out" / "a.probabilities.npz"), nib.load(tmp_path / "out" / "a.nii.gz")
     probabilities = content["probabilities"][1]
     assert probabilities.shape == (16, 6, 28)
