@@ -58,7 +58,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--device",
         default="auto",
         metavar="DEVICE",
-        help="cpu, cuda:N, or auto: a GPU where one can be used (default: %(default)s)",
+        help="cpu, cuda:N, several GPUs as in cuda:0,cuda:1, cuda:all, or auto: a GPU where one can be used (default: "
+        "%(default)s)",
     )
     add(
         "--backend",

@@ -30,8 +30,9 @@ class Command:
 
     def __init__(self, args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> None:
         self._args = args
-        self._place: NetworkReady | None = None
+        self._places: set[NetworkReady] = set()
         self._bar: Any = None
+        self._bar_case = ""
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
         self._session = Session(args.model, options_of(args), listener=self._on_event)
         self._run = self._session.run(args.input, args.output, report=args.report, command=command)
@@ -58,9 +59,9 @@ class Command:
 
     def _announce(self, place: NetworkReady) -> None:
         self._waiting.end()
-        if place == self._place or self._args.quiet:
+        if place in self._places or self._args.quiet:
             return
-        self._place = place
+        self._places.add(place)
         manifest = self._session.bundle.manifest
         where = f"{place.device} ({place.backend}, {place.precision})"
         say(f"{manifest.name} on {where}, {len(self._run.cases)} case(s)")
@@ -68,13 +69,13 @@ class Command:
             say(f"caution: {manifest.caution}")
 
     def _show_progress(self, progress: CaseProgress) -> None:
-        if progress.done == 0:
-            self._end_bar()
-            if sys.stderr.isatty():
-                from tqdm import tqdm
+        # One bar, of the case whose tile is done first where there is none; records end it in between.
+        if self._bar is None and progress.done < progress.total and sys.stderr.isatty():
+            from tqdm import tqdm
 
-                self._bar = tqdm(desc=visible(progress.case), unit="tile", total=progress.total, leave=False)
-        elif self._bar is not None:
+            self._bar = tqdm(desc=visible(progress.case), unit="tile", total=progress.total, leave=False)
+            self._bar_case = progress.case
+        if self._bar is not None and self._bar_case == progress.case:
             self._bar.update(progress.done - self._bar.n)
             if progress.done == progress.total:
                 self._end_bar()

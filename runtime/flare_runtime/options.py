@@ -29,7 +29,8 @@ class RunOptions:
     """The options of a run, all but the model and the files.
 
     Attributes:
-        device: `auto` (a GPU where one can be used), `cpu`, `cuda` or `cuda:N`.
+        device: `auto` (a GPU where one can be used), `cpu`, `cuda` or `cuda:N`; several GPUs for
+            a `Session`, as in `cuda:0,cuda:1`, or `cuda:all`.
         backend: `auto` or the name of an engine; see `flare_runtime.backends.registry`.
         precision: `auto`, or what the network computes in; see `flare_runtime.backends.selection.choose`.
         step: distance of neighbouring tiles as a share of the patch, 0.05 to 1; the model's own where None.

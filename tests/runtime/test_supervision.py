@@ -46,7 +46,7 @@ from flare_runtime.run.supervision import supervise
 from tests.runtime.troubled_work import TroubledWork
 
 print("begun", flush=True)
-(record,) = supervise(TroubledWork(Path(sys.argv[1])), [Case("a", {}, Path("a.nii.gz"))])
+(record,) = supervise([TroubledWork(Path(sys.argv[1]))], [Case("a", {}, Path("a.nii.gz"))])
 print(record.status)
 """
 
@@ -65,6 +65,10 @@ def worker(tmp_path, **trouble):
     return TroubledWork(tmp_path / "attempts", trouble)
 
 
+def supervise_one(work, cases, listener=lambda _event: None, **options):
+    return supervise([work], cases, listener, **options)
+
+
 def outcome(records):
     return [(record.case, record.status) for record in records]
 
@@ -74,7 +78,7 @@ def attempts(tmp_path):
 
 
 def test_all_is_done_by_one_worker_that_is_not_this_process(tmp_path, cases):
-    records = list(supervise(worker(tmp_path), cases))
+    records = list(supervise_one(worker(tmp_path), cases))
     assert outcome(records) == [(name, "done") for name in "abcd"]
     (pid,) = {record.message for record in records}
     assert pid != str(os.getpid())
@@ -83,7 +87,7 @@ def test_all_is_done_by_one_worker_that_is_not_this_process(tmp_path, cases):
 def test_a_worker_inherits_nothing_of_this_process(tmp_path, cases, monkeypatch):
     """Above all not CUDA, which does not survive a fork; a module stands for it."""
     monkeypatch.setitem(sys.modules, "of_this_process", ModuleType("of_this_process"))
-    assert all(record.message == "False" for record in supervise(ModuleWork("of_this_process"), cases))
+    assert all(record.message == "False" for record in supervise_one(ModuleWork("of_this_process"), cases))
 
 
 def test_a_program_without_a_guard_is_not_begun_anew_by_its_worker(tmp_path):
@@ -97,7 +101,7 @@ def test_a_program_without_a_guard_is_not_begun_anew_by_its_worker(tmp_path):
 def test_what_a_worker_tells_and_logs_is_heard_here(cases, caplog):
     caplog.set_level("INFO", "flare_runtime")
     heard = []
-    assert outcome(supervise(TellingWork(), cases, heard.append)) == [(name, "done") for name in "abcd"]
+    assert outcome(supervise_one(TellingWork(), cases, heard.append)) == [(name, "done") for name in "abcd"]
     assert heard == [CaseProgress(name, 1, 2) for name in "abcd"]
     assert caplog.record_tuples == [("flare_runtime.somewhere", logging.WARNING, f"{name} is\nodd") for name in "abcd"]
 
@@ -107,7 +111,7 @@ def test_what_a_listener_raises_ends_the_worker_and_is_raised_here(tmp_path, cas
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(supervise(TellingWork(), cases, fail))
+        list(supervise_one(TellingWork(), cases, fail))
     assert not multiprocessing.active_children()
 
 
@@ -116,7 +120,7 @@ def test_a_run_in_a_worker_is_that_of_this_process(tiny_bundle, tmp_path):
         write_nifti(tmp_path / f"{name}.nii.gz", blobs((16, 17, 18)), spacing_mm=(2.5, 1.5, 1.5))
     work = CaseWork(choose(Bundle.open(tiny_bundle), RunOptions(device="cpu", precision="fp32", threads=1)))
     heard = []
-    there = list(supervise(work, find_cases(tmp_path, tmp_path / "there", 1), heard.append))
+    there = list(supervise_one(work, find_cases(tmp_path, tmp_path / "there", 1), heard.append))
     here = list(work(find_cases(tmp_path, tmp_path / "here", 1), lambda _event: None))
     assert [record.mask_sha256 for record in there] == [record.mask_sha256 for record in here]
     assert heard[0] == NetworkReady("cpu", "openvino", "fp32")
@@ -127,7 +131,7 @@ def test_a_run_in_a_worker_is_that_of_this_process(tiny_bundle, tmp_path):
 
 @pytest.mark.parametrize("trouble", [kill, lose, crash])
 def test_a_case_that_costs_a_worker_is_tried_once_more(tmp_path, cases, trouble):
-    records = list(supervise(worker(tmp_path, b=Once(trouble)), cases))
+    records = list(supervise_one(worker(tmp_path, b=Once(trouble)), cases))
     assert outcome(records) == [(name, "done") for name in "abcd"]
     assert attempts(tmp_path) == "abbcd"
     pids = [record.message for record in records]
@@ -140,7 +144,7 @@ def test_a_case_that_costs_a_worker_is_tried_once_more(tmp_path, cases, trouble)
     [(kill, "the worker ended with -9"), (lose, "an illegal memory access"), (crash, "ZeroDivisionError")],
 )
 def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, cases, trouble, reason):
-    records = list(supervise(worker(tmp_path, b=trouble, d=trouble), cases))
+    records = list(supervise_one(worker(tmp_path, b=trouble, d=trouble), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "failed")]
     assert attempts(tmp_path) == "abbbcddd"  # of what `b` costs in company no one can say that it is to blame
     assert records[1].reason == "worker_lost"
@@ -148,20 +152,20 @@ def test_a_case_that_costs_two_workers_fails_and_the_others_go_on(tmp_path, case
 
 
 def test_a_case_that_costs_two_workers_leaves_no_record_where_none_is_wanted(tmp_path, cases):
-    (record,) = supervise(worker(tmp_path, a=kill), cases[:1], with_records=False)
+    (record,) = supervise_one(worker(tmp_path, a=kill), cases[:1], with_records=False)
     assert record.status == "failed"
     assert not cases[0].record.exists()
 
 
 def test_a_case_is_not_blamed_for_the_workers_that_the_one_before_it_has_cost(tmp_path, cases):
-    records = list(supervise(worker(tmp_path, b=kill, c=Once(kill)), cases))
+    records = list(supervise_one(worker(tmp_path, b=kill, c=Once(kill)), cases))
     assert outcome(records) == [("a", "done"), ("b", "failed"), ("c", "done"), ("d", "done")]
     assert attempts(tmp_path) == "abbbccd"
 
 
 def test_what_a_worker_died_of_is_kept(tmp_path, cases, caplog):
     caplog.set_level("INFO", "flare_runtime")
-    records = list(supervise(worker(tmp_path, b=crash), cases))
+    records = list(supervise_one(worker(tmp_path, b=crash), cases))
     assert "raise ZeroDivisionError" in records[1].traceback
     assert "raise ZeroDivisionError" in caplog.text
     assert "a worker was lost at b (ZeroDivisionError: ); it is tried again by itself" in caplog.messages
@@ -176,7 +180,7 @@ def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern)
         counted = Path(folder, "attempts")
         cases = [Case(str(index), {}, Path(folder, f"{index}.nii.gz")) for index in range(len(pattern))]
 
-        records = list(supervise(PatternWork(counted, pattern, end), cases))
+        records = list(supervise_one(PatternWork(counted, pattern, end), cases))
         failing = {"costs all", "cannot be read", "cannot be restored"}
         assert outcome(records) == [
             (case.name, "failed" if behaviour in failing else "done")
@@ -186,7 +190,7 @@ def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern)
 
 @pytest.mark.parametrize("error", [DeviceError("no GPU"), BundleError("changed")])
 def test_what_would_fail_every_case_is_raised_here(tmp_path, cases, error):
-    results = supervise(worker(tmp_path, b=Fail(error)), cases)
+    results = supervise_one(worker(tmp_path, b=Fail(error)), cases)
     assert next(results).case == "a"
     with pytest.raises(type(error), match=str(error)):
         next(results)
@@ -194,7 +198,7 @@ def test_what_would_fail_every_case_is_raised_here(tmp_path, cases, error):
 
 
 def test_a_worker_ends_with_the_loop_over_its_results(tmp_path, cases):
-    results = supervise(worker(tmp_path, b=hang), cases)
+    results = supervise_one(worker(tmp_path, b=hang), cases)
     pid = int(next(results).message)
     results.close()
     with pytest.raises(ProcessLookupError):
@@ -202,7 +206,7 @@ def test_a_worker_ends_with_the_loop_over_its_results(tmp_path, cases):
 
 
 def test_a_worker_is_not_ended_between_a_mask_and_its_record(cases):
-    results = supervise(CommittingWork(), cases)
+    results = supervise_one(CommittingWork(), cases)
     next(results)
     results.close()
     assert cases[1].mask.exists()

@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from flare_runtime.errors import LostDeviceError
@@ -28,12 +29,20 @@ BEHAVIOURS = {
 }
 
 
+def nothing(_attempt: int) -> None:
+    """Run into no trouble."""
+
+
 def kill(_attempt: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def lose(_attempt: int) -> None:
     raise LostDeviceError("cuda:0 failed: an illegal memory access")
+
+
+def fail_at_once(_attempt: int) -> None:
+    os._exit(3)
 
 
 def crash(_attempt: int) -> None:
@@ -72,7 +81,7 @@ class TroubledWork:
     file: Path
     trouble: dict[str, Trouble] = field(default_factory=dict)
 
-    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
         for case in cases:
             attempt = _counted(self.file, case.name)
             self.trouble.get(case.name, lambda _attempt: None)(attempt)
@@ -90,7 +99,7 @@ class PatternWork:
     pattern: list[str]
     end: Trouble
 
-    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
         coming = iter(cases)
         before, case = None, next(coming)
         self._reach(case, "read")
@@ -111,12 +120,32 @@ class PatternWork:
 
 
 @dataclass(frozen=True)
+class DeviceWork:
+    """Work of a device of this name, which runs into trouble at each case, or waits for the others' first records."""
+
+    file: Path
+    name: str
+    trouble: Trouble = nothing
+    devices: int = 1
+
+    def __call__(self, cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
+        for case in cases:
+            _counted(self.file, f"{self.name} ")
+            self.trouble(1)
+            until = time.monotonic() + 20
+            while len(set(self.file.read_text(encoding="utf-8").split())) < self.devices:
+                assert time.monotonic() < until, "the other devices do nothing"
+                time.sleep(0.002)
+            yield CaseRecord(case=case.name, status="done", message=self.name)
+
+
+@dataclass(frozen=True)
 class ModuleWork:
     """Says of every case whether the process has a module."""
 
     name: str
 
-    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
         for case in cases:
             yield CaseRecord(case=case.name, status="done", message=str(self.name in sys.modules))
 
@@ -125,7 +154,7 @@ class ModuleWork:
 class TellingWork:
     """Tells and logs something at every case, from two threads."""
 
-    def __call__(self, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
+    def __call__(self, cases: Iterable[Case], listener: Listener) -> Iterator[CaseRecord]:
         log = logging.getLogger("flare_runtime.somewhere")
         for case in cases:
             thread = threading.Thread(target=lambda name=case.name: log.warning("%s is\nodd", name))
@@ -140,12 +169,13 @@ class TellingWork:
 class CommittingWork:
     """Is between the mask and the record of its second case when its parent has the record of the first."""
 
-    def __call__(self, cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
-        with alone_in(cases[1].mask.parent):
-            cases[1].mask.touch()
-            yield CaseRecord(case=cases[0].name, status="done")
+    def __call__(self, cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
+        first, second = islice(cases, 2)
+        with alone_in(second.mask.parent):
+            second.mask.touch()
+            yield CaseRecord(case=first.name, status="done")
             time.sleep(0.1)
-            cases[1].record.touch()
+            second.record.touch()
         hang(1)
 
 
@@ -155,7 +185,7 @@ class StuckWork:
     def __init__(self, *_of: object) -> None:
         pass
 
-    def __call__(self, _cases: Sequence[Case], _listener: Listener) -> Iterator[CaseRecord]:
+    def __call__(self, _cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
         sys.stdout.write(f"{self.word}\n")
         sys.stdout.flush()
         hang(1)

@@ -1,5 +1,6 @@
 """Where arrays live and are computed: the host with NumPy, or one CUDA GPU with CuPy."""
 
+import ctypes
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -168,13 +169,43 @@ class CudaDevice:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no name of a device: `auto`, `cpu`, `cuda` and `cuda:N` are.
+    """Refuse what is no name: `auto`, `cpu`, `cuda`, `cuda:N`, several of these with commas, and `cuda:all` are.
 
     Raises:
         UsageError: for anything else.
     """
-    if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)):
-        raise UsageError(f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ...")
+    if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda|cuda:all|cuda:\d+(,cuda:\d+)*", name)):
+        raise UsageError(
+            f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ..., or several GPUs: "
+            "cuda:0,cuda:1 or cuda:all"
+        )
+    if len(set(names := name.split(","))) < len(names):
+        raise UsageError(f"device {name!r} names a GPU twice")
+
+
+def device_names(name: str) -> list[str]:
+    """Return the names of the devices that a person may mean at once: several GPUs, or what was given.
+
+    Raises:
+        UsageError: for what is no name.
+        DeviceError: where all GPUs are meant and there is none.
+    """
+    check_name(name)
+    if name != "cuda:all":
+        return name.split(",")
+    if count := _gpu_count():
+        return [f"cuda:{index}" for index in range(count)]
+    raise DeviceError("CUDA finds no GPU here; use --device cpu")
+
+
+def _gpu_count() -> int:
+    """Return how many GPUs CUDA lets this process use, asked of the driver without taking one."""
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError:
+        return 0
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def resolve(name: str, has_engine: Callable[[], bool] = lambda: True) -> str:
@@ -190,6 +221,8 @@ def resolve(name: str, has_engine: Callable[[], bool] = lambda: True) -> str:
         UsageError: for anything else.
     """
     check_name(name)
+    if "," in name or name == "cuda:all":
+        raise UsageError(f"device {name!r} is several; give one, or use flare-infer or Session")
     if name == "auto":
         return "cuda:0" if Path("/dev/nvidiactl").exists() and find_spec("cupy") and has_engine() else "cpu"
     return "cuda:0" if name == "cuda" else name

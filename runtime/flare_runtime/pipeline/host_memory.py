@@ -140,11 +140,14 @@ class HostMemory:
         grid = channels[0].transposed(self.manifest.transpose_forward)
         return self.need(self._size(channels, grid.shape))
 
-    def fit(self, needs: Sequence[HostNeed]) -> bool:
-        """Whether so many cases fit into the memory at once, each in another stage; what they hold counts once more."""
+    def fit(self, needs: Sequence[HostNeed], processes: int = 1) -> bool:
+        """Whether so many cases fit into a process's share of the memory at once, each in another stage.
+
+        What they hold already counts once more.
+        """
         left = available_bytes()
         needed = sum(need.beside_network for need in needs) + max(need.network for need in needs)
-        return left is None or needed + self.compiling_bytes() <= left
+        return left is None or processes * (needed + self.compiling_bytes()) <= left
 
     def check_probabilities(self, shape: Shape3, padded_voxels: int) -> None:
         """Refuse to compute the probabilities of a prepared case where they do not fit beside its scores and its mask.

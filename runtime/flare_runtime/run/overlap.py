@@ -36,7 +36,11 @@ _Outcome: TypeAlias = StagedResult | CaseRecord | None
 
 
 def segment_overlapping(
-    segmenter: Segmenter, cases: Iterable[Case], *, progress: Callable[[Case], Progress] = lambda _case: iter
+    segmenter: Segmenter,
+    cases: Iterable[Case],
+    *,
+    progress: Callable[[Case], Progress] = lambda _case: iter,
+    workers: int = 1,
 ) -> Iterator[CaseRecord]:
     """Do what `segment_cases` does with several cases in work, which the caller's thread commits in their order.
 
@@ -46,11 +50,12 @@ def segment_overlapping(
         segmenter: the loaded model.
         cases: a thread asks for them one by one, and may have to wait.
         progress: gives each case its wrapper of tiles, which another thread iterates.
+        workers: how many processes share the machine's memory.
 
     Raises:
         DeviceError, BundleError: what would fail every further case too.
     """
-    stages = _Stages(segmenter, progress)
+    stages = _Stages(segmenter, progress, workers)
     try:
         for flight in stages.flights(cases):
             try:
@@ -78,10 +83,10 @@ def _committed(flight: "_Flight", stages: "_Stages") -> CaseRecord:
 class _Stages:
     """The threads of the stages, the cases in work, and their share of the memory."""
 
-    def __init__(self, segmenter: Segmenter, progress: Callable[[Case], Progress]) -> None:
+    def __init__(self, segmenter: Segmenter, progress: Callable[[Case], Progress], workers: int) -> None:
         self.segmenter = segmenter
         self.reader = CaseReader(segmenter)
-        self.host = Admission[HostNeed](segmenter.memory.fit)
+        self.host = Admission[HostNeed](lambda needs: segmenter.memory.fit(needs, workers))
         self.gpu = Admission[int](self._fit_on_gpu)
         self.pools = {name: ThreadPoolExecutor(count, name) for name, count in _THREADS.items()}
         self._progress = progress

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flare_runtime.backends.selection import choose
+from flare_runtime.compute.device import device_names
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder
@@ -36,8 +37,9 @@ def _ignore(_event: object) -> None:
 class Session:
     """A model and its options, for any number of runs over cases.
 
-    On a GPU a worker process segments the cases, and another takes its place where it dies. Where `options.device` is
-    `auto` and no GPU can be used, the run continues on the CPU. Nothing is printed.
+    On a GPU a worker process segments the cases, and another takes its place where it dies; with several GPUs each has
+    one, and takes the next case that waits. Where `options.device` is `auto` and no GPU can be used, the run continues
+    on the CPU. Nothing is printed.
 
     Args:
         bundle: folder or zip made by `flare-export`, or one that is open already; the default model where None.
@@ -60,7 +62,11 @@ class Session:
         *,
         listener: Listener = _ignore,
     ) -> None:
-        self._choice = choose(open_bundle(bundle), options)
+        opened = open_bundle(bundle)
+        names = device_names(options.device) if isinstance(options, RunOptions) else []
+        each = [replace(options, device=name) for name in names] if options and len(names) > 1 else [options]
+        self._choices = [choose(opened, one) for one in each]
+        self._choice = self._choices[0]
         self._listener = listener
         self._segmenter = None if self._choice.on_gpu else Segmenter.open(self._choice, wait=False)
 
@@ -100,19 +106,19 @@ class Session:
         return Run(cases, journal, lambda: self._segment(cases, journal))
 
     def _segment(self, cases: Sequence[Case], journal: Journal) -> _Records:
-        work = CaseWork(self._choice)
+        works = [CaseWork(choice, len(self._choices)) for choice in self._choices]
         if self._segmenter is None:
             from flare_runtime.run.supervision import supervise  # slow to import, and of use on GPUs alone
 
             try:
-                yield from supervise(work, cases, self._listener, with_records=self._choice.options.records)
+                yield from supervise(works, cases, self._listener, with_records=self._choice.options.records)
                 return
             except DeviceError as error:
                 if self._choice.options.device != "auto" or journal.count:
                     raise
                 self._segmenter = self._on_cpu_after(error)
                 self._listener(DeviceFallback(str(error)))
-        yield from work.segment(self._segmenter, cases, self._listener)
+        yield from works[0].segment(self._segmenter, cases, self._listener)
 
     def _on_cpu_after(self, error: DeviceError) -> Segmenter:
         try:
@@ -157,7 +163,7 @@ class Run:
         Raises:
             OutputError: where the report cannot be written.
         """
-        from flare_runtime.run.supervision import workers
+        from flare_runtime.run.worker import workers
 
         if committing.acquire(timeout=_MOMENT_S):
             # What was committed just now may not have come to the journal yet.
@@ -165,8 +171,10 @@ class Run:
             while self.journal.done < commits_made() - self._commits_before and time.monotonic() < until:
                 time.sleep(0.001)
         with alone_in(self._folder, _MOMENT_S):  # no worker is between a mask and its record
-            for worker in workers():
+            running = workers()
+            for worker in running:
                 worker.kill()
+            for worker in running:
                 worker.join(_MOMENT_S)
         self.journal.write()
 

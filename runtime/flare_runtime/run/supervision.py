@@ -1,194 +1,213 @@
-"""Runs work in a worker process and replaces one that dies: in a process where CUDA has failed, it stays broken."""
+"""Runs work in a worker process for each device, and replaces one that dies: where CUDA has failed, it stays broken."""
 
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from types import ModuleType
-from typing import TypeAlias
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
-from flare_runtime.errors import FlareError, LostDeviceError
-from flare_runtime.files.commit_lock import committing
-from flare_runtime.files.naming import visible
-from flare_runtime.program.terminal import open_streams
+from flare_runtime.errors import DeviceError, FlareError, LostDeviceError
 from flare_runtime.run.cases import Case
-from flare_runtime.run.commit import alone_in, commit_failure
-from flare_runtime.run.events import Event, Listener
-from flare_runtime.run.record import CaseRecord, failed_record, traceback_of
-from flare_runtime.run.worker_server import CONTEXT, start_early
+from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.events import Listener
+from flare_runtime.run.record import CaseRecord, failed_record
+from flare_runtime.run.worker import LogLine, Work, Worker
+from flare_runtime.run.worker_server import start_early
 
-# Segments cases in turn, yields the record of each, and calls the listener with events.
-Work: TypeAlias = Callable[[Sequence[Case], Listener], Iterable[CaseRecord]]
 _LOG = logging.getLogger(__name__)
-_PACKAGE = __name__.partition(".")[0]
-# How long a worker that is to be killed may take to write the record beside a mask.
-_MOMENT_S = 0.3
-_NAME = "flare-worker"
-# That a case may cost by itself.
-_MOST_LOSSES = 2
-
-
-@dataclass(frozen=True)
-class _LogLine:
-    """A line that a worker logs, for the logger of the same name in this process."""
-
-    logger: str
-    level: int
-    text: str
-
-
-_Message: TypeAlias = CaseRecord | FlareError | Event | _LogLine
+# Workers that a case may cost by itself, and that a device beside others may lose before it finishes another case.
+_MOST_OF_A_CASE, _MOST_OF_A_DEVICE = 2, 3
+# Cases that a worker has at most: what it works on at once, and the next one.
+_MOST_GIVEN = 6
 
 
 def supervise(
-    work: Work, cases: Sequence[Case], listener: Listener = lambda _event: None, *, with_records: bool = True
+    works: Sequence[Work], cases: Sequence[Case], listener: Listener = lambda _event: None, *, with_records: bool = True
 ) -> Iterator[CaseRecord]:
-    """Yield what `work` yields of `cases`, each case in a worker process.
+    """Yield what works yield of `cases`, each work in a worker process of its own; with one work in the cases' order.
 
-    Where the worker loses its device or is killed, the first case that it has not finished is tried once more by a
-    worker that does nothing else: the one before may have died of a later case, of which it had several in work. A case
-    that costs two workers by itself fails; another worker goes on behind it.
+    Where a worker loses its device or is killed, the first case that it has not finished is tried once more by a worker
+    that does nothing else: the one before may have died of a later case, of which it had several in work. A case that
+    costs two workers by itself fails; another worker goes on behind it. With several works a case is tried again by
+    another one, and a work that cannot go on leaves its cases to the others.
 
     Args:
-        work: is pickled for the workers, which import its module; not the program's main one.
+        works: one for each device; pickled for the workers, which import their modules; not the program's main one.
         cases: from `find_cases`.
-        listener: is called in this process with the events of `work`.
+        listener: is called in this process with the events of the works.
         with_records: False writes none of a case that fails here.
 
     Raises:
-        FlareError: what `work` raises, but for a lost device.
+        FlareError: what the last work raises, but for a lost device.
     """
     start_early()
-    remaining = list(cases)
-    suspect: Case | None = None
-    losses = 0  # of workers that were at the suspect alone
-    while remaining:
-        alone = remaining[0] is suspect or len(remaining) == 1
-        waiting = remaining[1:] if alone else []
-        remaining = remaining[:1] if alone else remaining
-        loss = yield from _one_worker(work, remaining, listener)
-        losses = losses + 1 if alone and remaining else 0
-        if losses == _MOST_LOSSES:
-            losses = 0
-            message = f"two workers were lost at this case ({loss})"
-            lost = remaining.pop()
-            record = failed_record(lost.name, LostDeviceError(message, loss.traceback))
-            yield commit_failure(lost, record, with_record=with_records)
-        suspect = remaining[0] if remaining else None
+    supervision = _Supervision(works, cases, listener, with_records=with_records)
+    try:
+        while supervision.is_unfinished:
+            for lane in tuple(supervision.lanes):
+                if lane.worker is None:
+                    yield from supervision.start(lane)
+            for lane in supervision.ready():
+                yield from supervision.hear(lane)
+    finally:
+        supervision.end()
+
+
+class _Lane:
+    """The workers of one device, one after the other.
+
+    Attributes:
+        worker: the one there is.
+        given: the cases that it has, in its order.
+        is_alone: it was given one case and gets no other.
+        loss: what it says it dies of.
+        lost: workers since the last record.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.worker: Worker | None = None
+        self.given: deque[Case] = deque()
+        self.is_alone = False
+        self.loss: LostDeviceError | None = None
+        self.lost = 0
+        self._is_told = True
+
+    def begin(self, case: Case, *, is_alone: bool) -> None:
+        """Note the first case of a worker that is to be started."""
+        self.given = deque([case])
+        self.is_alone, self.loss, self._is_told = is_alone, None, False
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether there is a worker that was not told yet that no other case will come."""
+        return self.worker is not None and not self._is_told
+
+    def give(self, case: Case | None) -> None:
+        """Give the worker another case, or tell it that no other will come."""
+        assert self.worker is not None
+        if case is None:
+            self._is_told = True
+        else:
+            self.given.append(case)
+        self.worker.give(case)
+
+
+class _Supervision:
+    """The cases that are not finished, and the lanes that work on them.
+
+    Attributes:
+        lanes: of the devices that can still be used.
+    """
+
+    def __init__(self, works: Sequence[Work], cases: Sequence[Case], listener: Listener, *, with_records: bool) -> None:
+        self.lanes = [_Lane(work) for work in works]
+        self._waiting = deque(cases)
+        # To be tried by itself, and the lane that lost it.
+        self._suspects: deque[tuple[Case, _Lane]] = deque()
+        self._losses: Counter[Path] = Counter()
+        self._listener = listener
+        self._with_records = with_records
+        self._folder = cases[0].mask.parent
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a case waits or a worker is there."""
+        return bool(self._waiting or self._suspects or any(lane.worker for lane in self.lanes))
+
+    def start(self, lane: _Lane) -> Iterator[CaseRecord]:
+        """Give a lane a worker where there is something to do for it."""
+        suspect = next((one for one in self._suspects if one[1] is not lane or len(self.lanes) == 1), None)
         if suspect:
-            _LOG.warning("a worker was lost at %s (%s); it is tried again by itself", suspect.name, loss)
+            self._suspects.remove(suspect)
+            case = suspect[0]
+        elif self._waiting:
+            case = self._waiting.popleft()
+        else:
+            return
+        lane.begin(case, is_alone=suspect is not None or not self._waiting)
+        try:
+            lane.worker = Worker(lane.work)
+        except LostDeviceError as error:
+            yield from self._lost(lane, error)
+            return
+        lane.worker.give(case)
+        if lane.is_alone:
+            lane.give(None)
+        self._supply()
+
+    def _supply(self) -> None:
+        """Give the workers the cases that wait: each its share of what is left, and not too many at once."""
+        left = len(self._waiting) + sum(len(lane.given) for lane in self.lanes)
+        most = min(-(-left // len(self.lanes)), _MOST_GIVEN)
+        for lane in self.lanes:
+            while lane.takes_more and self._waiting and len(lane.given) < most:
+                lane.give(self._waiting.popleft())
+            if lane.takes_more and not self._waiting:
+                lane.give(None)
+
+    def ready(self) -> list[_Lane]:
+        """Wait until a worker says something, and return the lanes of all that do."""
+        by_connection = {lane.worker.connection: lane for lane in self.lanes if lane.worker}
+        return [by_connection[one] for one in wait(list(by_connection)) if isinstance(one, Connection)]
+
+    def hear(self, lane: _Lane) -> Iterator[CaseRecord]:
+        """Take a message of a lane's worker."""
+        assert lane.worker is not None
+        message = lane.worker.receive()
+        if message is None:
+            ended = lane.loss or LostDeviceError(lane.worker.wait())
+            self._end(lane)
+            if lane.given:
+                yield from self._lost(lane, ended)
+        elif isinstance(message, CaseRecord):
+            lane.given.popleft()
+            lane.lost = 0
+            self._supply()
+            yield message
+        elif isinstance(message, LostDeviceError):
+            lane.loss = message
+        elif isinstance(message, FlareError):
+            self._leave_out(lane, message)
+        elif isinstance(message, LogLine):
+            logging.getLogger(message.logger).log(message.level, "%s", message.text)
+        else:
+            self._listener(message)
+
+    def _lost(self, lane: _Lane, loss: LostDeviceError) -> Iterator[CaseRecord]:
+        """Have the first case of a lost worker tried by itself, or given up; the others wait again."""
+        case = lane.given.popleft()
+        self._waiting.extendleft(reversed(lane.given))
+        lane.given.clear()
+        self._losses[case.mask] += lane.is_alone
+        if self._losses[case.mask] == _MOST_OF_A_CASE:
+            message = f"two workers were lost at this case ({loss})"
+            record = failed_record(case.name, LostDeviceError(message, loss.traceback))
+            yield commit_failure(case, record, with_record=self._with_records)
+        else:
+            _LOG.warning("a worker was lost at %s (%s); it is tried again by itself", case.name, loss)
             if loss.traceback:
                 _LOG.info(loss.traceback)
-        remaining += waiting
+            self._suspects.append((case, lane))
+        lane.lost += 1
+        if lane.lost == _MOST_OF_A_DEVICE and len(self.lanes) > 1:
+            self._leave_out(lane, loss)
 
+    def _leave_out(self, lane: _Lane, error: FlareError) -> None:
+        """Go on without a device that cannot be used; the error is raised where it is the last, or not the device's."""
+        if len(self.lanes) == 1 or not isinstance(error, DeviceError):
+            raise error
+        _LOG.warning("the run goes on without a device: %s", error)
+        self._end(lane)
+        self._waiting.extendleft(reversed(lane.given))
+        self.lanes.remove(lane)
 
-def workers() -> list[BaseProcess]:
-    """Return the workers of this process, and no other processes that a program may have started."""
-    return [process for process in multiprocessing.active_children() if process.name == _NAME]
+    def _end(self, lane: _Lane) -> None:
+        if lane.worker:
+            lane.worker.end(self._folder)
+            lane.worker = None
 
-
-def _one_worker(work: Work, remaining: list[Case], listener: Listener) -> Generator[CaseRecord, None, LostDeviceError]:
-    """Yield records and take their cases off `remaining` until the worker ends; return what it died of."""
-    folder = remaining[0].mask.parent
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    level = logging.getLogger(_PACKAGE).getEffectiveLevel()
-    process = CONTEXT.Process(target=_worker, args=(work, tuple(remaining), theirs, level), name=_NAME, daemon=True)
-    try:
-        with committing, _main_module_hidden():
-            process.start()
-    except (EOFError, OSError) as error:
-        with committing:  # where a signal has ended the process that starts workers, this one ends here too
-            pass
-        return LostDeviceError(f"no worker could be started ({type(error).__name__})", traceback_of(error))
-    finally:
-        theirs.close()
-    loss: LostDeviceError | None = None
-    try:
-        while (message := _receive(ours)) is not None:
-            if isinstance(message, CaseRecord):
-                del remaining[0]
-                yield message
-            elif isinstance(message, LostDeviceError):
-                loss = message
-            elif isinstance(message, FlareError):
-                raise message
-            elif isinstance(message, _LogLine):
-                logging.getLogger(message.logger).log(message.level, "%s", message.text)
-            else:
-                listener(message)
-        process.join()
-        with committing:  # where a signal has ended the worker, this process ends here too
-            pass
-    finally:
-        ours.close()
-        with alone_in(folder, _MOMENT_S):  # not between a mask and its record
-            process.kill()
-            process.join()
-    return loss or LostDeviceError(f"the worker ended with {process.exitcode}")
-
-
-@contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keep multiprocessing from running the program's main module again in the worker, which would begin it anew."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _receive(results: Connection) -> _Message | None:
-    try:
-        message: _Message = results.recv()
-    except (EOFError, OSError):  # ended, perhaps in the middle of a message
-        return None
-    return message
-
-
-class _Forwarder(logging.Handler):
-    def __init__(self, send: Callable[[_Message], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send(_LogLine(record.name, record.levelno, self.format(record)))
-
-
-def _worker(work: Work, cases: Sequence[Case], results: Connection, log_level: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
-    signal.set_wakeup_fd(-1)
-    open_streams()
-    one_at_a_time = threading.Lock()
-
-    def send(message: _Message) -> None:
-        with one_at_a_time:
-            results.send(message)
-
-    def notify(message: _Message) -> None:
-        with suppress(OSError):  # the parent is gone; the case at hand is finished all the same
-            send(message)
-
-    logging.getLogger().addHandler(_Forwarder(notify))
-    logging.getLogger(_PACKAGE).setLevel(log_level)
-    try:
-        for record in work(cases, notify):
-            send(record)
-    except FlareError as error:
-        send(error)
-    except BrokenPipeError:  # the parent is gone
-        pass
-    except Exception as error:
-        send(LostDeviceError(f"{type(error).__name__}: {visible(error)}", traceback_of(error)))
-    finally:
-        results.close()
-        # Not the usual way out: CUDA's own clean-up can hang once it has failed.
-        os._exit(0)
+    def end(self) -> None:
+        """End all workers."""
+        for lane in self.lanes:
+            self._end(lane)

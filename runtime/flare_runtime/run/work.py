@@ -26,9 +26,11 @@ class CaseWork:
 
     Attributes:
         choice: what runs the model, and how.
+        workers: how many share the memory of this machine.
     """
 
     choice: Choice
+    workers: int = 1
 
     def __call__(self, cases: Iterable[Case], listener: Listener) -> Iterator[CaseRecord]:
         """Compile the network and segment cases, several at once, in a process that was just started.
@@ -40,7 +42,7 @@ class CaseWork:
         skip_model_converter()
         segmenter = Segmenter.open(self.choice, wait=False)
         told = _Told(segmenter, listener)
-        for record in segment_overlapping(segmenter, cases, progress=told.progress):
+        for record in segment_overlapping(segmenter, cases, progress=told.progress, workers=self.workers):
             told.network()
             yield record
 

@@ -9,7 +9,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 def start_early() -> None:
     """Start the process unless it runs; it imports what workers need while this one goes on."""
-    CONTEXT.set_forkserver_preload(["flare_runtime.run.session", "flare_runtime.run.supervision"])
+    CONTEXT.set_forkserver_preload([f"flare_runtime.run.{name}" for name in ("session", "worker", "overlap")])
     resource_tracker.ensure_running()  # of which the server makes sure as well, and which would let signals in again
     # A terminal's Ctrl-C goes to that process too, and would be a traceback in its imports.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
