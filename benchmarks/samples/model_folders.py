@@ -43,6 +43,7 @@ class PlanOptions:
         transpose_forward: from (z, y, x) of the file to the network's axes.
         normalisation, masked: one for all channels, or one each.
         force_separate_z: of both resampling rules.
+        reader: of images, by nnU-Net's name.
     """
 
     channels: int = 1
@@ -57,6 +58,7 @@ class PlanOptions:
     normalisation: str | Sequence[str] = "CTNormalization"
     masked: bool | Sequence[bool] = False
     force_separate_z: bool | None = None
+    reader: str = "SimpleITKIO"
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def make_plans(**options: Any) -> dict[str, Any]:
         "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [5.0, *model.spacing_mm][-3:],
         "original_median_shape_after_transp": [2 * side for side in model.patch],
-        "image_reader_writer": "SimpleITKIO",
+        "image_reader_writer": model.reader,
         "transpose_forward": list(model.transpose_forward),
         "transpose_backward": [int(axis) for axis in np.argsort(model.transpose_forward)],
         "configurations": {_name(model.patch): _configuration(model)},

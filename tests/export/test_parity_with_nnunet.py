@@ -55,6 +55,12 @@ CASES: dict[str, tuple[tuple[Any, Any], dict[str, Any], dict[str, Any]]] = {
     "anisotropic patch and spacing": (SEPARATE_FIRST, {"patch": (8, 24, 16), "spacing_mm": (5.0, 1.5, 1.3)}, {}),
     "transposed": (JOINT, {"transpose_forward": (2, 0, 1), "patch": (16, 24, 8)}, {}),
     "transposed, separate z": (SEPARATE_LAST, {"transpose_forward": (1, 2, 0)}, {}),
+    "turned by nibabel": (JOINT, {"reader": "NibabelIOWithReorient"}, {}),
+    "turned by SimpleITK, transposed": (
+        SEPARATE_LAST,
+        {"reader": "SimpleITKIOWithReorient", "transpose_forward": (2, 0, 1), "patch": (16, 24, 8)},
+        {},
+    ),
     "three folds": (JOINT, {"folds": ("0", "1", "2")}, {}),
     "force_separate_z": (JOINT, {"force_separate_z": True}, {}),
 }

@@ -22,6 +22,34 @@ _FACTOR = 4.0
 
 
 @dataclass(frozen=True)
+class Shear:
+    """How far axes are from right angles.
+
+    Attributes:
+        degrees: off a right angle, of the two axes that are farthest from it.
+        shift_mm: how far the nearest axes at right angles place a corner of the grid elsewhere, its middle staying.
+    """
+
+    degrees: float
+    shift_mm: float
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "Shear | None":
+        """Return the shear of a grid; None for right angles, as ITK takes them, and where there are no places."""
+        columns = None if geometry.affine is None else geometry.affine[:3, :3]
+        lengths = None if columns is None else axis_lengths(columns)
+        if columns is None or lengths is None:
+            return None
+        unit = columns / lengths
+        cosine = float(np.max(np.abs(unit.T @ unit - np.eye(3))))
+        if cosine <= _RIGHT_ANGLE:
+            return None
+        left, _, right = np.linalg.svd(unit)  # of which left @ right is the rotation of the polar decomposition
+        shift = (columns - left @ right * lengths) @ _corners(geometry)
+        return cls(degrees(asin(min(cosine, 1.0))), float(np.linalg.norm(shift, axis=0).max()))
+
+
+@dataclass(frozen=True)
 class Plausibility:
     """The bounds of a scan's grid.
 
@@ -59,7 +87,7 @@ class Plausibility:
             return ()
         if self.spacing_mm is not None:
             self._check_spacing(geometry, self.spacing_mm)
-        return self._check_axes(geometry, geometry.affine)
+        return self._check_axes(geometry)
 
     def _check_spacing(self, geometry: Geometry, allowed: tuple[float, float]) -> None:
         low, high = allowed
@@ -72,32 +100,21 @@ class Plausibility:
             text = f"the volume measures {format_mm(extent)}; at most {self.extent_mm:g} mm a side"
             raise CaseError("bad_spacing", f"{text}; mend the header, or go on all the same with --any-spacing")
 
-    def _check_axes(self, geometry: Geometry, affine: npt.NDArray[np.float64]) -> tuple[Remark, ...]:
-        columns = affine[:3, :3]
-        lengths = axis_lengths(columns)
-        if lengths is None:
-            return ()  # places beyond all numbers, which nothing is computed with
-        unit = columns / lengths
-        cosine = float(np.max(np.abs(unit.T @ unit - np.eye(3))))
-        if cosine <= _RIGHT_ANGLE:
+    def _check_axes(self, geometry: Geometry) -> tuple[Remark, ...]:
+        shear = Shear.of(geometry)
+        if shear is None:
             return ()
-        angle = degrees(asin(min(cosine, 1.0)))
-        if angle > self.shear_degrees:
-            text = f"the axes are {angle:.3g} degrees off right angles, at most {self.shear_degrees:g} are allowed"
+        if shear.degrees > self.shear_degrees:
+            text = (
+                f"the axes are {shear.degrees:.3g} degrees off right angles, at most {self.shear_degrees:g} are allowed"
+            )
             raise CaseError("sheared", f"{text}; resample the image, or go on all the same with --max-shear")
-        shift = float(np.linalg.norm((columns - _right_angled(unit) * lengths) @ _corners(geometry), axis=0).max())
-        text = f"the axes are {angle:.3g} degrees off right angles; the nearest at right angles were used"
-        return (Remark("sheared", f"{text}, which moves no voxel by more than {shift:.2g} mm"),)
+        text = f"the axes are {shear.degrees:.3g} degrees off right angles; the nearest at right angles were used"
+        return (Remark("sheared", f"{text}, which moves no voxel by more than {shear.shift_mm:.2g} mm"),)
 
 
 USUAL = Plausibility()
 ANY_SPACING = Plausibility(None)
-
-
-def _right_angled(unit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the axes at right angles that are nearest to these: the rotation of their polar decomposition."""
-    left, _, right = np.linalg.svd(unit)
-    return np.asarray(left @ right)
 
 
 def _corners(geometry: Geometry) -> npt.NDArray[np.float64]:

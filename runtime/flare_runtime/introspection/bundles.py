@@ -87,6 +87,7 @@ def description(bundle: Bundle) -> list[str]:
         *([f"caution        {manifest.caution}"] if manifest.caution else []),
         f"labels         {', '.join(f'{value} {name}' for value, name in sorted(manifest.label_names.items()))}",
         f"channels       {', '.join(map(_channel, manifest.channels))}",
+        f"reader         {manifest.reader}{_trained_on(manifest.training_orientation)}",
         f"spacing        {' x '.join(f'{side:g}' for side in manifest.spacing_mm)} mm (z, y, x)",
         f"patch          {' x '.join(map(str, manifest.patch))} voxels (z, y, x), step {manifest.step:g}",
         f"network        {network.architecture}, {network.stages} stages, {network.parameters / 1e6:.2f} million "
@@ -100,6 +101,10 @@ def description(bundle: Bundle) -> list[str]:
         *(f"agreement      {line}" for line in _agreements(manifest.parity)),
     ]
     return [visible(line) for line in lines]
+
+
+def _trained_on(orientation: str | None) -> str:
+    return f", of scans stored as {orientation}" if orientation else ""
 
 
 def _channel(channel: Channel) -> str:
