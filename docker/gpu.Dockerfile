@@ -19,8 +19,8 @@ COPY docker/predict.sh /workspace/predict.sh
 # Places of what is mounted. Nothing is written but masks: /cache is none of the user's where nothing is mounted there.
 RUN mkdir -p /workspace/inputs /workspace/outputs /cache
 ENV PATH=/opt/flare-lite/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 XDG_CACHE_HOME=/cache
-# CuPy would write compiled kernels to the disk; what of the driver the container gets is NVIDIA's runtime's to read.
-ENV CUPY_CACHE_IN_MEMORY=1 NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# CuPy cannot be imported without a folder to write to. NVIDIA's runtime reads the rest, and mounts that of the driver.
+ENV CUPY_CACHE_DIR=/tmp/cupy NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /workspace
 USER 1000:1000
 CMD ["sh", "predict.sh"]

@@ -109,6 +109,7 @@ def commands(folder: Path) -> Iterator[tuple[str, Sequence[object]]]:
     infer = ("-i", images, "-o", masks, "-m", bundle)
     yield "flare_export.cli", (model, "-o", bundle, "--verify", case)
     yield "flare_export.cli", ("int8", bundle, "--calibrate", case)
+    yield "flare_export.cli", ("triton", bundle, "-o", folder / "triton")
     if has_module("tensorrt_rtx"):
         yield "flare_export.cli", ("trt", bundle, "--builder", "rtx", "--target", "sm75", "sm89")
     for backend in ("openvino", "onnxruntime"):

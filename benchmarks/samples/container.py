@@ -128,7 +128,8 @@ class ImageBuilder:
     def _fetch(self, wheels: Path, extras: Sequence[str]) -> None:
         """Download what pip is to find, for the Python of the base image."""
         wanted = ["hatchling", *_requirements(extras)]
-        platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (34, 28, 27, 17)]
+        tags = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in (34, 28, 27, 17)))
+        platforms = [f"--platform={tag}_x86_64" for tag in tags]
         options = ["--only-binary=:all:", f"--python-version={self._python}", *platforms, "--dest", str(wheels)]
         _run(sys.executable, "-m", "pip", "download", "--quiet", *options, *wanted)
 

@@ -60,6 +60,14 @@ def test_the_host_moves_nothing():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="cupy is installed")
+def test_a_cupy_that_finds_no_folder_to_write_to_is_a_device_error(monkeypatch, tmp_path):
+    (tmp_path / "cupy.py").write_text("raise OSError(30, 'Read-only file system', '/home')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    with pytest.raises(DeviceError, match=r"Read-only file system: '/home'\); set CUPY_CACHE_DIR to a folder"):
+        open_device("cuda:0")
+
+
 def test_without_cupy_a_gpu_is_a_device_error_that_says_what_to_install():
     with pytest.raises(DeviceError, match=r"pip install '\.\[gpu\]' in the folder of flare-lite, or use --device cpu"):
         open_device("cuda:0")

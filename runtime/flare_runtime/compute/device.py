@@ -103,6 +103,11 @@ class CudaDevice:
             import cupy
         except ImportError as error:
             raise DeviceError(f"cupy is not installed; {install_hint('gpu')}, or use --device cpu") from error
+        except OSError as error:  # it makes the folder of its compiled kernels when it is imported
+            raise DeviceError(
+                f"cupy cannot keep what it compiles ({error}); set CUPY_CACHE_DIR to a folder that can be written to, "
+                "or use --device cpu"
+            ) from error
         runtime = cupy.cuda.runtime
         self.name = f"cuda:{index}"
         self.index = index
