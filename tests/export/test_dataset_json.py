@@ -40,7 +40,7 @@ def test_what_is_there_is_said_beside_what_nnunet_expects() -> None:
             {"0": "background", "1": "liver", "2": "tumour"},
             None,
             'labels is {"0": "background", "1": "liver", "2": "tumour"}, a name for each value, as nnU-Net 1 wrote it; '
-            'nnU-Net expects the value of each name: {"background": 0, "liver": 1, "tumour": 2}',
+            'nnU-Net expects a value for each name: {"background": 0, "liver": 1, "tumour": 2}',
         ),
         (
             {"background": 0, "liver": 1, "tumour": 3},

@@ -14,7 +14,7 @@ from flare_runtime.model.manifest import Label, LabelValue
 _FILE = "dataset.json"
 _BACKGROUND, _IGNORE = "background", "ignore"
 _CHANNELS = 'a name for each channel, in the order of the files, such as {"0": "CT", "1": "PET"}'
-_LABELS = 'the value of each name, and a background, such as {"background": 0, "tumour": 1}'
+_LABELS = 'a value for each name, and a background, such as {"background": 0, "tumour": 1}'
 _VALUE = "a whole number of 0 to 255, or for a region a list of them"
 _Values = tuple[LabelValue, ...]
 
@@ -79,7 +79,7 @@ def _named_labels(dataset: Mapping[str, Any]) -> dict[str, Any]:
     if _BACKGROUND in (name for name in named.values() if isinstance(name, str)):
         turned = {str(name): int(value[:9]) if value.isdecimal() else value for value, name in named.items()}
         there = f"labels is {shown(named)}, a name for each value, as nnU-Net 1 wrote it"
-        raise _wrong(there, f"the value of each name: {shown(turned)}")
+        raise _wrong(there, f"a value for each name: {shown(turned)}")
     raise _wrong(f"labels is {shown(named)}, without a background", _LABELS)
 
 
