@@ -2,6 +2,7 @@
 
 import io
 import logging
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -34,6 +35,10 @@ RESIZING = Resizing.between(OLD, NEW, (2.0, 1.0, 1.0), (0.6, 0.66, 0.6), Resampl
 GEOMETRY = Geometry(np.diag([0.6, 0.66, 0.6, 1]), (0.6, 0.66, 0.6), NEW)
 
 
+def copies(maps):
+    return [one.copy() for one in maps]
+
+
 @pytest.mark.parametrize("device", [HOST, StrictDevice()], ids=["host", "device"])
 @pytest.mark.parametrize("decoder", [Decoder(2), Decoder(4), Decoder(3, (1, 2, 3)), Decoder(1, (1,))])
 def test_maps_are_all_probabilities_rounded(decoder, device):
@@ -41,24 +46,41 @@ def test_maps_are_all_probabilities_rounded(decoder, device):
     expected = decoder.background(NEW)
     restore_probabilities(scores, RESIZING, decoder, expected)
     coarse = CoarseScores(device.upload(scores), RESIZING, device, lambda whole: whole)
-    maps = list(ProbabilityMaps(decoder, GEOMETRY, coarse))
+    maps = copies(ProbabilityMaps(decoder, GEOMETRY, coarse))
     assert {one.dtype for one in maps} == {np.dtype(np.float16)}
     np.testing.assert_allclose(np.stack(maps).astype(np.float32), expected, atol=3e-4)
 
 
 @pytest.mark.parametrize(("decoder", "first"), [(Decoder(3), 1), (Decoder(3, (1, 2, 3)), 0)])
 def test_where_the_network_did_not_look_is_background(decoder, first):
-    nothing = list(ProbabilityMaps(decoder, GEOMETRY, None))
+    nothing = copies(ProbabilityMaps(decoder, GEOMETRY, None))
     assert [one.min() for one in nothing] == [one.max() for one in nothing] == [first, 0, 0]
     scores = np.full((decoder.channels, *OLD), 5, np.float32)
     seen = Box.between((2, 0, 0), (4, 8, 9))
     unseen = unseen_boxes(seen.shifted((1, 1, 1)), Box.between((1, 1, 1), (7, 9, 10)), NEW)
-    maps = list(ProbabilityMaps(decoder, GEOMETRY, CoarseScores(scores, RESIZING, HOST, lambda whole: whole, unseen)))
+    maps = copies(ProbabilityMaps(decoder, GEOMETRY, CoarseScores(scores, RESIZING, HOST, lambda whole: whole, unseen)))
     # Slices 7 to 12 of 20 lie wholly within 2 to 4 of 6.
     assert (maps[0][:7] == first).all()
     assert (maps[0][13:] == first).all()
     assert (maps[1][7:13] > 0.3).all()
     assert not maps[1][:7].any()
+
+
+@pytest.mark.parametrize(("decoder", "bytes_a_voxel"), [(Decoder(3), 6), (Decoder(3, (1, 2, 3)), 2)])
+def test_one_map_is_in_memory(decoder, bytes_a_voxel):
+    shape = (64, 256, 256)
+    resizing = Resizing.between((8, 32, 32), shape, (2.0, 2.0, 2.0), (0.25, 0.25, 0.25), Resampling(order=1))
+    scores = np.zeros((decoder.channels, 8, 32, 32), np.float32)
+    geometry = Geometry(None, (0.25, 0.25, 0.25), shape)
+    tracemalloc.start()
+    try:
+        maps = ProbabilityMaps(decoder, geometry, CoarseScores(scores, resizing, HOST, lambda whole: whole))
+        encode_probabilities(io.BytesIO(), maps, 3, geometry)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    blocks = 7 << 20  # while one of 16 x 64 x 256 voxels is interpolated
+    assert peak < bytes_a_voxel * np.prod(shape) + blocks
 
 
 def test_a_file_holds_probabilities_and_their_place():

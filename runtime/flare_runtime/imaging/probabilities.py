@@ -18,7 +18,7 @@ _CHUNK = 1 << 22
 
 
 def encode_probabilities(file: BinaryIO, maps: Iterable[AnyArray], count: int, geometry: Geometry) -> None:
-    """Write `count` maps (z, y, x) of one geometry.
+    """Write `count` maps (z, y, x) of one geometry, each before the next is asked for.
 
     The file holds `probabilities`, float16 (maps, z, y, x), and `affine`, from voxel (x, y, z) to place in mm (RAS+),
     where the place is known.

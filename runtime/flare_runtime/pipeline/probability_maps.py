@@ -62,12 +62,13 @@ class ProbabilityMaps:
     coarse: CoarseScores | None
 
     def __iter__(self) -> Iterator[HalfArray]:
-        """Yield one map (z, y, x) after the other."""
+        """Yield one map (z, y, x) after the other, all in the same memory."""
         regions = self.decoder.regions_class_order is not None
         divisor = None if regions or self.coarse is None else _logarithm_of_divisor(self.coarse)
+        whole = np.empty(self.geometry.shape, np.float16)
         for output in range(self.decoder.outputs):
             background = output == 0 and not regions
-            whole = np.full(self.geometry.shape, background, np.float16)
+            whole.fill(background)
             if self.coarse is not None:
                 part = self.coarse.part(whole)
                 self._fill(self.coarse, part, output, divisor)
