@@ -16,7 +16,7 @@ from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray, Vector3
-from flare_runtime.compute.device import HOST, Device, open_device
+from flare_runtime.compute.device import HOST, Device, as_gpu, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes, files_of
@@ -105,9 +105,11 @@ class Segmenter:
             BundleError, DeviceError: where they cannot be read or compiled.
         """
         compiled = read_network(choice)
-        worker = ThreadPoolExecutor(1, "compile")
+        worker = ThreadPoolExecutor(2, "compile")
         opened = worker.submit(open_device, choice.device)
         network = worker.submit(lambda: compiled(opened.result()))
+        if choice.on_gpu:
+            worker.submit(lambda: as_gpu(opened.result()).warm_up())  # what fails there fails again where it is needed
         worker.shutdown(wait=wait)
         if wait:
             network.result()

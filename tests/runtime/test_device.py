@@ -153,6 +153,18 @@ def test_arrays_are_the_devices_only_while_it_is_active(cupy):
     assert cupy.cuda.allocator(1) is cupy.get_default_memory_pool()
 
 
+def test_what_the_first_case_would_wait_for_is_loaded_beforehand(cupy):
+    device, products = open_device("cuda:0"), []
+    cupy.zeros = np.zeros
+    cupy.matmul = lambda *given: products.append((cupy.cuda.allocator(1) is device.pool, np.matmul(*given)))
+    device.stream.synchronize = lambda: products.append("waited")
+    device.warm_up()
+    (on_the_device, product), waited = products
+    assert on_the_device
+    assert product.dtype == np.float32
+    assert waited == "waited"
+
+
 def test_only_a_gpu_is_taken_for_one(cupy):
     device = open_device("cuda:0")
     assert as_gpu(device) is device

@@ -6,10 +6,12 @@ import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
 
+from flare_runtime import Segmenter, segmenter
 from flare_runtime.backends import first_use, onnxruntime_cuda
 from flare_runtime.backends.cudnn import network as cudnn_network
 from flare_runtime.backends.gpu_key import GpuEngineKey
@@ -43,6 +45,22 @@ def emulation(tmp_path, monkeypatch):
 
 def opened(bundle, options=AUTO, device=None, mib=4096):
     return read_network(choose(bundle, replace(options, gpu_memory_mib=mib)))(device or EmulatedDevice())
+
+
+def test_what_the_first_case_needs_is_loaded_while_the_network_is_compiled(bundle, monkeypatch):
+    warm, device = Event(), EmulatedDevice()
+    device.warm_up = warm.set
+    monkeypatch.setattr(segmenter, "open_device", lambda _name: device)
+    monkeypatch.setattr(segmenter, "read_network", lambda _choice: lambda _device: warm.wait(20) and "the network")
+    assert Segmenter.open(choose(bundle, AUTO), wait=False).network == "the network"
+
+
+def test_a_gpu_that_cannot_be_warmed_up_is_no_error_of_its_own(bundle, monkeypatch):
+    device = EmulatedDevice()
+    device.warm_up = lambda: (_ for _ in ()).throw(LostDeviceError("gone"))
+    monkeypatch.setattr(segmenter, "open_device", lambda _name: device)
+    monkeypatch.setattr(segmenter, "read_network", lambda _choice: lambda _device: "the network")
+    assert Segmenter.open(choose(bundle, AUTO)).network == "the network"
 
 
 def never(*_args, **_options):

@@ -162,6 +162,14 @@ class CudaDevice:
         except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
             raise LostDeviceError(f"{self.name} failed: {error}") from error
 
+    def warm_up(self) -> None:
+        """Load what the first case would wait for: cuBLAS, and what is asked how much memory is taken."""
+        with self.active():
+            square = self.xp.zeros((16, 16), np.float32)
+            self.xp.matmul(square, square)
+            self.memory.used_bytes()
+            self.synchronize()
+
     def synchronize(self) -> None:
         """Wait for the stream."""
         self.stream.synchronize()

@@ -16,7 +16,8 @@ from flare_runtime.pipeline.tiling import padded_shape
 
 MIB = 1 << 20
 DEFAULT_GPU_MEMORY_MIB = 4096
-# What CUDA, its libraries' code, cuBLAS and cuDNN take before the first array: 603 MiB on an H200.
+# What CUDA, its libraries' code, cuBLAS and cuDNN take before the first array: 603 MiB on an H200. A second thread's
+# handle of cuBLAS takes a workspace of its own.
 CONTEXT_MIB = 640
 _FLOAT = 4
 
