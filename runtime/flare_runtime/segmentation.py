@@ -10,7 +10,7 @@ from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import HEAD_BYTES, encode_mask, is_mask, mask_suffixes
 from flare_runtime.paths import as_path
-from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,13 @@ class Segmentation:
     Attributes:
         mask: uint8 labels (z, y, x) on the input's grid.
         lesions: the mask's connected components, the largest first and not more than MAX_LESIONS.
-        timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`.
+        timings_s: seconds by stage: `preprocess`, `network` (inside the backend), `blend`, `restore`, `measure`.
         template: the input's grid, and what else a file of the mask takes from the input.
         remarks: what was odd about the input.
         gpu_memory_mib: of a GPU: `planned` at most for this case, `measured` at most in this process so far.
         probabilities: float32 (classes or regions, z, y, x) on the input's grid, where they were asked for: of every
             class, the background being the first, or of every region, as nnU-Net's `save_probabilities` gives them.
+        totals: of each label with lesions, those beyond MAX_LESIONS included.
         inputs: the files that were segmented, over which the mask is not saved; none for an array.
         keep_header_text: a file of the mask takes the free text of the input's header, which may name the patient.
     """
@@ -37,6 +38,7 @@ class Segmentation:
     remarks: tuple[Remark, ...] = ()
     gpu_memory_mib: dict[str, int] | None = None
     probabilities: FloatArray | None = None
+    totals: tuple[LabelTotal, ...] = ()
     inputs: tuple[Path, ...] = ()
     keep_header_text: bool = False
 

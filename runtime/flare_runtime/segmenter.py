@@ -20,7 +20,7 @@ from flare_runtime.compute.device import HOST, Device, as_gpu, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes, files_of
-from flare_runtime.imaging.volume import Remark
+from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.case_stages import BlendedCase, PreparedCase
@@ -28,7 +28,7 @@ from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
 from flare_runtime.pipeline.host_memory import HostMemory, give_back
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
-from flare_runtime.pipeline.lesions import find_lesions
+from flare_runtime.pipeline.lesions import measure_lesions
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.probability_maps import CoarseScores, MapsTo, ProbabilityMaps, unseen_boxes
 from flare_runtime.pipeline.reader_rules import ReaderRules
@@ -36,8 +36,6 @@ from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore, restore_probabilities
 from flare_runtime.segmentation import Segmentation
 
-# A network that sees lesions in noise would fill the memory, and the record, with millions of them.
-MAX_LESIONS = 10_000
 _T = TypeVar("_T")
 
 
@@ -171,9 +169,13 @@ class Segmenter:
             >>> segmenter.segment(array, spacing_mm=(5.0, 0.8, 0.8)).lesions
         """
 
+        def first_channel() -> Volume:
+            first = image[0] if isinstance(image, list | tuple) else image
+            return as_volumes(first, spacing_mm, self.options.max_voxels, self.rules.plausible)[0]
+
         def attempt(smallest: bool) -> Segmentation:
             prepared = self.prepare(image, spacing_mm, smallest=smallest)
-            return self.finish(prepared, progress=progress, with_probabilities=probabilities)
+            return self.finish(prepared, progress=progress, with_probabilities=probabilities, scan=first_channel)
 
         result = self.within_memory(attempt)
         return replace(result, inputs=files_of(image), keep_header_text=self.options.keep_header_text)
@@ -245,10 +247,12 @@ class Segmenter:
         progress: Progress = iter,
         with_probabilities: bool = False,
         maps_to: MapsTo | None = None,
+        scan: Callable[[], Volume] | None = None,
     ) -> Segmentation:
         """Do the second half of `segment` on a case that this segmenter prepared: run the network, restore the labels.
 
         `maps_to` is given the probabilities as maps, on the grid that the options name, while they can be computed.
+        `scan` gives the first channel again, for the intensities of lesions, which are left out where there is none.
 
         Another segmenter cannot: on a GPU the image lies in the memory of the one that prepared it, and goes with it.
         """
@@ -257,7 +261,7 @@ class Segmenter:
             self.memory.check_probabilities(case.template.geometry.shape, padded)
         with self._turn:
             blended = self.infer(case, progress=progress)
-            return self.restore(blended, with_probabilities=with_probabilities, maps_to=maps_to)
+            return self.restore(blended, with_probabilities=with_probabilities, maps_to=maps_to, scan=scan)
 
     def infer(self, case: PreparedCase, *, progress: Progress = iter) -> BlendedCase:
         """Run the network over a case; meanwhile another thread may prepare the next one and restore the one before."""
@@ -271,14 +275,22 @@ class Segmenter:
         return BlendedCase(case, blended, perf_counter() - started)
 
     def restore(
-        self, blended_case: BlendedCase, *, with_probabilities: bool = False, maps_to: MapsTo | None = None
+        self,
+        blended_case: BlendedCase,
+        *,
+        with_probabilities: bool = False,
+        maps_to: MapsTo | None = None,
+        scan: Callable[[], Volume] | None = None,
     ) -> Segmentation:
-        """Turn the scores of a case into its mask, and find the lesions in it; the scores are let go of on the way."""
+        """Turn the scores of a case into its mask, and measure the lesions in it; the scores are let go of on the way.
+
+        `maps_to`, `scan`: see `finish`.
+        """
         case, blended = blended_case.case, blended_case.blended
         blended_case.blended = None
         geometry, prepared = case.template.geometry, case.prepared
         mask = np.zeros(geometry.shape, np.uint8)
-        timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0}
+        timings = {"preprocess": case.seconds, "network": 0.0, "blend": 0.0, "restore": 0.0, "measure": 0.0}
         if prepared is None or blended is None:
             remarks = (*case.remarks, Remark("all_zero", "every voxel is 0; the mask is empty"))
             if maps_to is not None:
@@ -299,23 +311,21 @@ class Segmenter:
         del blended  # its scores take the memory that components may need
         timings["network"], timings["blend"] = network_s, blended_case.seconds - network_s
         self.postprocessing.apply(mask, geometry.spacing_mm)
-        lesions = find_lesions(mask, geometry.spacing_mm, MAX_LESIONS + 1)
         timings["restore"] = perf_counter() - started
-        remarks = case.remarks + prepared.remarks + self._remarks(len(lesions), rescued)
-        names = self.bundle.manifest.label_names
-        described = [lesion.described(names, geometry) for lesion in lesions[:MAX_LESIONS]]
-        return Segmentation(mask, described, timings, case.template, remarks, gpu_memory_mib, probabilities)
+        remarks = (*case.remarks, *prepared.remarks)
+        result = Segmentation(mask, [], timings, case.template, remarks, gpu_memory_mib, probabilities)
+        return self._measured(result, rescued, scan)
 
-    def _remarks(self, lesions: int, rescued: int) -> tuple[Remark, ...]:
-        """Return what is odd about the result: more lesions than are listed, tiles that were computed again."""
-        remarks = []
-        if lesions > MAX_LESIONS:
-            text = f"there are more than {MAX_LESIONS:,} lesions; the largest are listed"
-            remarks.append(Remark("many_lesions", text))
+    def _measured(self, result: Segmentation, rescued: int, scan: Callable[[], Volume] | None) -> Segmentation:
+        """Return a result with its lesions, and with what was odd: more than are listed, tiles computed again."""
+        started = perf_counter()
+        found = measure_lesions(result.mask, result.template.geometry, self.bundle.manifest.label_names, scan=scan)
+        timings_s = {**result.timings_s, "measure": perf_counter() - started}
+        remarks = (*result.remarks, *found.remarks)
         if rescued:
             text = f"{rescued} tile(s) overflowed in {self.network.precision} and were computed again in float32"
-            remarks.append(Remark("overflow", text))
-        return tuple(remarks)
+            remarks += (Remark("overflow", text),)
+        return replace(result, lesions=found.lesions, totals=found.totals, timings_s=timings_s, remarks=remarks)
 
     def _sums_device(self, prepared: Prepared) -> Device:
         return self.device if prepared.placement is None or prepared.placement.sums_on_device else HOST

@@ -70,7 +70,12 @@ def test_a_case_is_committed_as_a_mask_and_its_record(tmp_path, run):
     assert written["model"]["name"] == "hand-made"
     assert written["model"]["backend"] == "arithmetic"
     assert (written["model"]["step"], written["model"]["tta"]) == (0.5, False)
-    assert set(written["timings_s"]) == {"read", "preprocess", "network", "blend", "restore", "write", "total"}
+    assert (lesion["id"], lesion["centre_lps_mm"]) == (1, [-1.0, 1.5, -4.0])
+    inside = image()[image() > 0].astype(float)
+    assert (lesion["mean_intensity"], lesion["sd_intensity"]) == (round(inside.mean(), 1), round(inside.std(), 1))
+    assert written["totals"] == [{"label": 1, "name": "lesion", "lesions": 1, "volume_ml": 0.06}]
+    stages = {"read", "preprocess", "network", "blend", "restore", "measure", "write", "total"}
+    assert set(written["timings_s"]) == stages
     stages = sum(seconds for stage, seconds in written["timings_s"].items() if stage != "total")
     assert stages == pytest.approx(written["timings_s"]["total"], abs=0.05)
     assert written["peak_memory_mib"] > 10
@@ -244,7 +249,8 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
     read, seen = [], []
 
     def reading(path, max_voxels, plausible):
-        read.append(path.name[0])
+        if path.name[0] not in read:  # for the second time it is to measure lesions
+            read.append(path.name[0])
         return read_volume(path, max_voxels, plausible)
 
     class Waiting(ArithmeticNetwork):
@@ -285,7 +291,7 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
 
     monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
     run(segmenter_of(ArithmeticNetwork(count), patch=[16, 16, 16]))
-    assert len(scans) == len(counts) == 2
+    assert (len(scans), len(counts)) == (4, 2)  # each is read again to measure lesions, and let go
     assert counts[-1] == 0
     assert max(counts) <= 1  # the next one's
 

@@ -18,10 +18,27 @@ def cases(count):
 
 def record_of(case):
     lesions = [
-        Lesion(label=1, voxels=9, volume_ml=0.01 * i, centre=(1.0, 2.0, i + 0.5), extent_mm=(5.0, 4.0, i + 3.5))
+        Lesion(
+            label=1,
+            voxels=9,
+            volume_ml=0.01 * i,
+            centre=(1.0, 2.0, i + 0.5),
+            extent_mm=(5.0, 4.0, i + 3.5),
+            name="lesion",
+            centre_mm=(-101.2, 33.4, 250.6),
+            id=i + 1,
+            centre_lps_mm=(101.2, -33.4, 250.6),
+            largest_slice=101,
+            diameter_mm=12.34,
+            perpendicular_mm=9.87,
+            diameter_slice=102,
+            mean_intensity=43.2,
+            sd_intensity=12.3,
+            touches_border=False,
+        )
         for i in range(3)
     ]
-    timings = dict.fromkeys(("read", "preprocess", "network", "blend", "restore", "write", "total"), 0.1234)
+    timings = dict.fromkeys(("read", "preprocess", "network", "blend", "restore", "measure", "write", "total"), 0.1234)
     return CaseRecord(
         case=case.name,
         status="done",
@@ -46,7 +63,7 @@ def test_the_report_holds_what_was_noted_and_names_the_rest(tmp_path):
     assert (journal.count, journal.failed) == (2, 1)
 
 
-def test_a_thousand_cases_with_a_report_take_less_than_2_mib(tmp_path):
+def test_a_thousand_cases_with_a_report_take_less_than_3_mib(tmp_path):
     many = cases(1000)
     journal = Journal(tmp_path / "run.json", many)
     tracemalloc.start()
@@ -56,4 +73,4 @@ def test_a_thousand_cases_with_a_report_take_less_than_2_mib(tmp_path):
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert taken < 2 << 20
+    assert taken < 3 << 20

@@ -87,7 +87,7 @@ def test_masks_are_those_of_nnunets_postprocessing(voxels_a_run, seed, share, sh
     regions = [{"labels_or_regions": tuple(group) if len(group) > 1 else group[0]} for group in groups]
     expected = theirs.apply_postprocessing(mask, [function] * len(groups), regions)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postprocessing, "_VOXELS_A_RUN", voxels_a_run)
+        patch.setattr(postprocessing, "VOXELS_A_RUN", voxels_a_run)
         np.testing.assert_array_equal(applied(mask, *map(tuple, groups)), expected)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.imaging.volume import Remark
-from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import (
     CaseRecord,
@@ -30,6 +30,7 @@ DONE = CaseRecord(
         Lesion(1, 10, 1.5, (1.0, 2.0, 3.0), (3.0, 3.0, 3.0)),
         Lesion(1, 5, 0.25, (4.0, 5.0, 6.0), (2.0, 2.0, 2.0)),
     ],
+    totals=[LabelTotal(1, "lesion", 2, 1.75)],
     remarks=[Remark("misnamed", "the file is not compressed")],
 )
 

@@ -42,7 +42,7 @@ def test_a_threshold_network_finds_exactly_what_is_positive():
         (5 * 6 * 7, 0.21, (6.0, 7.5, 9.0)),
         (3 * 4 * 5, 0.06, (16.0, 21.5, 22.0)),
     ]
-    assert set(result.timings_s) == {"preprocess", "network", "blend", "restore"}
+    assert set(result.timings_s) == {"preprocess", "network", "blend", "restore", "measure"}
     assert min(result.timings_s.values()) >= 0
     assert result.remarks == ()
 
@@ -143,7 +143,7 @@ def test_an_all_zero_image_is_empty_with_a_remark_and_no_network_run():
     assert not result.mask.any()
     assert result.lesions == []
     assert [remark.code for remark in result.remarks] == ["all_zero"]
-    assert set(result.timings_s) == {"preprocess", "network", "blend", "restore"}
+    assert set(result.timings_s) == {"preprocess", "network", "blend", "restore", "measure"}
     assert network.calls == 0
 
 

@@ -58,6 +58,19 @@ class Geometry:
         """Where the stored axes x, y and z point, such as LPS; None where nobody knows."""
         return None if self.affine is None or not self.oriented else orientation_of(self.affine)
 
+    @property
+    def axial_axis(self) -> int:
+        """The axis (0, 1 or 2 of z, y, x) that runs from feet to head, or nearest to it; z where nobody knows."""
+        orientation = self.orientation
+        return 0 if orientation is None else 2 - next(i for i, letter in enumerate(orientation) if letter in "IS")
+
+    def place_of(self, voxel: Vector3) -> Vector3 | None:
+        """Return the place of a voxel index (z, y, x) in mm, (x, y, z), RAS+; None where it is unknown."""
+        if self.affine is None:
+            return None
+        x, y, z = (float(side) for side in (self.affine @ (*voxel[::-1], 1))[:3])
+        return x, y, z
+
     def difference(self, other: "Geometry") -> str | None:
         """Return in what another grid differs from this one, or None where they are one.
 

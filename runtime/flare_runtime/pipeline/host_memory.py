@@ -35,6 +35,7 @@ class HostNeed:
         restoring: the image, the scores, and the mask, or a map of probabilities beside it.
         removing: the image, the mask, and the components of it. The scores have been freed.
         network: of `running`, the network on a tile, which works on one case at a time.
+        first: the first channel, which is kept for the intensities of lesions where several cases are in work.
     """
 
     scan: int
@@ -43,11 +44,13 @@ class HostNeed:
     restoring: int
     removing: int = 0
     network: int = 0
+    first: int = 0
 
     @property
     def beside_network(self) -> int:
         """The stage that takes most where another case may be at the network, in bytes."""
-        return max(self.scan, self.preparing, self.running - self.network, self.restoring, self.removing)
+        later = max(self.running - self.network, self.restoring, self.removing)
+        return max(self.scan, self.preparing, later + self.first)
 
     @property
     def peak(self) -> int:
@@ -79,8 +82,9 @@ class HostMemory:
         voxels = prod(size.scan)
         maps = maps_bytes(self.maps, size, self.manifest) if self.maps else 0
         removing = self.removes * (1 + BYTES_A_VOXEL) * voxels
+        first = size.scan_bytes // size.channels
         if self.network_bytes is None:
-            return HostNeed(size.scan_bytes, size.scan_bytes, 0, maps + voxels, removing)
+            return HostNeed(size.scan_bytes, size.scan_bytes, 0, maps + voxels, removing, first=first)
         # The system gives no memory for the planes of padding before and after the image, which are never written to.
         image = size.channels * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
         scores = size.scores * prod(size.padded) * _FLOAT
@@ -94,6 +98,7 @@ class HostMemory:
             restoring=image + scores + max(restoring_bytes(size), maps) + voxels,
             removing=image + removing,
             network=network,
+            first=first,
         )
 
     def _resampling(self, size: CaseSize) -> int:

@@ -10,16 +10,14 @@ import numpy as np
 
 from flare_runtime.compute.arrays import MaskArray, Vector3
 from flare_runtime.model.manifest import Manifest
-from flare_runtime.pipeline.components import components, find_runs
+from flare_runtime.pipeline.components import VOXELS_A_RUN, components, find_runs, label_image
 from flare_runtime.pipeline.crop import mask_box
 from flare_runtime.pipeline.interpolation import BoolArray
 
 KeepLargest: TypeAlias = Literal["label", "foreground"]
-# Runs are connected where there is at most one for so many voxels. In noise a label image takes less: four bytes a
-# voxel beside the foreground, the sizes of at most a component for eight voxels, and as much while they are counted.
-_VOXELS_A_RUN = 64
+# In noise: four of a label image, beside the sizes of at most a component for eight voxels, and as much while they are
+# counted.
 BYTES_A_VOXEL = 8
-_LARGEST_INT32 = np.iinfo(np.int32).max
 _ROUNDING = 1e-9
 
 
@@ -101,14 +99,14 @@ def _having(mask: MaskArray, values: Sequence[int]) -> BoolArray:
 
 def _has_few_runs(foreground: BoolArray) -> bool:
     inner = sum(np.count_nonzero(plane[:, 1:] > plane[:, :-1]) for plane in foreground)
-    return bool((inner + np.count_nonzero(foreground[..., 0])) * _VOXELS_A_RUN <= foreground.size)
+    return bool((inner + np.count_nonzero(foreground[..., 0])) * VOXELS_A_RUN <= foreground.size)
 
 
 def _small_by_runs(foreground: BoolArray, least_voxels: int | None) -> Iterator[BoolArray]:
     """Yield for each plane which voxels are in components that are too small."""
     depth, height, width = foreground.shape
     runs = find_runs(foreground)
-    component, voxels = components(runs)
+    component, voxels = components(runs, foreground)
     small = (voxels < (voxels.max() if least_voxels is None else least_voxels))[component]
     y, start, stop = (column[small] for column in (runs.y, runs.start, runs.stop))
     planes = np.searchsorted(runs.z[small], np.arange(depth + 1))
@@ -121,10 +119,7 @@ def _small_by_runs(foreground: BoolArray, least_voxels: int | None) -> Iterator[
 
 def _small_by_voxels(foreground: BoolArray, least_voxels: int | None) -> Iterator[BoolArray]:
     """Do the same as `_small_by_runs` in bounded memory and time, whatever the mask."""
-    from scipy import ndimage  # takes half the time of a cold start
-
-    labels = np.empty(foreground.shape, np.int32 if foreground.size <= _LARGEST_INT32 else np.int64)
-    count = int(ndimage.label(foreground, np.ones((3, 3, 3)), labels))
+    labels, count = label_image(foreground)
     voxels = np.zeros(count + 1, np.int64)
     planes = max(1, count // labels[0].size)  # so that counting costs as much for a component as for a voxel
     for start in range(0, len(labels), planes):

@@ -17,6 +17,7 @@ from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.imaging.probabilities import encode_probabilities
 from flare_runtime.imaging.read import ImageSource, read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
+from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
 from flare_runtime.run.cases import Case
@@ -76,6 +77,17 @@ class CaseReader:
         """
         self.digests.begin(case)
         return [read_volume(one, self._max_voxels, self._rules.plausible) for one in self._sources(case)]
+
+    def read_first(self, case: Case) -> Volume:
+        """Read the first channel of a case again.
+
+        Raises:
+            CaseError: where it cannot be read, or there is no memory left for it.
+        """
+        grid, available = read_grid(case.sources[0], self._max_voxels), available_bytes()
+        if available is not None and prod(grid.shape) * grid.itemsize > available:
+            raise CaseError("too_little_memory", f"{available // MIB:,} MiB are left")
+        return read_volume(case.sources[0], self._max_voxels, self._rules.plausible)
 
     def grids(self, case: Case) -> list[Grid]:
         """Read the headers of a case.
@@ -172,7 +184,8 @@ def segment_alone(
         del volumes  # the scan as read takes no memory while the network runs
 
         def finish(maps_to: MapsTo | None) -> Segmentation:
-            return segmenter.finish(prepared, progress=progress, maps_to=maps_to)
+            scan = partial(reader.read_first, case)
+            return segmenter.finish(prepared, progress=progress, maps_to=maps_to, scan=scan)
 
         return stage_case(segmenter, case, finish, CaseTimes(started, read_s), reader.digests).commit()
 

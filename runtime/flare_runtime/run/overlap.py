@@ -187,6 +187,8 @@ class _Flight:
         self._times = CaseTimes(0.0, 0.0)
         # What one stage leaves for the next: arrays are nowhere else, so that the next can let go of them.
         self._left: Any = None
+        # Kept for the intensities of lesions: to read it again would take as long as the network.
+        self._first: Volume | None = None
 
     def begin(self) -> None:
         """Have the first stage done, and each of the others after the one before it."""
@@ -213,6 +215,11 @@ class _Flight:
         left, self._left = self._left, None
         return left
 
+    def _take_first(self) -> Volume:
+        first, self._first = self._first, None
+        assert first is not None
+        return first
+
     def _read(self) -> None:
         stages, memory = self._stages, self._stages.segmenter.memory
         grids = stages.reader.grids(self.case)
@@ -225,6 +232,7 @@ class _Flight:
 
     def _prepare(self) -> None:
         stages, volumes = self._stages, self._take()
+        self._first = volumes[0]
         prepared = stages.segmenter.prepare(volumes, admit=lambda placement: stages.admit_on_gpu(self, placement))
         self._left = prepared
         self._do("network", self._infer)
@@ -238,11 +246,13 @@ class _Flight:
         stages = self._stages
 
         def restore(maps_to: MapsTo | None) -> Segmentation:
-            result = self._planned_with_others(stages.segmenter.restore(self._take(), maps_to=maps_to))
+            result = stages.segmenter.restore(self._take(), maps_to=maps_to, scan=self._take_first)
+            result = self._planned_with_others(result)
             stages.gpu.leave(self)
             return result
 
         staged = stage_case(stages.segmenter, self.case, restore, self._times, stages.reader.digests)
+        self._first = None
         stages.host.leave(self)
         self.outcome.set_result(staged)
 
@@ -255,7 +265,7 @@ class _Flight:
         return replace(result, gpu_memory_mib=memory_mib)
 
     def _give_up(self, error: BaseException) -> None:
-        self._left = None
+        self._left = self._first = None
         self._stages.gpu.leave(self)
         self._stages.host.leave(self)
         if not isinstance(error, Exception) or isinstance(error, DeviceError | BundleError | RunLeftError):

@@ -15,7 +15,7 @@ from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDevi
 from flare_runtime.files.naming import visible, visible_lines
 from flare_runtime.files.output import replacing
 from flare_runtime.imaging.volume import Remark
-from flare_runtime.pipeline.lesions import Lesion
+from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
 
@@ -52,6 +52,8 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         inputs, inputs_sha256: the images, and of a case that is done their hashes.
         peak_memory_mib: of the process that segments, so far.
         gpu_memory_mib: of a GPU, all the process takes: `planned` for this case, and the most `measured` so far.
+        lesions: the largest first, not more than MAX_LESIONS.
+        totals: of each label with lesions, those that are not listed included.
         remarks: what was odd about the input.
     """
 
@@ -74,6 +76,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     shape: tuple[int, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
     lesions: list[Lesion] | None = None
+    totals: list[LabelTotal] | None = None
     remarks: list[Remark] = []
     model: dict[str, str | float | bool] = {}
 
@@ -83,10 +86,11 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         odd = "".join(f"; note: {remark.text}" for remark in self.remarks)
         if self.status != "done":
             return f"{self.case}: {self.status} ({self.reason}): {self.message}{odd}"
-        volume = sum(lesion.volume_ml for lesion in self.lesions or [])
+        count = sum(total.lesions for total in self.totals or [])
+        volume = sum(total.volume_ml for total in self.totals or [])
         timings = self.timings_s
         return (
-            f"{self.case}: {len(self.lesions or [])} lesion(s), {volume:.2f} ml, "
+            f"{self.case}: {count} lesion(s), {volume:.2f} ml, "
             f"{timings['total']:.2f} s (network {timings['network']:.2f} s){odd}"
         )
 
@@ -102,6 +106,7 @@ def done_record(case: str, result: Segmentation, timings_s: dict[str, float], se
         shape=result.mask.shape,
         spacing_mm=result.template.geometry.spacing_mm,
         lesions=result.lesions,
+        totals=list(result.totals),
         remarks=list(result.remarks),
         model=model_identity(segmenter),
     )
