@@ -69,7 +69,7 @@ class Volume:
             and writer know what it is. None for an image that came from no file.
         remarks: what the reader found odd.
         nonfinite: how many voxels are NaN or infinite, or would be in float32; None where nobody has counted.
-        background: the intensity that those voxels count as; NaN until somebody who knows the modality says it.
+        background: the intensity that those voxels count as; NaN until somebody who knows the model says it.
         modality: as DICOM calls it, such as CT or MR; None where the image does not say.
 
     Raises:
