@@ -65,6 +65,21 @@ def test_what_nvml_tells_of_this_process_counts(cupy, pool, monkeypatch):
     assert memory.note_peak() == 1500 * MIB
 
 
+@pytest.mark.parametrize("growing", [3, 100])
+def test_what_another_thread_takes_of_the_pool_meanwhile_is_not_outside_of_it(cupy, monkeypatch, growing):
+    """The pool grows at so many of the times that it is asked, and what NVML tells with it."""
+    nvml, asked = Nvml(0), []
+
+    def total_bytes():
+        asked.append(1)
+        nvml.taken = 500 * MIB + min(len(asked), growing) * 10 * MIB + OTHERS
+        return nvml.taken - 500 * MIB - OTHERS
+
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    memory = CudaMemory(cupy, 0, SimpleNamespace(total_bytes=total_bytes))
+    assert memory.outside_bytes() == 500 * MIB
+
+
 @pytest.mark.parametrize("nvml", [None, Nvml(None), Nvml(Nvml.NVMLError("not supported"))])
 def test_where_nvml_does_not_tell_what_has_gone_since_the_start_counts(cupy, pool, monkeypatch, nvml):
     monkeypatch.setitem(sys.modules, "pynvml", nvml)

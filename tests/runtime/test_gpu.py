@@ -8,12 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from flare_runtime import Segmenter
+from flare_runtime import Segmenter, Session
 from flare_runtime.cli import main
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import DeviceError, GpuMemoryError
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB, placements
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.overlap import segment_overlapping
 from tests.runtime.nifti_files import blobs, write_nifti
 
 pytestmark = pytest.mark.gpu
@@ -105,6 +108,34 @@ def test_a_program_that_has_used_cuda_can_run_the_command(cuda, tiny_bundle, ima
     assert main(["-i", str(tmp_path / "scan_0000.nii.gz"), "-o", str(tmp_path / "mask.nii.gz"), *options]) == 0
     record = json.loads((tmp_path / "mask.json").read_text(encoding="utf-8"))
     assert (record["model"]["device"], record["model"]["backend"]) == ("cuda:0", "onnxruntime")
+
+
+@pytest.mark.parametrize("mib", [4096, 1600])
+def test_cases_that_overlap_are_those_of_one_after_the_other(cuda, eight_bundle, image, tmp_path, mib):
+    (tmp_path / "in").mkdir()
+    for index in range(6):
+        write_nifti(tmp_path / "in" / f"{index}.nii.gz", image[index:], spacing_mm=SPACING)
+    options = RunOptions(device="cuda:0", backend="onnxruntime", precision="fp32", gpu_memory_mib=mib)
+    segmenter = Segmenter.load(eight_bundle, options)
+    ways = {"one": segment_cases, "many": segment_overlapping}
+    records = {
+        name: list(segment(segmenter, find_cases(tmp_path / "in", tmp_path / name, 1)))
+        for name, segment in ways.items()
+    }
+    one, many = ([record.mask_sha256 for record in records[name]] for name in ways)
+    assert one == many
+    for record in records["many"]:
+        assert record.gpu_memory_mib["measured"] <= mib
+
+
+def test_all_gpus_share_the_cases_of_a_folder(cuda, eight_bundle, image, tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        write_nifti(tmp_path / "in" / f"{index}.nii.gz", image, spacing_mm=SPACING)
+    session = Session(eight_bundle, RunOptions(device="cuda:all", backend="onnxruntime"))
+    records = list(session.run(tmp_path / "in", tmp_path / "out"))
+    assert [record.status for record in records] == ["done"] * 4
+    assert len({record.mask_sha256 for record in records}) == 1
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "cudnn"])

@@ -191,6 +191,23 @@ def test_what_would_fail_every_case_ends_the_run_and_leaves_nothing_half_done(tm
     assert names_in(tmp_path / "out") == []
 
 
+def test_a_lost_device_in_which_another_stage_hangs_is_said_all_the_same(cases):
+    hung, lost = threading.Event(), threading.Event()
+
+    def before(stage, number):
+        if (stage, number) == ("infer", 0):
+            hung.wait(LONG_S)
+            raise LostDeviceError("lost")
+        if (stage, number) == ("prepare", 1):
+            hung.set()
+            lost.wait(LONG_S)
+
+    with pytest.raises(LostDeviceError):
+        list(segment_overlapping(watched(before), cases("abc")))
+    assert not lost.is_set()
+    lost.set()
+
+
 def test_total_is_from_the_begin_of_reading_and_stages_are_their_own(cases, monkeypatch):
     """Every stage takes 0.1 s; with waits for others in between the whole takes longer than its parts."""
 

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 # What CUDA itself takes, 527 MiB on an H200; added where only what was taken after it can be measured.
 _CONTEXT_BYTES = 527 << 20
+_ATTEMPTS = 5
 
 
 class CudaMemory:
@@ -40,8 +41,16 @@ class CudaMemory:
 
     def outside_bytes(self) -> int:
         """Return the bytes that it takes outside of the device's pool and of CuPy's default one."""
+        before = used = after = 0
+        for _ in range(_ATTEMPTS):  # another thread may take memory between the two
+            before, used, after = self._pooled(), self.used_bytes(), self._pooled()
+            if before == after:
+                break
+        return used - min(before, after)
+
+    def _pooled(self) -> int:
         pools = (self._pool, self._cupy.get_default_memory_pool())
-        return self.used_bytes() - sum(int(pool.total_bytes()) for pool in pools)
+        return sum(int(pool.total_bytes()) for pool in pools)
 
     def note_peak(self) -> int:
         """Return the most bytes in use at any call so far; call it before memory is given back."""

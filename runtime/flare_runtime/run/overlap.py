@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.compute.available_memory import lacked_memory
 from flare_runtime.compute.box import Box
-from flare_runtime.errors import BundleError, CaseError, DeviceError
+from flare_runtime.errors import BundleError, CaseError, DeviceError, LostDeviceError
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.gpu_memory import MIB, Placement
 from flare_runtime.pipeline.host_memory import HostNeed
@@ -30,6 +30,8 @@ from flare_runtime.segmenter import Segmenter
 IN_FLIGHT = 5
 # One core decompresses a gzip stream, which takes longer than the network on a fast GPU.
 _THREADS = {"read": 2, "prepare": 1, "network": 1, "restore": 1}
+# How long is waited for threads that may hang in a device that is lost.
+_HUNG_S = 1.0
 _LACKS_MEMORY = ("too_little_memory", "gpu_memory")
 # What a case comes to: a result to be committed, a record of why there is none, or None to be tried again by itself.
 _Outcome: TypeAlias = StagedResult | CaseRecord | None
@@ -55,7 +57,7 @@ def segment_overlapping(
     Raises:
         DeviceError, BundleError: what would fail every further case too.
     """
-    stages = _Stages(segmenter, progress, workers)
+    stages, limit_s = _Stages(segmenter, progress, workers), None
     try:
         for flight in stages.flights(cases):
             try:
@@ -66,8 +68,11 @@ def segment_overlapping(
                 record = stages.failed(flight.case, failed_record(flight.case.name, error))
             stages.end(flight)
             yield record
+    except LostDeviceError:
+        limit_s = _HUNG_S
+        raise
     finally:
-        stages.close()
+        stages.close(limit_s)
 
 
 def _committed(flight: "_Flight", stages: "_Stages") -> CaseRecord:
@@ -158,14 +163,22 @@ class _Stages:
         if self._is_closed:
             raise RunLeftError
 
-    def close(self) -> None:
-        """End the threads after what they are at, a tile or a stage, and remove what was not committed."""
+    def _end_threads(self) -> None:
+        for pool in self.pools.values():
+            pool.shutdown(cancel_futures=True)
+
+    def close(self, limit_s: float | None = None) -> None:
+        """End the threads after what they are at, a tile or a stage, and remove what was not committed.
+
+        Threads that take longer than `limit_s` are left to the end of the process.
+        """
         self._is_closed = True
         self._room.release()
         self.host.close()
         self.gpu.close()
-        for pool in self.pools.values():
-            pool.shutdown(cancel_futures=True)
+        closing = Thread(target=self._end_threads, name="close", daemon=True)
+        closing.start()
+        closing.join(limit_s)
         for flight in self._flights:
             flight.discard()
         self.reader.digests.close()
