@@ -29,7 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     from argparse import BooleanOptionalAction
 
-    from flare_runtime.program.command_line import name_of, new_parser, path_of, positive
+    from flare_runtime.program.command_line import name_of, new_parser, path_of, positive, words_of
 
     parser = new_parser(
         "flare-infer",
@@ -127,6 +127,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         const="input",
         metavar="GRID",
         help="also write <case>.probabilities.npz, on the grid of the input or of the network (default GRID: input)",
+    )
+    add(
+        "--output-type",
+        dest="output_types",
+        type=words_of,
+        metavar="TYPES",
+        help="nifti; of DICOM also dicom-seg or rtstruct; or several, with commas (default: nifti)",
     )
     add(
         "--records",

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from flare_runtime.compute.device import check_name
 from flare_runtime.errors import UsageError
+from flare_runtime.imaging.file_names import OutputType
 from flare_runtime.imaging.orientation import check_orientation
 from flare_runtime.imaging.plausibility import MAX_SHEAR_DEGREES
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
@@ -19,6 +20,7 @@ Precision: TypeAlias = Literal["fp32", "bf16", "int8", "fp16"]
 Crop: TypeAlias = Literal["nonzero", "body"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CROPS: tuple[Crop, ...] = get_args(Crop)
+OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 KEEP_LARGEST: tuple[KeepLargest, ...] = get_args(KeepLargest)
 MOST_SHEAR_DEGREES = 45
 PROBABILITY_GRIDS: tuple[ProbabilityGrid, ...] = get_args(ProbabilityGrid)
@@ -51,6 +53,7 @@ class RunOptions:
         probabilities: a run writes <case>.probabilities.npz beside each mask, on the grid of the `input` or of the
             `network`.
         records: a run writes a .json record beside each mask, and in place of one that a case does not get.
+        output_types: the formats of the masks that a run writes: `nifti`, and of DICOM `dicom-seg` and `rtstruct`.
 
     Raises:
         UsageError: for a value that is not allowed.
@@ -74,6 +77,7 @@ class RunOptions:
     keep_header_text: bool = False
     probabilities: ProbabilityGrid | None = None
     records: bool = True
+    output_types: tuple[OutputType, ...] = ("nifti",)
 
     def __post_init__(self) -> None:
         """Check every value by itself, and keep numbers as Python's own."""
@@ -86,6 +90,7 @@ class RunOptions:
             object.__setattr__(self, "step", float(self.step))
         if self.keep_largest is not None:
             check_choice("keep_largest", self.keep_largest, KEEP_LARGEST)
+        self._check_output_types()
         if self.probabilities is not None:
             check_choice("probabilities", self.probabilities, PROBABILITY_GRIDS)
         if self.min_volume_mm3 is not None:
@@ -104,6 +109,14 @@ class RunOptions:
         for name in ("tta", "any_intensity", "any_spacing", "keep_header_text", "records"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise UsageError(f"{name} is {flag!r}; it must be True or False")
+
+    def _check_output_types(self) -> None:
+        given: object = self.output_types
+        if not isinstance(given, tuple | list) or not given:
+            raise UsageError(f"output_types is {given!r}; give one or more of {', '.join(OUTPUT_TYPES)}, as a tuple")
+        for one in given:
+            check_choice("output type", one, OUTPUT_TYPES)
+        object.__setattr__(self, "output_types", tuple(one for one in OUTPUT_TYPES if one in given))
 
 
 def _is_number(value: object, kind: type) -> bool:

@@ -46,10 +46,12 @@ class Segmentation:
         """Write the mask with the input's geometry, and return its path; folders are made, an old mask is replaced.
 
         Args:
-            path: a .nii.gz or .nii file.
+            path: a .nii.gz or .nii file; of a DICOM series also .seg.dcm or .rtstruct.dcm.
 
         Raises:
-            UsageError: for what is no path, or whose name ends in anything else.
+            UsageError: for what is no path, or whose name ends in anything else, or where DICOM is to be written of
+                something else.
+            CaseError: `unreferable`, where nothing can refer to the series.
             OutputError: where it cannot be written, would replace an input or a file that is no mask, or lies in a
                 bundle.
         """

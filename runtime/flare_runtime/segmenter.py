@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from flare_runtime import __version__
 from flare_runtime.backends.case_memory import Place, gpu_place, host_memory, host_memory_of, postprocessing_of
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.gpu import GpuNetwork
@@ -20,6 +21,7 @@ from flare_runtime.compute.device import HOST, Device, as_gpu, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes, files_of
+from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
@@ -219,7 +221,9 @@ class Segmenter:
                 any_intensity=self.options.any_intensity,
             )
         remarks = tuple(dict.fromkeys(remark for volume in read for remark in volume.remarks))
-        template = channels[0].template
+        manifest = self.bundle.manifest
+        labelling = Labelling(manifest.labels, manifest.name, self.bundle.sha256, __version__)
+        template = replace(channels[0].template, labelling=labelling)
         return PreparedCase(prepared, template, self.rules.turn(template.geometry), remarks, perf_counter() - started)
 
     def _place_for(self, smallest: bool, admit: Callable[[Placement], None]) -> Place:

@@ -84,9 +84,9 @@ def header(series: Series) -> Dataset:
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = series.sop_class
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.PatientName = "Secret^Patient"
-    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = series.uid, generate_uid()
-    dataset.FrameOfReferenceUID = generate_uid()
+    dataset.PatientName, dataset.PatientID, dataset.PatientSex = "Secret^Patient", "123", "F"
+    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = series.uid, generate_uid(entropy_srcs=[series.uid])
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[series.uid, "frame"])
     dataset.SeriesNumber, dataset.Modality = series.number, series.modality
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     return dataset

@@ -8,11 +8,13 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from pydicom import uid
+from pydicom import dcmread, uid
 
 from flare_runtime import Segmenter, UsageError, cli, read_volume
+from flare_runtime.imaging.read import find_series
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.run.cases import find_cases
+from flare_runtime.run.digests import sha256_of
 from tests.runtime.dicom_files import Series
 from tests.runtime.nifti_files import write_nifti
 
@@ -107,3 +109,112 @@ def test_one_file_is_one_slice(tmp_path, tiny_bundle):
     file = Series().write(tmp_path / "scan", names="{}.dcm") / "3.dcm"
     assert infer(file, tmp_path / "masks", tiny_bundle) == 0
     assert files(tmp_path / "masks") == ["3.json", "3.nii.gz"]
+
+
+ALL_TYPES = ("--output-type", "nifti,rtstruct, dicom-seg")
+
+
+def segmented(path):
+    """Return a mask (z, y, x) from a segmentation of one segment; frames of all slices, where it has them."""
+    dataset = dcmread(path)
+    places = [float(one.PlanePositionSequence[0].ImagePositionPatient[2]) for one in frames_of(dataset)]
+    return dict(zip(places, dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns), strict=True))
+
+
+def frames_of(dataset):
+    return dataset.PerFrameFunctionalGroupsSequence
+
+
+def test_every_format_holds_the_same_mask(tmp_path, tiny_bundle):
+    pytest.importorskip("highdicom")
+    folder = Series().write(tmp_path / "scan")
+    out = tmp_path / "masks"
+    assert infer(folder, f"{out}/", tiny_bundle, *ALL_TYPES) == 0
+    assert files(out) == ["scan.json", "scan.nii.gz", "scan.rtstruct.dcm", "scan.seg.dcm"]
+    record = json.loads((out / "scan.json").read_bytes())
+    hashes = {str(out / name): sha256_of(out / name) for name in ("scan.seg.dcm", "scan.rtstruct.dcm")}
+    assert (record["mask"], record["other_masks"]) == (str(out / "scan.nii.gz"), hashes)
+    assert "Secret" not in json.dumps(record)
+    mask = read_volume(out / "scan.nii.gz").voxels
+    assert mask.any()
+    frames = segmented(out / "scan.seg.dcm")
+    for z, plane in zip(np.arange(12) * 3.0 + 100, mask, strict=True):
+        assert np.array_equal(frames.get(z, np.zeros_like(plane)), plane)
+    assert dcmread(out / "scan.seg.dcm").PatientName == "Secret^Patient"
+
+
+def test_results_beside_the_images_are_no_images_and_are_replaced(tmp_path, tiny_bundle):
+    folder = Series(count=5).write(tmp_path / "scan")
+    for _ in range(2):
+        assert infer(folder, folder, tiny_bundle, "--output-type", "dicom-seg,rtstruct") == 0
+        record = json.loads((folder / "scan.json").read_bytes())
+        assert (record["mask"], record["shape"][0]) == (str(folder / "scan.seg.dcm"), 5)
+        assert record["mask_sha256"] == sha256_of(folder / "scan.seg.dcm")
+    (series,) = find_series(folder)
+    assert len(series.files) == 5
+    dataset = dcmread(folder / "scan.rtstruct.dcm")
+    dataset.Manufacturer = "Somebody"
+    dataset.save_as(folder / "scan.rtstruct.dcm")
+    assert infer(folder, folder, tiny_bundle, "--output-type", "rtstruct") == 6
+    assert dcmread(folder / "scan.rtstruct.dcm").Manufacturer == "Somebody"
+
+
+@pytest.mark.parametrize("reason", ["unreferable", "gantry_tilt"])
+def test_a_series_that_is_refused_has_no_result_and_those_of_before_are_set_aside(reason, tmp_path, tiny_bundle):
+    sound = Series(count=5)
+    folder = sound.write(tmp_path / "scan")
+    assert infer(folder, tmp_path / "masks/", tiny_bundle, *ALL_TYPES) == 0
+    bad = Series(count=5, way=(0, 0.3, 0.95)) if reason == "gantry_tilt" else Series(count=5, change=anonymous)
+    bad.write(folder)
+    assert infer(folder, tmp_path / "masks", tiny_bundle, *ALL_TYPES) == 4
+    assert files(tmp_path / "masks") == [
+        *("scan.json", "scan.stale.nii.gz", "scan.stale.rtstruct.dcm", "scan.stale.seg.dcm")
+    ]
+    assert json.loads((tmp_path / "masks" / "scan.json").read_bytes())["reason"] == reason
+
+
+def anonymous(dataset, index):
+    dataset.StudyInstanceUID = ""
+
+
+def test_formats_that_do_not_fit_are_usage_errors(tmp_path, tiny_bundle, capsys):
+    write_nifti(tmp_path / "a.nii", np.zeros((4, 4, 4), np.int16))
+    folder = Series(count=5).write(tmp_path / "scan")
+    for source, target, types, says in (
+        (tmp_path / "a.nii", f"{tmp_path}/out/", "dicom-seg", "a.nii: is no DICOM"),
+        (tmp_path / "a.nii", tmp_path / "a.seg.dcm", "nifti", "is a name for --output-type dicom-seg, not for nifti"),
+        (folder, tmp_path / "a.nii.gz", "rtstruct", "is a name for --output-type nifti, not for rtstruct"),
+        (folder, f"{tmp_path}/out/", "nifti,png", "output type 'png' is not known"),
+        (folder, f"{tmp_path}/out/", "", "output type '' is not known"),
+    ):
+        assert infer(source, target, tiny_bundle, "--output-type", types) == 2
+        assert says in capsys.readouterr().err
+    assert files(tmp_path) == ["a.nii", "scan"]
+
+
+def test_a_file_that_is_named_is_one_of_the_formats(tmp_path):
+    folder = Series(count=5).write(tmp_path / "scan")
+    (case,) = find_cases(folder, tmp_path / "b.seg.dcm", 1, output_types=("nifti", "dicom-seg"))
+    assert case.masks == (tmp_path / "b.nii.gz", tmp_path / "b.seg.dcm")
+    (case,) = find_cases(folder, tmp_path / "b.nii", 1, output_types=("nifti", "dicom-seg"))
+    assert (case.masks, case.record) == ((tmp_path / "b.nii", tmp_path / "b.seg.dcm"), tmp_path / "b.json")
+
+
+def test_without_the_libraries_that_write_dicom_they_are_named(tmp_path, monkeypatch):
+    folder = Series(count=5).write(tmp_path / "scan")
+    monkeypatch.setattr("flare_runtime.imaging.dicom.references.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="writing DICOM needs pydicom and highdicom and contourpy: pip install"):
+        find_cases(folder, tmp_path / "out", 1, output_types=("dicom-seg",))
+
+
+def test_python_saves_what_it_segmented_as_dicom(tmp_path, tiny_bundle):
+    pytest.importorskip("highdicom")
+    folder = Series(count=5).write(tmp_path / "scan")
+    result = Segmenter.load(tiny_bundle).segment(folder)
+    for name in ("a.seg.dcm", "a.rtstruct.dcm"):
+        assert result.save(tmp_path / name) == tmp_path / name
+        result.save(tmp_path / name)
+    assert dcmread(tmp_path / "a.seg.dcm").SegmentSequence[0].SegmentLabel == "lesion"
+    array = Segmenter.load(tiny_bundle).segment(np.full((5, 9, 9), -50, np.int16), spacing_mm=(3.0, 1.0, 1.0))
+    with pytest.raises(UsageError, match=r"save this as \.nii\.gz"):
+        array.save(tmp_path / "b.seg.dcm")

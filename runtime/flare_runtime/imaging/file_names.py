@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from flare_runtime.files.naming import fitted, visible
 from flare_runtime.imaging.read import image_suffixes
@@ -9,6 +10,13 @@ from flare_runtime.imaging.write import mask_suffixes
 
 # Of masks that are written into a folder.
 MASK_SUFFIX = ".nii.gz"
+OutputType: TypeAlias = Literal["nifti", "dicom-seg", "rtstruct"]
+# Of masks of these types; the first where they are written into a folder.
+_TYPE_SUFFIXES: dict[OutputType, tuple[str, ...]] = {
+    "nifti": (MASK_SUFFIX, ".nii"),
+    "dicom-seg": (".seg.dcm",),
+    "rtstruct": (".rtstruct.dcm",),
+}
 # Of the record and of the probabilities of a case, which lie beside its mask; neither is read as an image.
 _RECORD_SUFFIX, _PROBABILITIES_SUFFIX = ".json", ".probabilities.npz"
 # Ends the stem of a mask of an earlier run that was set aside.
@@ -24,6 +32,16 @@ def image_name(case: str, channel: int = 0) -> str:
 def mask_name(case: str) -> str:
     """Return the name of a case's mask in a folder."""
     return f"{case}{MASK_SUFFIX}"
+
+
+def type_of(mask: str) -> OutputType | None:
+    """Return the type of a mask's file by its name; None for another format's."""
+    return next((one for one, suffixes in _TYPE_SUFFIXES.items() if mask.endswith(suffixes)), None)
+
+
+def mask_name_in(mask: str, output_type: OutputType) -> str:
+    """Return the name of a mask in another format."""
+    return fitted(strip_suffix(mask), _TYPE_SUFFIXES[output_type][0])
 
 
 def record_name(mask: str) -> str:

@@ -49,6 +49,9 @@ class ImageSeries(Protocol):
     def files(self) -> tuple[Path, ...]:
         """Its files on disk."""
 
+    def check_referable(self) -> None:
+        """Refuse a series that masks in its format cannot refer to."""
+
     def read_volume(self, max_voxels: int) -> Volume:
         """Read the image, as a `Reader` does."""
 

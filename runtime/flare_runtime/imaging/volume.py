@@ -9,6 +9,7 @@ from flare_runtime.compute.arrays import AnyArray, FloatArray, Shape3, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.orientation import Turn
 
 
@@ -46,15 +47,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Template:
-    """What a mask takes from the image that it belongs to.
+    """What a file of a mask holds beside the voxels.
 
     Attributes:
         geometry: the image's grid.
-        source: see `Volume`.
+        source: of the image; see `Volume`.
+        labelling: what the values mean; None where nobody has said it.
     """
 
     geometry: Geometry
     source: object = None
+    labelling: Labelling | None = None
 
 
 @dataclass(frozen=True)

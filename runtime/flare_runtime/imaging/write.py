@@ -5,6 +5,8 @@ from typing import BinaryIO, Protocol
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.files.output import replacing
+from flare_runtime.imaging.dicom.segmentation_object import SegmentationObjectWriter
+from flare_runtime.imaging.dicom.structure_set import StructureSetWriter
 from flare_runtime.imaging.nifti_mask import NiftiMaskWriter
 from flare_runtime.imaging.volume import Template
 
@@ -30,7 +32,7 @@ class MaskWriter(Protocol):
         """Whether a file that begins so, for HEAD_BYTES or all of it, can be a mask that this wrote."""
 
 
-WRITERS: tuple[MaskWriter, ...] = (NiftiMaskWriter(),)
+WRITERS: tuple[MaskWriter, ...] = (NiftiMaskWriter(), SegmentationObjectWriter(), StructureSetWriter())
 
 
 def mask_suffixes() -> tuple[str, ...]:

@@ -55,6 +55,11 @@ def positive(text: str) -> int:
     return number
 
 
+def words_of(text: str) -> tuple[str, ...]:
+    """Read words with commas between them."""
+    return tuple(word.strip() for word in text.split(","))
+
+
 def natural(text: str) -> int:
     """Read a whole number of at least 0."""
     number = _whole(text)

@@ -5,7 +5,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flare_runtime.errors import OutputError, UsageError
@@ -14,20 +14,25 @@ from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.file_names import (
     STALE,
+    OutputType,
     is_mask_name,
     is_stale,
     mask_name,
+    mask_name_in,
     probabilities_name,
     record_name,
     split_channel,
     stale_name,
     strip_suffix,
+    type_of,
 )
 from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
 from flare_runtime.run.input_folder import find_channels, find_images
 from flare_runtime.run.record import is_record
+
+_REFERRING: tuple[OutputType, ...] = ("dicom-seg", "rtstruct")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,28 @@ class Case:
         images: channel number to file, or to a series of files.
         mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
             goes beside it as .json, and probabilities as .probabilities.npz.
+        others: where the same mask is to be written in other formats, beside it.
     """
 
     name: str
     images: dict[int, ImageSource]
     mask: Path
+    others: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """Where the mask is to be written, in every format."""
+        return (self.mask, *self.others)
+
+    @property
+    def stale_masks(self) -> tuple[Path, ...]:
+        """Where the masks of an earlier run go if this run's are refused or fail."""
+        return tuple(mask.with_name(stale_name(mask.name)) for mask in self.masks)
+
+    @property
+    def refers_to_images(self) -> bool:
+        """Whether masks are to be written that refer to the images that they are of, as DICOM does."""
+        return any(type_of(mask.name) in _REFERRING for mask in self.masks)
 
     @property
     def record(self) -> Path:
@@ -58,7 +80,7 @@ class Case:
     @property
     def stale(self) -> Path:
         """Where an earlier run's mask goes if this run's is refused or fails."""
-        return self.mask.with_name(stale_name(self.mask.name))
+        return self.stale_masks[0]
 
     @property
     def stale_probabilities(self) -> Path:
@@ -81,7 +103,14 @@ class Case:
         return [file for image in self.sources for file in files_of(image)]
 
 
-def find_cases(source: Path, target: str | Path, channels: int, *, probabilities: bool = False) -> list[Case]:
+def find_cases(
+    source: Path,
+    target: str | Path,
+    channels: int,
+    *,
+    probabilities: bool = False,
+    output_types: Sequence[OutputType] = ("nifti",),
+) -> list[Case]:
     """Return the case of an image, or the cases of a folder of images.
 
     Args:
@@ -91,33 +120,60 @@ def find_cases(source: Path, target: str | Path, channels: int, *, probabilities
             in /.
         channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
         probabilities: whether they are written as well.
+        output_types: the formats of masks.
 
     Raises:
-        UsageError: where there is nothing to do, or two inputs would write one output.
+        UsageError: where there is nothing to do, two inputs would write one output, or a format does not go with them.
         OutputError: where an output cannot or must not be written.
     """
     place = Path(target)
     into = str(target).endswith(os.sep) or _is_there_as(Path.is_dir, place)
+    _check_types(None if into else place, output_types)
     if _is_folder(source):
         cases = _folder(source, place, channels, into_folder=into)
     elif series := find_series(source):
         cases = _series(series, place, into_folder=into)
     else:
         cases = [_single(source, place, channels, into_folder=into)]
+    cases = [_in_formats(case, output_types) for case in cases]
     _check_outputs(cases, probabilities=probabilities)
     return cases
 
 
+def _in_formats(case: Case, output_types: Sequence[OutputType]) -> Case:
+    """Let the mask of a case be written in these formats; a file that was named is one of them."""
+    named = type_of(case.mask.name) or "nifti"
+    names = {one: case.mask.name if one == named else mask_name_in(case.mask.name, one) for one in output_types}
+    mask, *others = (case.mask.with_name(name) for name in names.values())
+    case = replace(case, mask=mask, others=tuple(others))
+    if case.refers_to_images and any(isinstance(image, Path) for image in case.sources):
+        given = case.places[0]
+        raise UsageError(f"{given}: is no DICOM, to which masks in DICOM would refer; write --output-type nifti alone")
+    return case
+
+
+def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> None:
+    """Refuse a file whose name is of a format that is not to be written, and formats whose libraries are missing."""
+    named = type_of(target.name) if target else None
+    if named not in (None, *output_types):
+        raise UsageError(f"{target}: is a name for --output-type {named}, not for {','.join(output_types)}")
+    if any(one in _REFERRING for one in output_types):
+        from flare_runtime.imaging.dicom.references import check_installed
+
+        check_installed()
+
+
 def _check_outputs(cases: Sequence[Case], *, probabilities: bool) -> None:
     for case in cases:
-        if any(is_stale(one.name) for one in (*case.sources, case.mask)):
+        if any(is_stale(one.name) for one in (*case.sources, *case.masks)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
     owners = {file: case for case in cases for file in case.files}
     for case in cases:
-        if owners.get(case.mask, case) is not case:
-            raise OutputError(f"{case.mask}: is an input, that of {owners[case.mask].name}; choose another output")
+        for mask in case.masks:
+            if owners.get(mask, case) is not case:
+                raise OutputError(f"{mask}: is an input, that of {owners[mask].name}; choose another output")
     images = list(owners)
-    masks = (path for case in cases for path in (case.mask, case.stale))
+    masks = (path for case in cases for path in (*case.masks, *case.stale_masks))
     check_targets(masks, images, over=is_mask, head_bytes=HEAD_BYTES)
     check_targets((case.record for case in cases), images, over=is_record)
     if probabilities:
@@ -146,7 +202,7 @@ def _single(source: Path, target: Path, channels: int, *, into_folder: bool) -> 
     if into_folder:
         target = target / mask_name(name)
     if not is_mask_name(target.name):
-        allowed = " or ".join(mask_suffixes())
+        allowed = " or ".join(suffix for suffix in mask_suffixes() if not suffix.endswith(".dcm"))
         raise UsageError(f"{target}: the output for a file is a {allowed} file, or a folder that exists or ends in /")
     return Case(visible(name), {**images}, target)
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO
 
@@ -107,6 +108,10 @@ class CaseReader:
             raise CaseError(
                 "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
             )
+        if case.refers_to_images:
+            for source in case.sources:
+                if not isinstance(source, Path):
+                    source.check_referable()
         return case.sources
 
 

@@ -67,25 +67,29 @@ def stage_result(
     with_record: bool = True,
     probabilities: StagedFile | None = None,
 ) -> StagedResult:
-    """Write a case's mask (z, y, x) and its record, which replace an earlier run's when they are committed.
+    """Write a case's mask (z, y, x) in all formats and its record, which replace an earlier run's when committed.
 
     Args:
         case: the case.
         mask: its labels.
         template: of the image, whose geometry the mask takes, and free text of its header where `keep_text`.
-        record_of: makes the record from the mask's SHA-256, once the mask is on the disk.
+        record_of: makes the record from the SHA-256 of the first mask, once all are on the disk.
         keep_text: see `template`.
         with_record: False writes the mask alone; a record of an earlier run goes all the same.
         probabilities: what is written already and belongs to the mask; those of an earlier run go all the same.
 
     Raises:
         OutputError: where one of them cannot be written.
+        CaseError: where the image allows no mask in one of the formats.
     """
     with ExitStack() as files:
-        new_mask = files.enter_context(staged(case.mask))
-        encode_mask(new_mask.file, case.mask.name, mask, template, keep_text=keep_text)
-        new_mask.settle()
-        record = record_of(sha256_of(new_mask.path))
+        masks = [files.enter_context(staged(target)) for target in case.masks]
+        for new in masks:
+            encode_mask(new.file, new.target.name, mask, template, keep_text=keep_text)
+            new.settle()
+        first, *others = masks
+        record = record_of(sha256_of(first.path))
+        record.other_masks = {visible(other.target): sha256_of(other.path) for other in others}
         if probabilities is not None:
             probabilities.settle()
             record.probabilities = visible(probabilities.target)
@@ -94,7 +98,7 @@ def stage_result(
         if new_record is not None:
             new_record.file.write(encode_json(record))
             new_record.settle()
-        staged_files = [file for file in (new_mask, probabilities, new_record) if file is not None]
+        staged_files = [file for file in (*masks, probabilities, new_record) if file is not None]
         return StagedResult(case, record, staged_files, files.pop_all())
 
 
@@ -182,11 +186,12 @@ def _drop_record(case: Case, _record: CaseRecord) -> None:
 
 
 def _set_mask_aside(case: Case, record: CaseRecord) -> None:
-    check_kind(case.mask)
-    check_kind(case.stale)
-    with suppress(FileNotFoundError):
-        case.mask.replace(case.stale)
-        record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(case.stale.name)}"))
+    for mask, stale in zip(case.masks, case.stale_masks, strict=True):
+        check_kind(mask)
+        check_kind(stale)
+        with suppress(FileNotFoundError):
+            mask.replace(stale)
+            record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(stale.name)}"))
 
 
 def _set_probabilities_aside(case: Case, _record: CaseRecord) -> None:

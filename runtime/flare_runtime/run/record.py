@@ -50,6 +50,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
             the case before is segmented; `total` is from before that wait until after writing. Where several cases are
             in work, on a GPU, `read` is their own time and `total` holds the waits between the stages.
         inputs, inputs_sha256: the images, and of a case that is done their hashes.
+        other_masks: the files of the same mask in other formats, and their hashes.
         peak_memory_mib: of the process that segments, so far.
         gpu_memory_mib: of a GPU, all the process takes: `planned` for this case, and the most `measured` so far.
         lesions: the largest first, not more than MAX_LESIONS.
@@ -68,6 +69,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     inputs_sha256: list[str] = []
     mask: str | None = None
     mask_sha256: str | None = None
+    other_masks: dict[str, str] = {}
     probabilities: str | None = None
     probabilities_sha256: str | None = None
     timings_s: dict[str, float] = {}

@@ -97,8 +97,14 @@ class Session:
         """
         channels = len(self.bundle.manifest.channels)
         as_path(target, "the target")  # which drops a / at the end
-        with_probabilities = self._choice.options.probabilities is not None
-        cases = find_cases(as_path(source, "the source"), target, channels, probabilities=with_probabilities)
+        options = self._choice.options
+        cases = find_cases(
+            as_path(source, "the source"),
+            target,
+            channels,
+            probabilities=options.probabilities is not None,
+            output_types=options.output_types,
+        )
         report_path = None if report is None else as_path(report, "the report")
         if report_path is not None:
             _check_report(report_path, cases)
@@ -195,7 +201,8 @@ def _noted(segment: Callable[[], _Records], journal: Journal) -> _Records:
 
 
 def _check_report(report: Path, cases: Sequence[Case]) -> None:
-    results = {path.name for case in cases for path in (case.mask, case.record, case.stale, case.probabilities)}
+    paths = ((*case.masks, *case.stale_masks, case.record, case.probabilities) for case in cases)
+    results = {path.name for of_case in paths for path in of_case}
     if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
         raise UsageError("the report would replace a result")
     check_targets([report], [file for case in cases for file in case.files], over=is_report)

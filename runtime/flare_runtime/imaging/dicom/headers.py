@@ -29,8 +29,10 @@ _TAGS = [
     "TemporalPositionIdentifier", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID",
 ]  # fmt: skip
+# What an object that refers to a slice has to repeat.
+_REFERABLE = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Slice:
         shape: rows, columns.
         dtype: of the stored pixels.
         slope, intercept: intensity = slope * pixel + intercept.
+        lacks: what the file does not say of itself, and an object that refers to it would have to repeat.
     """
 
     file: DicomFile
@@ -68,6 +71,7 @@ class Slice:
     dtype: str
     slope: float
     intercept: float
+    lacks: tuple[str, ...]
 
 
 def read_slices(file: DicomFile) -> list[Slice]:
@@ -81,7 +85,7 @@ def read_slices(file: DicomFile) -> list[Slice]:
 
     try:
         with file.open() as stream:
-            header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            header = complete(dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS))
             modality = _modality(header)
             return [] if modality is None else list(_slices(file, header, modality))
     except (OSError, CaseError):
@@ -90,9 +94,17 @@ def read_slices(file: DicomFile) -> list[Slice]:
         raise CaseError("corrupt", f"{file.name}: its header is damaged ({first_line(error)}); export anew") from error
 
 
+def complete(header: Any) -> Any:
+    """Give a data set the class and the UID that its file has, where it says none itself."""
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if not header.get(keyword) and (of_file := header.file_meta.get(f"MediaStorage{keyword}")):
+            setattr(header, keyword, of_file)
+    return header
+
+
 def _modality(header: Any) -> str | None:
     """Return the modality of an image of slices, by its class, or by what it says itself where its class is unknown."""
-    uid = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    uid = str(header.get("SOPClassUID") or "")
     own = str(header.get("Modality") or "")
     return _CLASSES.get(uid) if uid else own if own in _CLASSES.values() else None
 
@@ -105,6 +117,7 @@ def _slices(file: DicomFile, header: Any, modality: str) -> Iterator[Slice]:
         text = f"{file.name} has {frames} frames and says of {len(groups)} where they lie; export single slices"
         raise CaseError("unsupported_type", text)
     shared = header.get("SharedFunctionalGroupsSequence") or [{}]
+    lacks = tuple(keyword for keyword in _REFERABLE if not header.get(keyword))
     for frame in range(frames):
         look = _Look([groups[frame], shared[0]] if groups else [], header)
         acquisition = look.get("FrameAcquisitionNumber", "FrameContentSequence") or header.get("AcquisitionNumber")
@@ -126,6 +139,7 @@ def _slices(file: DicomFile, header: Any, modality: str) -> Iterator[Slice]:
             dtype=dtype,
             slope=_scale(look.get("RescaleSlope", "PixelValueTransformationSequence"), 1.0, file),
             intercept=_scale(look.get("RescaleIntercept", "PixelValueTransformationSequence"), 0.0, file),
+            lacks=lacks,
         )
 
 

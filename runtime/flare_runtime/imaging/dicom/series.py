@@ -47,6 +47,16 @@ class DicomSeries:
         """The files on disk, each once."""
         return tuple(dict.fromkeys(one.file.path for one in self.slices))
 
+    def check_referable(self) -> None:
+        """Refuse a series that no other DICOM object can refer to.
+
+        Raises:
+            CaseError: `unreferable`.
+        """
+        if one := next((one for one in self.slices if one.lacks), None):
+            text = f"{one.file.name} has no {' and no '.join(one.lacks)}, by which a DICOM object would refer to it"
+            raise CaseError("unreferable", f"{text}; write NIfTI alone")
+
     def read_grid(self, max_voxels: int) -> Grid:
         """Return what the headers say of the voxels.
 

@@ -1,0 +1,154 @@
+"""Masks as DICOM structure sets: closed planar contours for each label and slice."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from flare_runtime.compute.arrays import AnyArray, MaskArray
+from flare_runtime.imaging.dicom import references
+from flare_runtime.imaging.dicom.contours import Polygon, outlines
+from flare_runtime.imaging.dicom.headers import Slice
+from flare_runtime.imaging.dicom.references import Source, long_string, ordered_files, series_attributes, source_of
+from flare_runtime.imaging.dicom.terminology import property_of
+from flare_runtime.imaging.volume import Template
+from flare_runtime.model.manifest import Label
+
+_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
+_STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
+# Added to the number of the source's series.
+_SERIES = 2000
+# Of a millimetre.
+_DIGITS = 4
+
+
+class StructureSetWriter:
+    """Writes masks as DICOM structure sets, with the patient's and the study's attributes of their series."""
+
+    suffixes = (".rtstruct.dcm",)
+
+    def encode(self, file: BinaryIO, name: str, mask: MaskArray, template: Template, *, keep_text: bool) -> None:
+        """Write a mask (z, y, x); see `MaskWriter`.
+
+        Raises:
+            UsageError, CaseError: as `source_of` does.
+        """
+        source = source_of(template)
+        with references.referring():
+            _structure_set(mask, source).save_as(file, enforce_file_format=True)
+
+    def is_mask(self, head: bytes) -> bool:
+        """Whether a file that begins so is a structure set that this wrote."""
+        return references.is_ours(head, _SOP_CLASS)
+
+
+def _structure_set(mask: MaskArray, source: Source) -> Any:
+    from highdicom import SOPClass
+    from pydicom.uid import ImplicitVRLittleEndian
+
+    header = source.headers[0]
+    result = SOPClass(
+        sop_class_uid=_SOP_CLASS,
+        modality="RTSTRUCT",
+        # With explicit types contours of more than 64 KiB have no type of their own.
+        transfer_syntax_uid=ImplicitVRLittleEndian,
+        study_instance_uid=header.StudyInstanceUID,
+        **series_attributes(source, _SERIES),
+    )
+    result.copy_patient_and_study_information(header)
+    result.OperatorsName = ""
+    result.ApprovalStatus = "UNAPPROVED"
+    result.StructureSetLabel = references.MAKER
+    result.StructureSetName = long_string(source.labelling.model)
+    now = datetime.now()
+    result.StructureSetDate, result.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    result.FrameOfReferenceUID = header.FrameOfReferenceUID
+    result.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "")
+    result.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
+    labels = list(enumerate(source.labelling.labels, 1))
+    result.StructureSetROISequence = [_roi(number, label, header) for number, label in labels]
+    result.ROIContourSequence = [_contours_of(number, label, mask, source) for number, label in labels]
+    result.RTROIObservationsSequence = [_observation(number, label) for number, label in labels]
+    return result
+
+
+def _item(**values: Any) -> Any:
+    from pydicom import Dataset
+
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def _frame_of_reference(source: Source) -> Any:
+    header = source.headers[0]
+    images = [_reference(source.headers[index]) for index in ordered_files(source.slices)]
+    series = _item(SeriesInstanceUID=header.SeriesInstanceUID, ContourImageSequence=images)
+    study = _item(
+        ReferencedSOPClassUID=_STUDY_CLASS,
+        ReferencedSOPInstanceUID=header.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    return _item(FrameOfReferenceUID=header.FrameOfReferenceUID, RTReferencedStudySequence=[study])
+
+
+def _reference(header: Any) -> Any:
+    return _item(ReferencedSOPClassUID=header.SOPClassUID, ReferencedSOPInstanceUID=header.SOPInstanceUID)
+
+
+def _roi(number: int, label: Label, header: Any) -> Any:
+    return _item(
+        ROINumber=number,
+        ReferencedFrameOfReferenceUID=header.FrameOfReferenceUID,
+        ROIName=long_string(label.name) or f"label {number}",
+        ROIGenerationAlgorithm="AUTOMATIC",
+    )
+
+
+def _observation(number: int, label: Label) -> Any:
+    kind = property_of(label.name).type
+    code = _item(CodeValue=kind.value, CodingSchemeDesignator=kind.scheme_designator, CodeMeaning=kind.meaning)
+    return _item(
+        ObservationNumber=number,
+        ReferencedROINumber=number,
+        RTROIIdentificationCodeSequence=[code],
+        RTROIInterpretedType="",
+        ROIInterpreter="",
+    )
+
+
+def _contours_of(number: int, label: Label, mask: MaskArray, source: Source) -> Any:
+    contours = [
+        contour
+        for index, plane in enumerate(mask)
+        for contour in _contours_in(np.isin(plane, label.values), source, index)
+    ]
+    item = _item(ReferencedROINumber=number)
+    if contours:
+        item.ContourSequence = contours
+    return item
+
+
+def _contours_in(plane: AnyArray, source: Source, index: int) -> Iterator[Any]:
+    for polygon in outlines(plane):
+        points = np.round(_places_mm(polygon, source.slices[index]), _DIGITS)
+        reference = _reference(source.headers[index])
+        if source.is_multiframe:
+            reference.ReferencedFrameNumber = source.slices[index].frame + 1
+        yield _item(
+            ContourImageSequence=[reference],
+            ContourGeometricType="CLOSED_PLANAR",
+            NumberOfContourPoints=len(points),
+            ContourData=points.ravel().tolist(),
+        )
+
+
+def _places_mm(polygon: Polygon, one: Slice) -> Polygon:
+    """Return points (column, row) of a slice in the patient's LPS axes."""
+    along_row, along_column = np.reshape(np.array(one.orientation), (2, 3))
+    between_rows, between_columns = np.array(one.spacing_mm)
+    steps = np.stack([along_row * between_columns, along_column * between_rows])
+    places: Polygon = polygon @ steps + np.array(one.position_mm)
+    return places
