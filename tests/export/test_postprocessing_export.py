@@ -45,7 +45,7 @@ def test_masks_are_postprocessed_as_nnunet_would(
     labels = {"background": 0, "liver": 1, "tumour": 2}
     model = write_model_folder(tmp_path / "model", labels=labels, transpose_forward=(2, 0, 1), background_bias=2.0)
     written(model / "crossval_results_folds_0", [1, 2], 2)
-    image = write_image(tmp_path / "case.nii.gz", (40, 44, 48), (2.0, 1.2, 1.2), seed=1)
+    image = write_image(tmp_path / "case.nii.gz", (20, 24, 28), (2.5, 1.4, 1.4), seed=1)
     assert cli.main(["model", "-o", "bundle", "--verify", str(image)]) == 0  # nnU-Net's predictor does not do it
     said = "model/crossval_results_folds_0/postprocessing.json says"
     assert f"postprocessing: largest component of 1, 2; largest component of 2, as {said}" in capsys.readouterr().out
@@ -100,6 +100,12 @@ def test_it_is_taken_for_the_exported_folds_alone(tmp_path: Path) -> None:
         found = find_postprocessing(tmp_path, folds)
         assert [step.keep_largest for step in found.steps] == steps
         assert steps or found.line == "postprocessing: none, as crossval_results_folds_0_1_2_3_4 is of other folds"
+
+
+def test_that_of_one_fold_alone_is_pointed_out(tmp_path: Path) -> None:
+    written(tmp_path / "fold_0" / "validation", 1)
+    found = find_postprocessing(tmp_path, ["0", "1"])
+    assert (found.steps, found.line) == ((), "postprocessing: none, as fold_0/validation is of other folds")
 
 
 def test_what_was_copied_beside_the_plans_is_taken_and_a_pickle_alone_is_not(tmp_path: Path) -> None:

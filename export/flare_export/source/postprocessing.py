@@ -9,6 +9,7 @@ import msgspec
 
 from flare_export.errors import ModelError
 from flare_export.source.json_file import read_json, shown
+from flare_runtime.files.naming import visible
 from flare_runtime.model.manifest import PostprocessingStep
 
 _NAME = "postprocessing"
@@ -41,8 +42,10 @@ def find_postprocessing(folder: Path, folds: Sequence[str]) -> FoundPostprocessi
     own = [folder, *_of_folds(folder, folds)]
     places = [place for place in own if any((place / f"{_NAME}.{end}").exists() for end in ("json", "pkl"))]
     if not places:
-        others = sorted(path.parent.name for path in folder.glob(f"{_CROSS_VALIDATION}*/{_NAME}.*"))
-        return FoundPostprocessing(line=f"{_NAME}: none, as {others[0]} is of other folds" if others else "")
+        patterns = (f"{_CROSS_VALIDATION}*/{_NAME}.*", f"fold_*/{_NAME}.*", f"fold_*/validation/{_NAME}.*")
+        others = sorted(str(path.parent.relative_to(folder)) for pattern in patterns for path in folder.glob(pattern))
+        told = f"{_NAME}: none, as {visible(others[0])} is of other folds" if others else ""
+        return FoundPostprocessing(line=told)
     file = places[0] / f"{_NAME}.json"
     if not file.exists():
         return FoundPostprocessing(line=f"{_NAME}: none, as there is {_NAME}.pkl without {file}; no pickle is read")
