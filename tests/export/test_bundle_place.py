@@ -47,6 +47,14 @@ def test_a_bundle_takes_an_empty_place_or_that_of_a_bundle(tmp_path):
     assert bundle_at(tmp_path / "empty").name == "third"
 
 
+def test_a_name_as_long_as_the_file_system_has_them(tmp_path):
+    place = tmp_path / ("b" * 255)
+    for name in ("first", "second"):
+        replace(place, name)
+        assert bundle_at(place).name == name
+        assert names(tmp_path) == [place.name]
+
+
 @pytest.mark.parametrize("manifest", ['{"name": "a web project"}', "{}", "not JSON", '{"schema_version": 1}'])
 def test_a_folder_with_a_manifest_of_something_else_stays(tmp_path, manifest):
     place = tmp_path / "project"

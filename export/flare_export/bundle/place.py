@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flare_runtime.backends.openvino.int8 import decode_ranges
 from flare_runtime.errors import BundleError, OutputError
+from flare_runtime.files.naming import fitted
 from flare_runtime.files.target import bundle_around
 from flare_runtime.files.temporary import sweep, temporary_folder
 from flare_runtime.model.bundle import MANIFEST_NAME, Bundle
@@ -105,7 +106,7 @@ def new_folder(place: Path, check: Callable[[Path], object]) -> Iterator[Path]:
             yield fresh
             check(place)
             if previous.exists():  # an export was killed once it was replaced
-                previous.rename(scratch / f"{place.name}.older")
+                previous.rename(scratch / fitted(place.name, ".older"))
             try:
                 if place.exists():
                     place.rename(previous)
@@ -114,14 +115,14 @@ def new_folder(place: Path, check: Callable[[Path], object]) -> Iterator[Path]:
                 _put_back(place)
                 raise
             if previous.exists():
-                previous.rename(scratch / f"{place.name}.old")
+                previous.rename(scratch / fitted(place.name, ".old"))
     except OSError as error:
         raise OutputError(f"{place}: cannot be written ({error.strerror or error})") from error
 
 
 def _previous(place: Path) -> Path:
     """Return where a bundle is while another takes its place; no sweep takes that for left over."""
-    return place.with_name(f".{place.name}.flare-previous")
+    return place.with_name(fitted(f".{place.name}", ".flare-previous"))
 
 
 def _put_back(place: Path) -> None:
