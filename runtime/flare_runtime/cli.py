@@ -142,6 +142,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="write a JSON record of each case beside its mask (default: yes)",
     )
     add("--report", type=path_of, metavar="FILE", help="write a JSON report of the whole run")
+    add("--lesions", type=path_of, metavar="FILE.csv", help="write a table of the lesions of all cases")
     add(
         "--keep-header-text",
         action="store_true",

@@ -35,7 +35,9 @@ class Command:
         self._bar_case = ""
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
         self._session = Session(args.model, options_of(args), listener=self._on_event)
-        self._run = self._session.run(args.input, args.output, report=args.report, command=command)
+        self._run = self._session.run(
+            args.input, args.output, report=args.report, lesions=args.lesions, command=command
+        )
         if interruption is not None:
             interruption.final_steps = [(self._stop, 1.0), (self._clean_up, 0.2), (self._print_ending, 0.2)]
 

@@ -1,4 +1,4 @@
-"""The records of a run so far, and its report, which is written once, whatever ends the run."""
+"""The records of a run so far, its report and its table of lesions, which are written once, whatever ends the run."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -10,6 +10,7 @@ import msgspec
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.run.cases import Case
+from flare_runtime.run.lesion_table import rows_of, write_table
 from flare_runtime.run.record import CaseRecord, RunTime, write_report
 
 
@@ -20,19 +21,28 @@ class Journal:
         report: the file for its report, if there is to be one.
         cases: of the run.
         command: the command line, word by word.
+        lesions: the file for the table of all lesions, if there is to be one.
 
     Attributes:
         count: of cases that are done, refused or failed.
         failed: those of them that are not done.
     """
 
-    def __init__(self, report: Path | None, cases: Sequence[Case], command: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        report: Path | None,
+        cases: Sequence[Case],
+        command: Sequence[str] = (),
+        lesions: Path | None = None,
+    ) -> None:
         self.count = 0
         self.failed = 0
         self._report = report
         self._not_begun = dict.fromkeys(case.name for case in cases)
         # As JSON they take a third of the memory.
         self._records: list[msgspec.Raw] = []
+        self._lesions = lesions
+        self._rows: list[str] = []
         self._written = False
         self._command = [visible(word) for word in command]
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -43,6 +53,8 @@ class Journal:
         self._not_begun.pop(record.case, None)
         if self._report:
             self._records.append(msgspec.Raw(msgspec.json.encode(record)))
+        if self._lesions:
+            self._rows.append(rows_of(record))
         # Last of all: an interruption waits for it.
         self.failed += record.status != "done"
         self.count += 1
@@ -53,13 +65,17 @@ class Journal:
         return self.count - self.failed
 
     def write(self) -> None:
-        """Write the report, if there is to be one and it was not written yet.
+        """Write the report and the table, if there are to be any and they were not written yet.
 
         Raises:
-            OutputError: where it cannot be written.
+            OutputError: where one cannot be written.
         """
         with committing:  # which an interruption takes before it writes
-            if self._report and not self._written:
-                self._written = True
+            if self._written:
+                return
+            self._written = True
+            if self._lesions:
+                write_table(self._lesions, self._rows)
+            if self._report:
                 run = RunTime(self._started, round(perf_counter() - self._started_s, 3), self._command)
                 write_report(self._report, run, self._records, list(self._not_begun))

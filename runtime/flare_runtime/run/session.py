@@ -12,7 +12,7 @@ from flare_runtime.compute.device import device_names
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder
-from flare_runtime.files.target import check_targets
+from flare_runtime.files.target import IsOurs, check_targets
 from flare_runtime.files.temporary import remove_ours, sweep
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
@@ -21,6 +21,7 @@ from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import DeviceFallback, Listener
 from flare_runtime.run.journal import Journal
+from flare_runtime.run.lesion_table import is_table
 from flare_runtime.run.record import CaseRecord, is_report
 from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
@@ -81,6 +82,7 @@ class Session:
         target: str | Path,
         *,
         report: str | Path | None = None,
+        lesions: str | Path | None = None,
         command: Sequence[str] = (),
     ) -> "Run":
         """Find the cases, check every output, and return a run that has not started.
@@ -89,6 +91,7 @@ class Session:
             source: an image, or a folder of them; or DICOM, see `find_cases`.
             target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
             report: a file for the JSON report of the whole run.
+            lesions: a file for the CSV table of all lesions.
             command: the command line for the report, such as `sys.argv`.
 
         Raises:
@@ -106,9 +109,13 @@ class Session:
             output_types=options.output_types,
         )
         report_path = None if report is None else as_path(report, "the report")
-        if report_path is not None:
-            _check_report(report_path, cases)
-        journal = Journal(report_path, cases, command)
+        table = None if lesions is None else as_path(lesions, "the table of lesions")
+        for path, what, over in ((report_path, "report", is_report), (table, "table of lesions", is_table)):
+            if path is not None:
+                _check_report(path, what, over, cases)
+        if report_path is not None and table is not None and report_path.resolve() == table.resolve():
+            raise UsageError(f"{table}: is the report as well; give the table of lesions another name")
+        journal = Journal(report_path, cases, command, table)
         return Run(cases, journal, lambda: self._segment(cases, journal))
 
     def _segment(self, cases: Sequence[Case], journal: Journal) -> _Records:
@@ -200,10 +207,10 @@ def _noted(segment: Callable[[], _Records], journal: Journal) -> _Records:
         journal.write()
 
 
-def _check_report(report: Path, cases: Sequence[Case]) -> None:
+def _check_report(report: Path, what: str, over: IsOurs, cases: Sequence[Case]) -> None:
     paths = ((*case.masks, *case.stale_masks, case.record, case.probabilities) for case in cases)
     results = {path.name for of_case in paths for path in of_case}
     if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
-        raise UsageError("the report would replace a result")
-    check_targets([report], [file for case in cases for file in case.files], over=is_report)
+        raise UsageError(f"the {what} would replace a result")
+    check_targets([report], [file for case in cases for file in case.files], over=over)
     check_folder(report.parent)

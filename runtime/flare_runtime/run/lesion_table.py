@@ -1,0 +1,55 @@
+"""The lesions of all cases of a run as one CSV, a row each."""
+
+import csv
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+from flare_runtime.files.output import replacing
+from flare_runtime.run.record import CaseRecord
+
+_COLUMNS = (
+    "id",
+    "label",
+    "name",
+    "volume_ml",
+    "diameter_mm",
+    "perpendicular_mm",
+    "diameter_slice",
+    "largest_slice",
+    "mean_intensity",
+    "sd_intensity",
+    "touches_border",
+)
+_PLACES = ("centre_mm", "centre_lps_mm")
+_HEAD = ["case", "status", *_COLUMNS, *(f"{name}_{axis}" for name in _PLACES for axis in "xyz")]
+
+
+def _line(cells: Sequence[object]) -> str:
+    line = StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+def rows_of(record: CaseRecord) -> str:
+    """Return the lines of a case: one for each lesion, and one that names none where there is none."""
+    rows = []
+    for lesion in record.lesions or []:
+        places = [side for name in _PLACES for side in getattr(lesion, name) or ("", "", "")]
+        rows.append([record.case, record.status, *(getattr(lesion, name) for name in _COLUMNS), *places])
+    return "".join(map(_line, rows or [[record.case, record.status, *[""] * (len(_HEAD) - 2)]]))
+
+
+def write_table(target: Path, rows: Sequence[str]) -> None:
+    """Write the table of a run from what `rows_of` gave for its cases.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    with replacing(target) as file:
+        file.write("".join([_line(_HEAD), *rows]).encode())
+
+
+def is_table(head: bytes) -> bool:
+    """Whether a file that begins so is a table of lesions."""
+    return head.startswith(_line(_HEAD).encode())
