@@ -7,6 +7,7 @@ usage: python -m benchmarks.several_cases [--cases 8] [--rounds 3] [--shape 150 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=_NETWORKS, default=list(_NETWORKS))
     parser.add_argument("--shape", type=int, nargs=3, default=(150, 512, 512), metavar=("Z", "Y", "X"))
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # of the fresh process
     add_table_option(parser)
@@ -88,19 +90,25 @@ def run(args: argparse.Namespace) -> None:
         write_scan(work / "scan.nii.gz", args.shape, (2.0, 0.8, 0.8))
         for index in range(args.cases):
             (work / "in" / f"{index}.nii.gz").symlink_to(work / "scan.nii.gz")
-        rows = [_row(network, work, args.rounds) for network in _NETWORKS]
-    table = Table.measured("python -m benchmarks.several_cases", _COLUMNS, rows)
+        rows = [_row(network, work, args.rounds) for network in args.networks]
+    table = Table.measured(f"python -m benchmarks.several_cases{_options(args)}", _COLUMNS, rows)
     print(table.markdown)
     if args.table:
         table.write(args.table)
 
 
+def _options(args: argparse.Namespace) -> str:
+    shape = " ".join(map(str, args.shape))
+    return f" --networks {' '.join(args.networks)} --cases {args.cases} --rounds {args.rounds} --shape {shape}"
+
+
 def _row(network: str, work: Path, rounds: int) -> tuple[str | float, ...]:
     found: dict[str, list[dict[str, Any]]] = {"one": [], "many": []}
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # on few cores its threads wait for each other
     for _ in range(rounds):
         for way, results in found.items():
             command = [sys.executable, "-m", "benchmarks.several_cases", "--measure", str(work), network, way]
-            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             results.append(json.loads(ran.stdout))
             print(network, way, ran.stdout.strip(), flush=True)
     masks = {result["masks"] for results in found.values() for result in results}
