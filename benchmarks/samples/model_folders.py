@@ -14,7 +14,7 @@ from torch import nn
 from flare_export.source.known_trainers import BATCH_NORM_TRAINER, with_batch_norm
 from flare_train.planning.plan import architecture
 
-CONFIGURATION = "3d_fullres"
+CONFIGURATION, CASCADE = "3d_fullres", "3d_cascade_fullres"
 CT_STATISTICS = {
     "mean": 40.0,
     "median": 44.0,
@@ -108,12 +108,51 @@ def write_model_folder(
     of_checkpoints = CheckpointOptions(**{name: options.pop(name) for name in _OF_CHECKPOINTS & options.keys()})
     plans = make_plans(channels=len(channels), **options)
     dataset = make_dataset(channels=channels, labels=labels, regions_class_order=regions_class_order)
+    (configuration,) = plans["configurations"]
+    return _write(path, plans, dataset, configuration, folds, of_checkpoints)
 
+
+def write_cascade(path: Path, *, lowres: Mapping[str, Any], **options: Any) -> Path:
+    """Write the two trained-model folders of a cascade into `path`, as nnU-Net names them; return that of the cascade.
+
+    Args:
+        path: the folder to make, such as `nnUNet_results/Dataset999_Tiny`.
+        lowres: the options in which the previous stage differs.
+        options: those of `write_model_folder`.
+    """
+    of_checkpoints = CheckpointOptions(**{name: options.pop(name) for name in _OF_CHECKPOINTS & options.keys()})
+    folds = options.pop("folds", ("0",))
+    names = ("channels", "labels", "regions_class_order")
+    of_dataset = {"channels": ("CT",), "labels": {"background": 0, "lesion": 1}}
+    dataset = make_dataset(**(of_dataset | {name: options.pop(name) for name in names if name in options}))
+    options["channels"] = len(dataset["channel_names"])
+    plans = make_plans(**options)
+    (first,) = make_plans(**(options | dict(lowres)))["configurations"].values()
+    plans["configurations"] |= {
+        "3d_lowres": first | {"next_stage": CASCADE},
+        CASCADE: {"inherits_from": CONFIGURATION, "previous_stage": "3d_lowres"},
+    }
+    for seed, name in enumerate(("3d_lowres", CASCADE)):
+        folder = path / f"{of_checkpoints.trainer}__nnUNetPlans__{name}"
+        seeded = replace(of_checkpoints, seed=of_checkpoints.seed + 10 * seed)
+        _write(folder, plans, dataset, name, folds, seeded)
+    return folder
+
+
+def _write(
+    path: Path,
+    plans: dict[str, Any],
+    dataset: dict[str, Any],
+    configuration: str,
+    folds: Sequence[str],
+    of_checkpoints: CheckpointOptions,
+) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     (path / "plans.json").write_text(json.dumps(plans, indent=4))
     (path / "dataset.json").write_text(json.dumps(dataset, indent=4))
     for index, fold in enumerate(folds):
-        content = _checkpoint(plans, dataset, fold, replace(of_checkpoints, seed=of_checkpoints.seed + index))
+        seeded = replace(of_checkpoints, seed=of_checkpoints.seed + index)
+        content = _checkpoint(plans, dataset, configuration, fold, seeded)
         (path / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(content, path / f"fold_{fold}" / of_checkpoints.checkpoint)
     return path
@@ -206,13 +245,16 @@ def _architecture(model: PlanOptions) -> dict[str, Any]:
 
 
 def _checkpoint(
-    plans: dict[str, Any], dataset: dict[str, Any], fold: str, options: CheckpointOptions
+    plans: dict[str, Any], dataset: dict[str, Any], name: str, fold: str, options: CheckpointOptions
 ) -> dict[str, Any]:
     """Return what `nnUNetTrainer.save_checkpoint` would save after two epochs."""
     inputs = len(dataset["channel_names"])
     structures = [name for name in dataset["labels"] if name not in ("background", "ignore")]
     outputs = len(structures) + ("regions_class_order" not in dataset)
-    ((name, configuration),) = plans["configurations"].items()
+    configuration = plans["configurations"][name]
+    configuration = plans["configurations"].get(configuration.get("inherits_from"), {}) | configuration
+    if "previous_stage" in configuration:
+        inputs += len(_label_values(dataset))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         block = configuration["architecture"]
@@ -241,6 +283,11 @@ def _checkpoint(
         "trainer_name": options.trainer,
         "inference_allowed_mirroring_axes": None if options.mirror_axes is None else tuple(options.mirror_axes),
     }
+
+
+def _label_values(dataset: dict[str, Any]) -> set[int]:
+    values = [value if isinstance(value, list) else [value] for value in dataset["labels"].values()]
+    return {number for group in values for number in group} - {0}
 
 
 def _log(outputs: int) -> dict[str, list[Any]]:

@@ -13,6 +13,7 @@ from flare_runtime.program.terminal import open_streams, print_line
 
 if TYPE_CHECKING:
     from flare_export.source.model_folder import ModelFolder
+    from flare_runtime.model.manifest import Manifest
 
 # What a command line may begin with; otherwise it is that of a model folder that becomes a bundle.
 ENGINES, INT8, TRITON = "trt", "int8", "triton"
@@ -53,6 +54,7 @@ def _bundle_parser() -> argparse.ArgumentParser:
     add("model", type=path_of, metavar="MODEL_FOLDER", help="holds plans.json, dataset.json and fold_*/")
     add("-o", "--output", type=path_of, required=True, metavar="BUNDLE", help="the folder to write")
     add("--folds", "--fold", nargs="+", metavar="FOLD", help="0 1 ... or all (default: every numbered fold)")
+    _add_previous_stage(parser)
     add("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
     _add_verify(parser, "NIfTI images to compare with nnU-Net's own predictor, voxel by voxel (needs nnunetv2)")
     add(
@@ -82,6 +84,11 @@ def _bundle_parser() -> argparse.ArgumentParser:
         help="replace a bundle although the new one lacks its model card, what int8 needs or how it agrees on cases",
     )
     return parser
+
+
+def _add_previous_stage(parser: argparse.ArgumentParser) -> None:
+    meaning = "of a cascade the model whose masks it sees (default: beside MODEL_FOLDER, as nnU-Net names it)"
+    parser.add_argument("--previous-stage", type=path_of, metavar="FOLDER", help=meaning)
 
 
 def _engine_parser() -> argparse.ArgumentParser:
@@ -184,27 +191,36 @@ def run_bundle(args: argparse.Namespace) -> int:
     from flare_export.source.postprocessing import FoundPostprocessing, find_postprocessing
 
     _check_usage(args)
-    folder = ModelFolder.read(args.model, args.folds, args.checkpoint, trust_plans=args.trust_plans)
-    print_line(_folds_line(folder, args.checkpoint))
+    folder = ModelFolder.read(
+        args.model, args.folds, args.checkpoint, args.previous_stage, trust_plans=args.trust_plans
+    )
+    for stage in folder.stages:
+        print_line(_folds_line(stage, args.checkpoint))
     naming = Naming(args.name, args.licence, args.model_card, args.caution, args.orientation)
-    verify = channel_files(args.verify, folder.inputs)
+    verify = channel_files(args.verify, folder.image_channels)
     folds = [checkpoint.fold for checkpoint in folder.checkpoints]
     found = find_postprocessing(folder.path, folds) if args.postprocessing else FoundPostprocessing()
     if found.line:
         print_line(found.line)
-    bundle, cases = export_bundle(
+    bundle, _ = export_bundle(
         folder, args.output, naming, verify, print_line, postprocessing=found.steps, force=args.force
     )
-    manifest = bundle.manifest
-    network = manifest.network
-    print_line(f"{args.output}: {manifest.name}, {network.architecture} of {network.stages} stages,")
-    print_line(f"  {network.parameters:,} parameters, {network.gmac:g} GMAC a patch")
-    for record in manifest.parity[: len(manifest.parity) - len(cases)]:
-        print_line(
-            f"  {record.backend} {record.precision} against {record.reference} on {record.subject}: logits within "
-            f"{record.max_logit_difference:.2g}, {record.voxel_agreement:.4%} of voxels equal, Dice {record.dice:.6f}"
-        )
+    for part in bundle.stages:
+        _print_network(args.output, part.manifest)
     return 0
+
+
+def _print_network(output: Path, manifest: "Manifest") -> None:
+    network = manifest.network
+    print_line(f"{output}: {manifest.name}, {network.architecture} of {network.stages} stages,")
+    print_line(f"  {network.parameters:,} parameters, {network.gmac:g} GMAC a patch")
+    for record in manifest.parity:
+        if record.scope == "patch":
+            print_line(
+                f"  {record.backend} {record.precision} against {record.reference} on {record.subject}: logits within "
+                f"{record.max_logit_difference:.2g}, {record.voxel_agreement:.4%} of voxels equal, Dice "
+                f"{record.dice:.6f}"
+            )
 
 
 def _folds_line(folder: "ModelFolder", checkpoint: str) -> str:
@@ -237,6 +253,8 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise UsageError(f"--folds {twice[0]}: is given twice")
     if Path(args.checkpoint).name != args.checkpoint:
         raise UsageError(f"--checkpoint {args.checkpoint}: give the name of a file in the folds' folders")
+    if args.previous_stage is not None and not args.previous_stage.is_dir():
+        raise UsageError(f"--previous-stage {args.previous_stage}: is no folder")
     if args.model_card is not None and not args.model_card.is_file():
         raise UsageError(f"--model-card {args.model_card}: there is no such file")
 
@@ -249,7 +267,8 @@ def run_engines(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     command.check_usage(args)
     run = command.export_portable if args.builder == "rtx" else command.export_verified
-    run(bundle, args)
+    for stage in bundle.stages:
+        run(stage, args)
     return 0
 
 

@@ -1,6 +1,6 @@
 """What was found in one case, and the mask of it as a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flare_runtime.compute.arrays import FloatArray, MaskArray
@@ -10,6 +10,7 @@ from flare_runtime.files.target import check_targets
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import HEAD_BYTES, encode_mask, is_mask, mask_suffixes
 from flare_runtime.paths import as_path
+from flare_runtime.pipeline.case_stages import PreviousResult
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 
 
@@ -41,6 +42,15 @@ class Segmentation:
     totals: tuple[LabelTotal, ...] = ()
     inputs: tuple[Path, ...] = ()
     keep_header_text: bool = False
+
+    def after(self, previous: PreviousResult) -> "Segmentation":
+        """Return the result with what a cascade's previous stage took: time, memory, and tiles computed again."""
+        timings = {stage: seconds + previous.timings_s.get(stage, 0.0) for stage, seconds in self.timings_s.items()}
+        overflow = tuple(remark for remark in previous.remarks if remark.code == "overflow")
+        memory = self.gpu_memory_mib
+        if memory and previous.gpu_memory_mib:
+            memory = {key: max(value, previous.gpu_memory_mib[key]) for key, value in memory.items()}
+        return replace(self, timings_s=timings, remarks=overflow + self.remarks, gpu_memory_mib=memory)
 
     def save(self, path: str | Path) -> Path:
         """Write the mask with the input's geometry, and return its path; folders are made, an old mask is replaced.

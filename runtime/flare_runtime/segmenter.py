@@ -14,9 +14,9 @@ import numpy as np
 from flare_runtime import __version__
 from flare_runtime.backends.case_memory import Place, gpu_place, host_memory, host_memory_of, postprocessing_of
 from flare_runtime.backends.engine import Choice
-from flare_runtime.backends.gpu import GpuNetwork
+from flare_runtime.backends.gpu import GpuNetwork, compile_beside
 from flare_runtime.backends.selection import choose, open_network, read_network
-from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray, Vector3
+from flare_runtime.compute.arrays import Vector3
 from flare_runtime.compute.device import HOST, Device, as_gpu, open_device
 from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
@@ -25,17 +25,16 @@ from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
-from flare_runtime.pipeline.case_stages import BlendedCase, PreparedCase
+from flare_runtime.pipeline.case_restoring import CaseRestoring
+from flare_runtime.pipeline.case_stages import BlendedCase, PreparedCase, PreviousResult
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement, smallest_placement
 from flare_runtime.pipeline.host_memory import HostMemory, give_back
 from flare_runtime.pipeline.inference import BlendedScores, Progress, TiledInference
 from flare_runtime.pipeline.lesions import measure_lesions
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
-from flare_runtime.pipeline.probability_maps import CoarseScores, MapsTo, ProbabilityMaps, unseen_boxes
+from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
 from flare_runtime.pipeline.reader_rules import ReaderRules
-from flare_runtime.pipeline.resampling import Resizing
-from flare_runtime.pipeline.restoring import restore, restore_probabilities
 from flare_runtime.segmentation import Segmentation
 
 _T = TypeVar("_T")
@@ -62,6 +61,7 @@ class Segmenter:
         device: "Device | Future[Device]" = HOST,
         place: Place = lambda _size: None,
         memory: HostMemory | None = None,
+        previous: "Segmenter | None" = None,
     ) -> None:
         self.bundle = bundle
         self.options = options or RunOptions()
@@ -76,6 +76,7 @@ class Segmenter:
         self._network = network
         self._device = device
         self._place = place
+        self._previous = previous
         self._rescuer: Network | None = None
         self._turn = RLock()
         self._at_network = Lock()
@@ -104,18 +105,30 @@ class Segmenter:
         Raises:
             BundleError, DeviceError: where they cannot be read or compiled.
         """
-        compiled = read_network(choice)
         worker = ThreadPoolExecutor(2, "compile")
         opened = worker.submit(open_device, choice.device)
-        network = worker.submit(lambda: compiled(opened.result()))
-        if choice.on_gpu:
-            worker.submit(lambda: as_gpu(opened.result()).warm_up())  # what fails there fails again where it is needed
-        worker.shutdown(wait=wait)
+        try:
+            segmenter = cls._compiling(choice, worker, opened)
+            if choice.on_gpu:
+                worker.submit(lambda: as_gpu(opened.result()).warm_up())  # what fails there fails again later
+        finally:
+            worker.shutdown(wait=wait)
         if wait:
-            network.result()
-        memory = host_memory_of(choice, network)
+            segmenter.network  # noqa: B018  raises what went wrong
+        return segmenter
+
+    @classmethod
+    def _compiling(
+        cls, choice: Choice, worker: ThreadPoolExecutor, opened: "Future[Device]", *, keeps_scan: bool = False
+    ) -> "Segmenter":
+        """Return a segmenter whose networks `worker` compiles: those of a previous stage first."""
+        compile_networks, stage = read_network(choice), choice.previous_stage
+        previous = None if stage is None else cls._compiling(stage, worker, opened, keeps_scan=True)
+        before = (None, None) if previous is None else (previous._network, previous.memory)
+        network = worker.submit(compile_beside, compile_networks, opened, before[0])
+        memory = host_memory_of(choice, network, before[1], keeps_scan=keeps_scan)
         place = gpu_place(network) if choice.on_gpu else memory.check
-        return cls(choice.bundle, network, choice.options, device=opened, place=place, memory=memory)
+        return cls(choice.bundle, network, choice.options, device=opened, place=place, memory=memory, previous=previous)
 
     @property
     def step(self) -> float:
@@ -176,7 +189,7 @@ class Segmenter:
             return as_volumes(first, spacing_mm, self.options.max_voxels, self.rules.plausible)[0]
 
         def attempt(smallest: bool) -> Segmentation:
-            prepared = self.prepare(image, spacing_mm, smallest=smallest)
+            prepared = self.prepare(image, spacing_mm, smallest=smallest, progress=progress)
             return self.finish(prepared, progress=progress, with_probabilities=probabilities, scan=first_channel)
 
         result = self.within_memory(attempt)
@@ -201,30 +214,47 @@ class Segmenter:
         spacing_mm: Vector3 | None = None,
         *,
         smallest: bool = False,
+        progress: Progress = iter,
         admit: Callable[[Placement], None] = lambda _placement: None,
     ) -> PreparedCase:
         """Do the first half of `segment`, after which the images can be let go while the network runs.
 
-        `smallest` takes as little of a GPU's memory as can be. `admit` is called before anything is uploaded there.
+        In a cascade that is all of the previous stage as well, of which `progress` wraps the tiles. `smallest` takes as
+        little of a GPU's memory as can be. `admit` is called before anything is uploaded there.
         """
         started = perf_counter()
         channels = as_volumes(image, spacing_mm, self.options.max_voxels, self.rules.plausible)
         read = self.rules.volumes(channels)
-        device = self.device
-        with self._turn, device.active():
-            prepared = prepare(
-                read,
-                self.bundle.manifest,
-                device,
-                self._place_for(smallest, admit),
-                body_only=self.options.crop == "body",
-                any_intensity=self.options.any_intensity,
-            )
+        device, template = self.device, channels[0].template
+        turn = self.rules.turn(template.geometry)
+        with self._turn:
+            previous, previous_s = self._previous_stage(channels, smallest, progress)
+            with device.active():
+                prepared = prepare(
+                    read,
+                    self.bundle.manifest,
+                    device,
+                    self._place_for(smallest, admit),
+                    previous_mask=None if previous is None else turn.view(previous.mask),
+                    body_only=self.options.crop == "body",
+                    any_intensity=self.options.any_intensity,
+                )
         remarks = tuple(dict.fromkeys(remark for volume in read for remark in volume.remarks))
         manifest = self.bundle.manifest
         labelling = Labelling(manifest.labels, manifest.name, self.bundle.sha256, __version__)
-        template = replace(channels[0].template, labelling=labelling)
-        return PreparedCase(prepared, template, self.rules.turn(template.geometry), remarks, perf_counter() - started)
+        template, seconds = replace(template, labelling=labelling), perf_counter() - started - previous_s
+        return PreparedCase(prepared, template, turn, remarks, seconds, previous)
+
+    def _previous_stage(
+        self, channels: Sequence[Volume], smallest: bool, progress: Progress
+    ) -> tuple[PreviousResult | None, float]:
+        """Segment a case with a cascade's previous stage, if there is one; return the result and how long it took."""
+        started = perf_counter()
+        if self._previous is None:
+            return None, 0.0
+        done = self._previous.finish(self._previous.prepare(channels, smallest=smallest), progress=progress)
+        result = PreviousResult(done.mask, done.timings_s, done.remarks, done.gpu_memory_mib)
+        return result, perf_counter() - started
 
     def _place_for(self, smallest: bool, admit: Callable[[Placement], None]) -> Place:
         if not self.device.is_gpu:
@@ -265,7 +295,8 @@ class Segmenter:
             self.memory.check_probabilities(case.template.geometry.shape, padded)
         with self._turn:
             blended = self.infer(case, progress=progress)
-            return self.restore(blended, with_probabilities=with_probabilities, maps_to=maps_to, scan=scan)
+            result = self.restore(blended, with_probabilities=with_probabilities, maps_to=maps_to, scan=scan)
+        return result if case.previous is None else result.after(case.previous)
 
     def infer(self, case: PreparedCase, *, progress: Progress = iter) -> BlendedCase:
         """Run the network over a case; meanwhile another thread may prepare the next one and restore the one before."""
@@ -304,15 +335,16 @@ class Segmenter:
         network, placement, sums = self.network, prepared.placement, self._sums_device(prepared)
         started = perf_counter()
         with self.device.active():
-            self._restore(blended.scores, prepared, case.turn.view(mask), sums)
+            restoring = CaseRestoring(self.bundle.manifest, self._decoder, prepared, blended.scores, sums)
+            restoring.labels(case.turn.view(mask))
             probabilities = self._decoder.background(geometry.shape) if with_probabilities else None
             if probabilities is not None:
-                self._restore_probabilities(blended.scores, prepared, case.turn.view(probabilities), sums)
+                restoring.probabilities(case.turn.view(probabilities))
             if maps_to is not None:
-                maps_to(self._maps(blended.scores, prepared, case))
+                maps_to(restoring.maps(case, on_input=self.options.probabilities != "network"))
             gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
         network_s, rescued = blended.network_s, blended.rescued
-        del blended  # its scores take the memory that components may need
+        del blended, restoring  # its scores take the memory that components may need
         timings["network"], timings["blend"] = network_s, blended_case.seconds - network_s
         self.postprocessing.apply(mask, geometry.spacing_mm)
         timings["restore"] = perf_counter() - started
@@ -358,40 +390,3 @@ class Segmenter:
             options = RunOptions(device="cpu", precision="fp32", threads=self.options.threads)
             self._rescuer = open_network(self.bundle, options)
         return self._rescuer
-
-    def _restore(self, scores: FloatArray, prepared: Prepared, mask: MaskArray, device: Device) -> None:
-        target = mask.transpose(self.bundle.manifest.transpose_forward)[prepared.crop]
-        restore(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
-
-    def _restore_probabilities(
-        self, scores: FloatArray, prepared: Prepared, probabilities: FloatArray, device: Device
-    ) -> None:
-        axes = (0, *(axis + 1 for axis in self.bundle.manifest.transpose_forward))
-        target = prepared.crop.cut(probabilities.transpose(axes))
-        restore_probabilities(prepared.inner.cut(scores), self._resizing(prepared), self._decoder, target, device)
-        for box in unseen_boxes(prepared.region, prepared.inner, prepared.crop.shape):
-            box.cut(target)[...] = self._decoder.background(box.shape)
-
-    def _maps(self, scores: FloatArray, prepared: Prepared, case: PreparedCase) -> ProbabilityMaps:
-        manifest, inner, geometry = self.bundle.manifest, prepared.inner, case.template.geometry
-        on_input = self.options.probabilities != "network"
-        resizing = self._resizing(prepared)
-        if not on_input:
-            spacing = prepared.spacing_mm
-            resizing = Resizing.between(inner.shape, inner.shape, spacing, spacing, manifest.logits_resampling)
-            geometry = prepared.geometry.resampled(inner.shape)
-
-        def part(whole: AnyArray) -> AnyArray:
-            if not on_input:
-                return whole
-            return case.turn.view(whole).transpose(manifest.transpose_forward)[prepared.crop]
-
-        unseen = unseen_boxes(prepared.region, inner, resizing.new_shape)
-        coarse = CoarseScores(inner.cut(scores), resizing, self._sums_device(prepared), part, unseen)
-        return ProbabilityMaps(self._decoder, geometry, coarse)
-
-    def _resizing(self, prepared: Prepared) -> Resizing:
-        manifest = self.bundle.manifest
-        old, new = prepared.inner.shape, prepared.crop.shape
-        spacing = manifest.grid_spacing_mm(prepared.spacing_mm)
-        return Resizing.between(old, new, spacing, prepared.spacing_mm, manifest.logits_resampling)

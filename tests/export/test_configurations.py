@@ -1,5 +1,6 @@
 """nnU-Net's configurations beside 3d_fullres, against its own predictor."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flare_export.source.model_folder import ModelFolder
 from flare_runtime.options import RunOptions
 from flare_runtime.segmenter import Segmenter
 from tests.export.test_parity_with_nnunet import JOINT, REGIONS, SEPARATE_FIRST, SEPARATE_LAST, TINY, write_image
-from tests.model_folders import write_model_folder
+from tests.model_folders import write_cascade, write_model_folder
 
 pytest.importorskip("nnunetv2")
 
@@ -45,21 +46,67 @@ SLOW = pytest.mark.slow
 )
 def test_slice_by_slice_as_nnunet(grid: tuple[Any, Any], options: dict[str, Any], tta: bool, tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path / "model", **(TWO_D | options))
-    _compare(folder, grid, tmp_path, tta=tta)
+    _compare(folder, grid, tmp_path, tta=tta, least=0.9999)
 
 
-def _compare(model: Path, grid: tuple[Any, Any], tmp_path: Path, *, tta: bool) -> None:
+CASCADE = {"lowres": {"spacing_mm": (4.0, 3.0, 3.0), "features": (4, 8)}, "mirror_axes": (0, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("grid", "options", "tta"),
+    [
+        pytest.param(JOINT, {"labels": {"background": 0, "organ": 1, "lesion": 2}}, False, id="joint"),
+        pytest.param(
+            SEPARATE_FIRST,
+            {"spacing_mm": (5.0, 1.5, 1.3), "patch": (8, 24, 16), "transpose_forward": (0, 2, 1), "folds": ("0", "1")},
+            True,
+            id="thick slices, transposed, two folds",
+        ),
+        pytest.param(JOINT, REGIONS, True, id="regions", marks=SLOW),
+        pytest.param(
+            SEPARATE_LAST,
+            {"transpose_forward": (2, 0, 1), "patch": (16, 24, 8), "channels": ("CT", "PET"), "folds": ("all",)},
+            False,
+            id="two channels, transposed",
+            marks=SLOW,
+        ),
+        pytest.param(JOINT, {"normalisation": "ZScoreNormalization", "masked": True}, False, id="masked", marks=SLOW),
+        pytest.param(TINY, {"residual": True}, False, id="smaller than the patch, residual", marks=SLOW),
+        pytest.param(
+            JOINT,
+            {"spacing_mm": (2.0, 1.2, 1.2), "lowres": {"spacing_mm": (4.0, 2.4, 2.4)}},
+            True,
+            id="the scan's own grid",
+            marks=SLOW,
+        ),
+    ],
+)
+def test_cascades_as_nnunet(grid: tuple[Any, Any], options: dict[str, Any], tta: bool, tmp_path: Path) -> None:
+    folder = write_cascade(tmp_path / "Dataset999_Tiny", **(CASCADE | options))
+    # Some voxels of the first stage are undecided, of a random network more than of a trained one. Each of them is
+    # another input of the second, and its margin there is compared with nnU-Net's on the same mask.
+    _compare(folder, grid, tmp_path, tta=tta, least=0.995, backends=["openvino"])
+
+
+def _compare(
+    model: Path,
+    grid: tuple[Any, Any],
+    tmp_path: Path,
+    *,
+    tta: bool,
+    least: float,
+    backends: Sequence[str] = ("openvino", "onnxruntime"),
+) -> None:
     assert cli.main([str(model), "-o", str(tmp_path / "bundle")]) == 0
     folder = ModelFolder.read(model)
-    images = [write_image(tmp_path / f"case_{i:04d}.nii.gz", *grid, seed=i) for i in range(folder.inputs)]
+    images = [write_image(tmp_path / f"case_{i:04d}.nii.gz", *grid, seed=i) for i in range(folder.image_channels)]
     segmenters = [
         Segmenter.load(tmp_path / "bundle", RunOptions(backend=backend, precision="fp32", tta=tta))
-        for backend in ("openvino", "onnxruntime")
+        for backend in backends
     ]
     for result in measure_case_parity(folder, segmenters, [images], tta=tta):
         assert 0 < result.agreement.foreground_voxels < np.prod(grid[0])
-        assert result.agreement.voxel_agreement >= 0.9999, result.row
-        assert result.agreement.dice >= 0.999, result.row
+        assert result.agreement.voxel_agreement >= least, result.row
         assert result.margin_steps <= MAX_MARGIN_STEPS, result.row
 
 

@@ -34,6 +34,7 @@ from flare_runtime.model.manifest import (
     Manifest,
     NetworkInfo,
     PostprocessingStep,
+    PreviousStage,
     Provenance,
     contradictions,
     encode_manifest,
@@ -94,22 +95,17 @@ def export_bundle(
     before = bundle_at(place)
     if before is not None and not force:
         _check_losses(output, before, naming, verify)
-    architecture, slices = folder.configuration["architecture"], folder.dimensions == 2
-    built = None if folder.builder is None else folder.untrained()
-    info = describe(architecture, folder.inputs, folder.outputs, folder.patch, slices=slices, network=built)
-    _check_memory(info, folder.patch)
-    manifest = make_manifest(folder, info, naming, postprocessing)
-    networks = [folder.network(checkpoint) for checkpoint in folder.checkpoints]
+    manifest = make_manifest(folder, _described(folder), naming, postprocessing)
+    networks = [[stage.network(checkpoint) for checkpoint in stage.checkpoints] for stage in folder.stages]
     with new_bundle(place) as aside:
         _write(folder, msgspec.structs.replace(manifest, postprocessing=()), networks, aside, naming.model_card)
         try:
-            bundle = Bundle.open(aside)
-            parity = measure_network_parity(bundle, networks)
+            measured = _with_patch_parity(Bundle.open(aside), networks)
         except BundleError as error:
             raise ModelError(f"the model cannot be a bundle: {error}") from error
         cases = _verify(folder, aside, verify, report)
-        records = (*parity, *(case.record for case in cases))
-        whole = msgspec.structs.replace(bundle.manifest, parity=records, postprocessing=manifest.postprocessing)
+        records = (*measured.parity, *(case.record for case in cases))
+        whole = msgspec.structs.replace(measured, parity=records, postprocessing=manifest.postprocessing)
         (aside / MANIFEST_NAME).write_bytes(encode_manifest(whole))
     return Bundle.open(output), cases
 
@@ -129,6 +125,14 @@ def _check_losses(output: Path, before: Manifest, naming: Naming, verify: Sequen
         )
 
 
+def _described(folder: ModelFolder) -> NetworkInfo:
+    architecture, slices = folder.configuration["architecture"], folder.dimensions == 2
+    built = None if folder.builder is None else folder.untrained()
+    info = describe(architecture, folder.inputs, folder.outputs, folder.patch, slices=slices, network=built)
+    _check_memory(info, folder.patch)
+    return info
+
+
 def _check_memory(info: NetworkInfo, patch: Shape3) -> None:
     """Refuse a patch that cannot be run here: its first convolution alone has two such tensors in memory."""
     needed, available = 2 * 4 * info.features[0] * prod(patch), available_bytes()
@@ -140,26 +144,58 @@ def _check_memory(info: NetworkInfo, patch: Shape3) -> None:
 
 
 def _write(
-    folder: ModelFolder, manifest: Manifest, networks: Sequence[nn.Module], target: Path, model_card: Path | None
+    folder: ModelFolder,
+    manifest: Manifest,
+    networks: Sequence[Sequence[nn.Module]],
+    target: Path,
+    model_card: Path | None,
 ) -> None:
+    """Write networks, of every stage, model card and manifest."""
+    files = _write_networks(folder, manifest.name, networks[-1], target)
+    if model_card is not None:
+        files.append(_add(target, MODEL_CARD_NAME, model_card.read_bytes(), "model_card"))
+    manifest = msgspec.structs.replace(manifest, files=tuple(files))
+    if folder.previous and manifest.previous_stage:
+        model = manifest.previous_stage.model
+        files = _write_networks(folder.previous, model.name, networks[0], target, "previous_stage.")
+        manifest = _with_previous(manifest, msgspec.structs.replace(model, files=tuple(files)))
+    (target / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+
+
+def _with_previous(manifest: Manifest, model: Manifest) -> Manifest:
+    """Return a cascade's manifest with another model as its previous stage."""
+    assert manifest.previous_stage is not None
+    stage = msgspec.structs.replace(manifest.previous_stage, model=model)
+    return msgspec.structs.replace(manifest, previous_stage=stage)
+
+
+def _with_patch_parity(bundle: Bundle, networks: Sequence[Sequence[nn.Module]]) -> Manifest:
+    """Return a bundle's manifest with how the networks of every stage agree on a patch."""
+    parity = tuple(measure_network_parity(bundle, networks[-1]))
+    manifest = msgspec.structs.replace(bundle.manifest, parity=parity)
+    stage = bundle.previous_stage
+    return manifest if stage is None else _with_previous(manifest, _with_patch_parity(stage, networks[:-1]))
+
+
+def _write_networks(
+    folder: ModelFolder, name: str, networks: Sequence[nn.Module], target: Path, prefix: str = ""
+) -> list[BundleFile]:
     files: list[BundleFile] = []
     for checkpoint, network in zip(folder.checkpoints, networks, strict=True):
         lean = deepcopy(network)  # the original stays what the result is compared with
         make_plain(lean)
-        metadata = {"flare-lite": manifest.name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
+        metadata = {"flare-lite": name, "labels": ",".join(folder.dataset["labels"]), "fold": checkpoint.fold}
         data = to_onnx(lean, folder.inputs, folder.patch, metadata)
         end = ".onnx" if len(networks) == 1 else f".fold_{checkpoint.fold}.onnx"
         for precision, file, content in (
-            ("fp32", f"network{end}", data),
-            ("fp16", f"network.fp16{end}", to_fp16(data)),
+            ("fp32", f"{prefix}network{end}", data),
+            ("fp16", f"{prefix}network.fp16{end}", to_fp16(data)),
         ):
             entry = _add(target, file, content, "network")
             files.append(
                 msgspec.structs.replace(entry, precision=precision, opset=opset_of(lean), fold=checkpoint.fold)
             )
-    if model_card is not None:
-        files.append(_add(target, MODEL_CARD_NAME, model_card.read_bytes(), "model_card"))
-    (target / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=tuple(files))))
+    return files
 
 
 def _add(target: Path, name: str, data: bytes, role: str) -> BundleFile:
@@ -178,7 +214,6 @@ def make_manifest(
     """
     structures, regions = labels(folder.dataset)
     configuration, first = folder.configuration, folder.checkpoints[0]
-    a, b, c = folder.plans["transpose_forward"]
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=visible(naming.name or f"{folder.plans.get('dataset_name', folder.path.name)} {first.configuration}"),
@@ -193,13 +228,14 @@ def make_manifest(
         spacing_mm=plan_rules.grid_spacing_mm(folder.plans, configuration),
         patch=folder.patch,
         step=0.5,
-        transpose_forward=(a, b, c),
+        transpose_forward=tuple(folder.plans["transpose_forward"]),
         image_resampling=plan_rules.image_resampling(configuration),
         logits_resampling=plan_rules.logits_resampling(configuration),
         postprocessing=tuple(postprocessing),
         mirror_axes=folder.mirror_axes,
         network=info,
         files=(),
+        previous_stage=_previous_stage(folder, naming),
         provenance=Provenance(
             checkpoints={checkpoint.fold: checkpoint.sha256 for checkpoint in folder.checkpoints},
             dataset=visible(folder.plans.get("dataset_name", "")),
@@ -213,6 +249,14 @@ def make_manifest(
     for problem in contradictions(manifest):
         raise ModelError(f"the model goes into no bundle: {problem}")
     return manifest
+
+
+def _previous_stage(folder: ModelFolder, naming: Naming) -> PreviousStage | None:
+    """Return a cascade's previous stage, whose mask nnU-Net takes without postprocessing."""
+    if folder.previous is None:
+        return None
+    model = make_manifest(folder.previous, _described(folder.previous), Naming(licence=naming.licence))
+    return PreviousStage(model=model, mask_resampling=plan_rules.mask_resampling(folder.configuration))
 
 
 def _verify(

@@ -56,6 +56,8 @@ def add_int8(
         BundleError: where the network overflows on a case to calibrate with.
         CaseError: where a case cannot be read or does not fit the model.
     """
+    if bundle.previous_stage is not None:
+        raise UsageError(f"{bundle.path}: is a cascade, which runs in fp32, bf16 or fp16; there is no int8 for it")
     if not bundle.path.is_dir():
         raise OutputError(f"{bundle.path}: is a zip; unpack it first")
     networks = bundle.networks("fp32")

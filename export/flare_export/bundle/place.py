@@ -67,7 +67,7 @@ def check_own(paths: Iterable[Path], manifest: Manifest) -> None:
     Raises:
         OutputError: naming the first.
     """
-    own = {MANIFEST_NAME, *(file.name for file in manifest.files)}
+    own = {MANIFEST_NAME, *(file.name for file in manifest.all_files)}
     for path in paths:
         if path.is_symlink() or not path.is_file() or not (path.name in own or _is_ranges(path)):
             raise OutputError(f"{path}: is none of the bundle's own files; move it, or choose another output")

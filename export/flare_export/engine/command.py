@@ -40,6 +40,8 @@ def export_verified(bundle: Bundle, args: argparse.Namespace) -> None:
     from flare_export.engine.export import EngineExport
     from flare_export.parity.case_files import channel_files
 
+    if args.verify and bundle.manifest.previous_stage:
+        raise UsageError("--verify: a cascade's engines are compared on synthetic patches alone; leave it out")
     cases = channel_files(args.verify, len(bundle.manifest.channels))
     device = as_gpu(open_device(resolve(args.device or "cuda:0")))
     folder = _cache_folder()

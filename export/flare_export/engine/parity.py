@@ -53,7 +53,7 @@ class EngineParity:
 
 def synthetic_batch(manifest: Manifest, batch: int) -> FloatArray:
     """Return `batch` different tiles (batch, channels, z, y, x) for where no case is given."""
-    channels = len(manifest.channels)
+    channels = manifest.inputs
     return np.concatenate([structured_patch(channels, manifest.patch, seed) for seed in range(batch)])
 
 

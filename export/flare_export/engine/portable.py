@@ -104,7 +104,7 @@ class PortableExport:
         def build() -> tuple[bytes, EngineInspection]:
             engine, description = self._build(bundle.read_network(half), target, key.batch, name)
             network = bundle.manifest.network
-            shape = (key.batch, len(bundle.manifest.channels), *key.patch)
+            shape = (key.batch, bundle.manifest.inputs, *key.patch)
             summary = description.check(shape, (key.batch, network.outputs, *key.patch))
             built.append((description, summary))
             return engine, summary

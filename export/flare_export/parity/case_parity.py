@@ -1,18 +1,19 @@
 """Compares the runtime's masks of real cases with nnU-Net's, voxel by voxel."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from flare_export.parity.agreement import compare
-from flare_export.parity.nnunet_reference import NnunetReference, largest_margin
+from flare_export.parity.nnunet_reference import NnunetReference, ReferencePrediction, largest_margin
 from flare_export.source.model_folder import ModelFolder
+from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.imaging.file_names import case_name
 from flare_runtime.imaging.read import read_volume
-from flare_runtime.model.manifest import Agreement, Parity
+from flare_runtime.model.manifest import Agreement, Manifest, Parity
 from flare_runtime.segmenter import Segmenter
 
 
@@ -28,6 +29,9 @@ class CaseParity:
         margin: how decided nnU-Net was where the masks differ, at most: the distance of its two largest logits.
         margin_steps: the same in steps, each the least difference of logits that nnU-Net's float16 sum of tiles can
             show at that voxel.
+
+    Of a cascade the margins are those of both stages, the second one's where nnU-Net sees the same mask of the first:
+    where nnU-Net was undecided there, it sees another one by itself.
     """
 
     case: str
@@ -84,17 +88,26 @@ def measure_case_parity(
         volumes = [read_volume(path, plausible=rules.plausible) for path in channels]
         turn = rules.turn(volumes[0].geometry)  # nnU-Net's mask is as its reader turned the images
         for segmenter in segmenters:
-            manifest = segmenter.bundle.manifest
-            mask = turn.view(segmenter.segment(volumes).mask)
-            margin, steps = largest_margin(
-                expected, mask, manifest.transpose_forward, regions=manifest.regions_class_order is not None
-            )
+            case = segmenter.prepare(volumes)
+            mask = turn.view(segmenter.finish(case).mask)
+            stages = [(expected, mask)]
+            if expected.previous is not None and case.previous is not None:
+                seen = turn.view(case.previous.mask)
+                alike = bool((seen == expected.previous.mask).all())
+                given = replace(expected.previous, mask=seen)
+                stages = [(expected.previous, seen), (expected if alike else oracle.predict(channels, given), mask)]
+            margin, steps = np.max([_margins(*stage, segmenter.bundle.manifest) for stage in stages], axis=0)
             yield CaseParity(
                 case_name(channels[0]),
                 segmenter.network.backend,
                 segmenter.network.precision,
                 compare(expected.mask, mask),
                 int(np.count_nonzero(mask != expected.mask)),
-                margin,
-                steps,
+                float(margin),
+                float(steps),
             )
+
+
+def _margins(expected: ReferencePrediction, mask: MaskArray, manifest: Manifest) -> tuple[float, float]:
+    regions = manifest.regions_class_order is not None
+    return largest_margin(expected, mask, manifest.transpose_forward, regions=regions)

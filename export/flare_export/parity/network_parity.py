@@ -36,7 +36,7 @@ def measure_network_parity(bundle: Bundle, networks: Sequence[nn.Module]) -> lis
         DisagreementError: where a float32 backend differs by more than rounding.
     """
     manifest = bundle.manifest
-    tiles = structured_patch(len(manifest.channels), manifest.patch)
+    tiles = structured_patch(manifest.inputs, manifest.patch)
     with torch.inference_mode():
         logits = [network(torch.from_numpy(tiles)).numpy() for network in networks]
     expected = np.asarray(np.mean(logits, axis=0), np.float32)

@@ -29,12 +29,14 @@ class ReferencePrediction:
         logits: its float16 logits on the cropped, transposed input grid, (outputs, z, y, x).
         resolution: the smallest difference its float16 accumulators can hold there, (z, y, x).
         properties: nnU-Net's own record of the crop.
+        previous: what a cascade's previous stage made of it.
     """
 
     mask: MaskArray
     logits: npt.NDArray[np.float16]
     resolution: npt.NDArray[np.float32]
     properties: dict[str, Any]
+    previous: "ReferencePrediction | None" = None
 
 
 class NnunetReference:
@@ -67,18 +69,23 @@ class NnunetReference:
                 trainer = folder.checkpoints[0].trainer
                 raise UsageError(f"nnU-Net does not load the model of {trainer}: {load_problem(error)}") from error
         self._configuration = self._predictor.configuration_manager
+        self._previous = None if folder.previous is None else NnunetReference(folder.previous, tta=tta, step=step)
 
-    def predict(self, channels: Sequence[Path]) -> ReferencePrediction:
-        """Predict the case whose channel images lie at `channels`."""
+    def predict(self, channels: Sequence[Path], previous: ReferencePrediction | None = None) -> ReferencePrediction:
+        """Predict the case whose channel images lie at `channels`.
+
+        Args:
+            channels: the files.
+            previous: of a cascade what the network is to see of the stage before, in place of what nnU-Net predicts.
+        """
         from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
         predictor, configuration = self._predictor, self._configuration
         plans = predictor.plans_manager
         with quiet():
-            preprocessor = configuration.preprocessor_class(verbose=False)
-            image, _, properties = preprocessor.run_case(
-                [str(path) for path in channels], None, plans, configuration, predictor.dataset_json
-            )
+            if previous is None and self._previous is not None:
+                previous = self._previous.predict(channels)
+            image, properties = self._prepare(channels, previous)
             logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
             mask = convert_predicted_logits_to_segmentation_with_correct_shape(
                 logits, plans, configuration, predictor.label_manager, properties
@@ -93,7 +100,26 @@ class NnunetReference:
                 np.asarray(configuration.resampling_fn_probabilities(grid, shape, grid_spacing, spacing))
                 for grid in (logits, resolution[None])
             )
-        return ReferencePrediction(mask.astype(np.uint8), fine, resolution_fine[0], properties)
+        return ReferencePrediction(mask.astype(np.uint8), fine, resolution_fine[0], properties, previous)
+
+    def _prepare(
+        self, channels: Sequence[Path], previous: ReferencePrediction | None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """Return what the network sees of a case, and nnU-Net's record of it, as `predict_from_files` prepares it."""
+        from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
+        predictor, configuration = self._predictor, self._configuration
+        plans, preprocessor = predictor.plans_manager, configuration.preprocessor_class(verbose=False)
+        files = [str(path) for path in channels]
+        if previous is None:
+            image, _, properties = preprocessor.run_case(files, None, plans, configuration, predictor.dataset_json)
+            return image, properties
+        with temporary_folder(Path(gettempdir())) as scratch:
+            mask = str(scratch / f"mask{predictor.dataset_json['file_ending']}")
+            plans.image_reader_writer_class().write_seg(previous.mask, mask, previous.properties)
+            image, labels, properties = preprocessor.run_case(files, mask, plans, configuration, predictor.dataset_json)
+        one_hot = convert_labelmap_to_one_hot(labels[0], predictor.label_manager.foreground_labels, image.dtype)
+        return np.vstack((image, one_hot)), properties
 
 
 def largest_margin(

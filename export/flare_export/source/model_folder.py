@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ class ModelFolder:
             trainer changes it where that is one of nnU-Net's own.
         checkpoints: one per fold.
         builder: the trainer class that has to be asked for the network; None where the block says which it is.
+        previous: of a cascade the model whose masks its network sees.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class ModelFolder:
     configuration: Mapping[str, Any]
     checkpoints: tuple[Checkpoint, ...]
     builder: Any = None
+    previous: "ModelFolder | None" = None
 
     @classmethod
     def read(
@@ -47,11 +49,13 @@ class ModelFolder:
         path: Path,
         folds: Sequence[str] | None = None,
         checkpoint: str = "checkpoint_final.pth",
+        previous_stage: Path | None = None,
         *,
         trust_plans: bool = False,
     ) -> "ModelFolder":
         """Read a folder; without `folds`, all numbered folds that have the checkpoint, else fold `all`.
 
+        The previous stage of a cascade is read alike: from `previous_stage`, or where nnU-Net keeps it beside.
         `trust_plans` takes the network of an unknown trainer for that of the plans.
 
         Raises:
@@ -73,12 +77,31 @@ class ModelFolder:
         if first.trainer == BATCH_NORM_TRAINER:
             configuration["architecture"] = with_batch_norm(configuration["architecture"])
         builder = find_builder(first.trainer, trust_plans=trust_plans)
-        return cls(path, plans, dataset, configuration, checkpoints, builder)
+        folder = cls(path, plans, dataset, configuration, checkpoints, builder)
+        wanted = configuration.get("previous_stage")
+        if not wanted:
+            if previous_stage is not None:
+                raise ModelError(f"{path}: {first.configuration} is no cascade and has no previous stage")
+            return folder
+        place = previous_stage or _beside(path, first.configuration, wanted)
+        previous = cls.read(place, folds, checkpoint, trust_plans=trust_plans)
+        _check_stages(folder, previous, wanted)
+        return replace(folder, previous=previous)
+
+    @property
+    def stages(self) -> tuple["ModelFolder", ...]:
+        """The models that segment a case one after the other; this one is the last."""
+        return (self,) if self.previous is None else (*self.previous.stages, self)
+
+    @property
+    def image_channels(self) -> int:
+        """The number of images of a case."""
+        return len(channel_names(self.dataset))
 
     @property
     def inputs(self) -> int:
-        """The number of image channels."""
-        return len(channel_names(self.dataset))
+        """The number of channels that the network takes: the images, and behind them a previous stage's labels."""
+        return self.image_channels + (len(_label_values(self)) if self.configuration.get("previous_stage") else 0)
 
     @property
     def outputs(self) -> int:
@@ -126,6 +149,33 @@ class ModelFolder:
         """Build the network and load one fold's weights into it; a 2D one takes volumes one slice deep."""
         loaded = load_weights(self.untrained(), checkpoint.weights, checkpoint.trainer)
         return as_volume_network(loaded) if self.dimensions == 2 else loaded
+
+
+def _label_values(folder: ModelFolder) -> set[int]:
+    structures, _ = labels(folder.dataset)
+    return {value for structure in structures for value in structure.values} - {0}
+
+
+def _beside(path: Path, configuration: str, previous: str) -> Path:
+    """Return the folder where nnU-Net keeps a cascade's previous stage: TRAINER__PLANS__PREVIOUS beside its own."""
+    name = path.absolute().name
+    beside = path.absolute().with_name(f"{name.rpartition('__')[0]}__{Path(previous).name}")
+    if "__" not in name or not beside.is_dir():
+        raise ModelError(
+            f"{path}: {configuration} is a cascade behind {previous}, and there is no {beside.name} beside it; name "
+            "that model's folder with --previous-stage"
+        )
+    return beside
+
+
+def _check_stages(folder: ModelFolder, previous: ModelFolder, wanted: str) -> None:
+    found = previous.checkpoints[0].configuration
+    if found != wanted or previous.previous is not None:
+        raise ModelError(f"{previous.path}: holds {found}; {folder.checkpoints[0].configuration} comes behind {wanted}")
+    if channel_names(previous.dataset) != channel_names(folder.dataset):
+        raise ModelError(f"{previous.path} and {folder.path} have other channels")
+    if _label_values(previous) != _label_values(folder):
+        raise ModelError(f"{previous.path} and {folder.path} have other labels")
 
 
 def is_fold(name: str) -> bool:

@@ -138,13 +138,13 @@ def _layers(dimensions: int) -> dict[str, Any]:
 
 
 def _refuse_unsupported(plans: Mapping[str, Any], name: str, configuration: Mapping[str, Any]) -> None:
-    if configuration.get("previous_stage"):
-        raise ModelError(f"configuration {name!r} is a cascade stage; export its 3d_fullres or 3d_lowres instead")
+    of_masks = [("mask resampling", configuration.get("resampling_fn_seg"), (_RESAMPLING_FUNCTION,))]
     for what, value, allowed in (
         ("preprocessor", configuration.get("preprocessor_name", "DefaultPreprocessor"), ("DefaultPreprocessor",)),
         ("label manager", plans.get("label_manager", "LabelManager"), ("LabelManager",)),
         ("image resampling", configuration["resampling_fn_data"], (_RESAMPLING_FUNCTION,)),
         ("logits resampling", configuration["resampling_fn_probabilities"], (_RESAMPLING_FUNCTION,)),
+        *(of_masks if configuration.get("previous_stage") else []),
     ):
         if value not in allowed:
             raise ModelError(f"the {what} {value!r} is not supported; only {', '.join(allowed)}")
@@ -198,9 +198,24 @@ def logits_resampling(configuration: Mapping[str, Any]) -> Resampling:
     return rule
 
 
-def _resampling(kwargs: Mapping[str, Any]) -> Resampling:
+def mask_resampling(configuration: Mapping[str, Any]) -> Resampling:
+    """Return how a cascade's network gets the mask of its previous stage.
+
+    Raises:
+        ModelError: for orders that the runtime does not reproduce.
+    """
+    rule = _resampling(configuration.get("resampling_fn_seg_kwargs") or {}, of_masks=True)
+    if rule.order > 1 or rule.order_z > 0:
+        raise ModelError(
+            f"masks are resampled with order {rule.order}, {rule.order_z} along z; only 0 and 1 are supported, and 0 "
+            "along z"
+        )
+    return rule
+
+
+def _resampling(kwargs: Mapping[str, Any], *, of_masks: bool = False) -> Resampling:
     options = checked(kwargs, ResamplingOptions, _PLANS)
-    if options.separate_z_anisotropy_threshold != 3 or options.is_seg:
+    if options.separate_z_anisotropy_threshold != 3 or options.is_seg != of_masks:
         raise ModelError(f"resampling options {dict(kwargs)} are not supported; the anisotropy threshold must be 3")
     return Resampling(order=options.order, order_z=options.order_z, force_separate_z=options.force_separate_z)
 

@@ -98,6 +98,8 @@ class Configuration(msgspec.Struct):
     architecture: _Architecture
     preprocessor_name: str = "DefaultPreprocessor"
     previous_stage: str | None = None
+    resampling_fn_seg: str = ""
+    resampling_fn_seg_kwargs: ResamplingOptions | None = None
 
 
 class Statistics(msgspec.Struct):

@@ -102,12 +102,14 @@ def _files(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
     if hashlib.sha256(manifest).hexdigest() != bundle.sha256:
         raise BundleError(f"{bundle.path.name}/{MANIFEST_NAME}: is being changed; try again")
     yield f"{name}/{_VERSION}/bundle/{MANIFEST_NAME}", manifest
-    for file in bundle.manifest.files:
+    for file in bundle.manifest.all_files:
         yield f"{name}/{_VERSION}/bundle/{file.name}", bundle.read(file)
-    halves = {file.fold: file for file in bundle.networks("fp16")}
-    for file in bundle.networks("fp32"):
-        fold = f"_fold_{_slug(str(file.fold))}" if bundle.folds > 1 else ""
-        yield from _network_files(bundle, f"{name}_network{fold}", file, halves.get(file.fold))
+    for stage in bundle.stages:
+        of_stage = name if stage is bundle else f"{name}_previous_stage"
+        halves = {file.fold: file for file in stage.networks("fp16")}
+        for file in stage.networks("fp32"):
+            fold = f"_fold_{_slug(str(file.fold))}" if bundle.folds > 1 else ""
+            yield from _network_files(stage, f"{of_stage}_network{fold}", file, halves.get(file.fold))
 
 
 def _network_files(

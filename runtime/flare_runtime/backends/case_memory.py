@@ -29,17 +29,27 @@ def host_memory(bundle: Bundle, options: RunOptions) -> HostMemory:
     return HostMemory(bundle.manifest, removes=bool(postprocessing_of(bundle, options)), maps=options.probabilities)
 
 
-def host_memory_of(choice: Choice, network: "Future[Network]") -> HostMemory:
-    """Return the estimate of what cases take together with a network that is being compiled."""
+def host_memory_of(
+    choice: Choice, network: "Future[Network]", previous: HostMemory | None = None, *, keeps_scan: bool = False
+) -> HostMemory:
+    """Return the estimate of what cases take together with a network that is being compiled.
+
+    Args:
+        choice: of the network.
+        network: once it is compiled.
+        previous: the same of a cascade's previous stage.
+        keeps_scan: whether a case's scan stays in memory while the network runs.
+    """
     manifest, folds = choice.bundle.manifest, choice.bundle.folds
-    memory = host_memory(choice.bundle, choice.options)
+    memory = replace(host_memory(choice.bundle, choice.options), previous=previous, keeps_scan=keeps_scan)
     if choice.on_gpu:
         return memory
-    return replace(
-        memory,
-        network_bytes=running_bytes(choice),
-        compiling_bytes=lambda: 0 if network.done() else engine_bytes(manifest, folds),
-    )
+
+    def compiling() -> int:
+        own = 0 if network.done() else engine_bytes(manifest, folds)
+        return own + (previous.compiling_bytes() if previous else 0)
+
+    return replace(memory, network_bytes=running_bytes(choice), compiling_bytes=compiling)
 
 
 def gpu_place(network: "Future[Network]") -> Place:

@@ -1,7 +1,7 @@
 """The interface of an engine: what it computes in, whether it is installed, and how it compiles networks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import prod
 from typing import Literal, TypeAlias
@@ -45,6 +45,16 @@ class Choice:
     def on_gpu(self) -> bool:
         """Whether a GPU runs them."""
         return self.device != "cpu"
+
+    @property
+    def previous_stage(self) -> "Choice | None":
+        """The same for the model whose mask the network sees, whole as that comes out; None where there is none."""
+        stage = self.bundle.previous_stage
+        if stage is None:
+            return None
+        options = replace(self.options, keep_largest=None, min_volume_mm3=None, probabilities=None)
+        networks = stage.networks(self.networks[0].precision or "fp32")
+        return replace(self, bundle=stage, options=options, networks=tuple(networks))
 
     def read_networks(self) -> list[bytes]:
         """Read and check the networks.

@@ -111,7 +111,7 @@ class FirstUse:
         name = self._key.engine
         _LOG.warning("%s is compared with float32 on the CPU, once on this machine", name)
         manifest = self._bundle.manifest
-        patches = [structured_patch(len(manifest.channels), manifest.patch, seed) for seed in range(network.batch)]
+        patches = [structured_patch(manifest.inputs, manifest.patch, seed) for seed in range(network.batch)]
         try:
             found = np.array(device.download(network.run(device.upload(np.concatenate(patches)))))
             expected = self._in_float32(patches)

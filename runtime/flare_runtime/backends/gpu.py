@@ -1,16 +1,17 @@
 """The networks of all folds on a GPU: the memory that they may take there, and the memory that they took."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
-from flare_runtime.backends.engine import Choice
+from flare_runtime.backends.engine import Choice, Compile
 from flare_runtime.backends.ensemble import joined
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.compute.arrays import FloatArray
-from flare_runtime.compute.device import CudaDevice
+from flare_runtime.compute.device import CudaDevice, Device
 from flare_runtime.compute.network import Network
 from flare_runtime.files.private_notes import PrivateNotes
-from flare_runtime.pipeline.gpu_memory import MIB, EngineMemory, GpuBudget, Placement
+from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, EngineMemory, GpuBudget, Placement
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class GpuNetwork:
     Attributes:
         backend, device, precision, batch: as of `Network`.
         budget: how the GPU's memory is shared out.
+        beside_another: whether another stage's networks are on the GPU, so that nothing measured is of these alone.
     """
 
     def __init__(self, members: Sequence[Network], device: CudaDevice, budget: GpuBudget, key: GpuEngineKey) -> None:
@@ -35,6 +37,7 @@ class GpuNetwork:
         self.backend, self.device = self._network.backend, self._network.device
         self.precision, self.batch = self._network.precision, self._network.batch
         self.budget = budget
+        self.beside_another = False
 
     def run(self, tiles: FloatArray) -> FloatArray:
         """Return the mean of the folds' logits."""
@@ -54,9 +57,13 @@ class GpuNetwork:
         self._keep_measured()
         return {"planned": -(-planned // MIB), "measured": -(-measured // MIB)}
 
+    def limit_memory(self) -> None:
+        """Limit the device's pool to its part of the budget."""
+        self._device.limit_memory(self.budget.pool_bytes)
+
     def _keep_measured(self) -> None:
         memory = self._device.memory
-        if not memory.is_exact:
+        if not memory.is_exact or self.beside_another:
             return
         notes = PrivateNotes("gpu")
         known = notes.find(self._key, MeasuredMemory)
@@ -87,3 +94,31 @@ def share_out(
     budget = GpuBudget.sharing(bound_mib, EngineMemory(outside, pool_bytes), f"the network in {key.engine}")
     device.limit_memory(budget.pool_bytes)
     return budget
+
+
+def compile_beside(
+    compile_networks: Compile, opened: "Future[Device]", first: "Network | Future[Network] | None"
+) -> Network:
+    """Compile networks; on a GPU, a cascade's previous stage's stay there too, and both keep to the bound of one.
+
+    Raises:
+        DeviceError: where nothing is left for the arrays of a case.
+    """
+    before = first.result() if isinstance(first, Future) else first
+    network = compile_networks(opened.result())
+    if before is not None and isinstance(network, GpuNetwork):
+        keep_together(before, network)
+    return network
+
+
+def keep_together(first: Network, second: GpuNetwork) -> None:
+    """Let the networks of a cascade's two stages keep to the bound that the second was given alone."""
+    assert isinstance(first, GpuNetwork)
+    engines = [network.budget.engine for network in (first, second)]
+    outside = sum(engine.outside_bytes for engine in engines) - CONTEXT_MIB * MIB  # CUDA is there once
+    both = EngineMemory(outside, sum(engine.pool_bytes for engine in engines))
+    bound_mib = (engines[1].total_bytes + second.budget.arrays_bytes) // MIB
+    budget = GpuBudget.sharing(bound_mib, both, "the networks of both stages")
+    for network in (first, second):
+        network.budget, network.beside_another = budget, True
+    second.limit_memory()

@@ -79,6 +79,7 @@ def description(bundle: Bundle) -> list[str]:
     """Return what a bundle is, in lines for a person."""
     manifest = bundle.manifest
     origin, network = manifest.provenance, manifest.network
+    first = manifest.previous_stage and manifest.previous_stage.model
     lines = [
         f"name           {manifest.name}",
         f"path           {bundle.path}",
@@ -94,9 +95,10 @@ def description(bundle: Bundle) -> list[str]:
         f"parameters, {network.gmac:g} GMAC a patch, {bundle.folds} fold(s)",
         f"trained        {origin.trainer}, {origin.configuration}, data set {origin.dataset}, "
         f"epochs {', '.join(map(str, origin.epochs))}",
+        *([f"cascade        behind {first.provenance.configuration}, whose mask it sees"] if first else []),
         *(
             f"file           {file.name} ({file.role}{f', {file.precision}' if file.precision else ''})"
-            for file in manifest.files
+            for file in manifest.all_files
         ),
         *(f"agreement      {line}" for line in _agreements(manifest.parity)),
     ]

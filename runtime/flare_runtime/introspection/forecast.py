@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
+import numpy as np
+
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.registry import running_bytes
 from flare_runtime.compute.device import HOST
 from flare_runtime.errors import CaseError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.temporary import temporary_folder
+from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.gpu_memory import CaseSize
 from flare_runtime.pipeline.host_memory import HostMemory
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
@@ -81,12 +84,42 @@ def forecast_cases(choice: Choice, source: Path) -> Iterator[Forecast]:
 
 
 def _forecast(choice: Choice, case: Case, inputs: list[str], rules: ReaderRules, reader: CaseReader) -> Forecast:
-    options, manifest = choice.options, choice.bundle.manifest
-    memory = HostMemory(manifest, None if choice.on_gpu else running_bytes(choice))
-    memory.check_before_reading(reader.grids(case))
+    first = choice.previous_stage
+    stages = [choice] if first is None else [first, choice]
+    memories = [
+        HostMemory(stage.bundle.manifest, None if choice.on_gpu else running_bytes(stage), keeps_scan=stage is first)
+        for stage in stages
+    ]
+    for memory in memories:
+        memory.check_before_reading(reader.grids(case))
     images = reader.read(case)
     volumes = rules.volumes(images)
-    needs: list[int] = []
+    looks = [_look(stage, memory, volumes) for stage, memory in zip(stages, memories, strict=True)]
+    prepared = looks[-1].prepared
+    remarks = [remark for volume in volumes for remark in volume.remarks]
+    if prepared is not None:
+        remarks += prepared.remarks
+    return Forecast(
+        case.name,
+        inputs,
+        shape=images[0].shape,
+        spacing_mm=images[0].spacing_mm,
+        tiles=sum(_tiles(stage, look.prepared) for stage, look in zip(stages, looks, strict=True)),
+        memory_mib=max(look.need_bytes for look in looks) // _MIB,
+        remarks=[visible(remark.text) for remark in remarks],
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one stage would make of a case, and what of the memory it would take."""
+
+    prepared: Prepared | None
+    need_bytes: int
+
+
+def _look(choice: Choice, memory: HostMemory, volumes: list[Volume]) -> _Look:
+    manifest, needs = choice.bundle.manifest, list[int]()
 
     def place(size: CaseSize) -> None:
         memory.check(size)
@@ -97,21 +130,12 @@ def _forecast(choice: Choice, case: Case, inputs: list[str], rules: ReaderRules,
         manifest,
         HOST,
         place,
-        body_only=options.crop == "body",
-        any_intensity=options.any_intensity,
+        # Nobody knows yet what a previous stage will see.
+        previous_mask=np.zeros(volumes[0].shape, np.uint8) if manifest.previous_stage else None,
+        body_only=choice.options.crop == "body",
+        any_intensity=choice.options.any_intensity,
     )
-    remarks = [remark for volume in volumes for remark in volume.remarks]
-    if prepared is not None:
-        remarks += prepared.remarks
-    return Forecast(
-        case.name,
-        inputs,
-        shape=images[0].shape,
-        spacing_mm=images[0].spacing_mm,
-        tiles=_tiles(choice, prepared),
-        memory_mib=max(needs, default=0) // _MIB,
-        remarks=[visible(remark.text) for remark in remarks],
-    )
+    return _Look(prepared, max(needs, default=0))
 
 
 def _tiles(choice: Choice, prepared: Prepared | None) -> int:

@@ -7,7 +7,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,6 +51,17 @@ class Bundle:
             raise BundleError(f"{path}: is a model folder of nnU-Net; make a bundle of it first: {command}")
         data = _read_member(path, MANIFEST_NAME, _MAX_MANIFEST_BYTES)
         return cls(path, decode_manifest(data, f"{path.name}/{MANIFEST_NAME}"), hashlib.sha256(data).hexdigest())
+
+    @property
+    def previous_stage(self) -> "Bundle | None":
+        """The model whose mask this one's network sees, of the same bundle; None where there is none."""
+        previous = self.manifest.previous_stage
+        return None if previous is None else replace(self, manifest=previous.model)
+
+    @property
+    def stages(self) -> "tuple[Bundle, ...]":
+        """The models that segment a case one after the other; this one is the last."""
+        return (self,) if self.previous_stage is None else (*self.previous_stage.stages, self)
 
     def networks(self, precision: str = "fp32") -> list[BundleFile]:
         """Return the network files of one precision, one per fold."""

@@ -171,6 +171,18 @@ class PostprocessingStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     keep_largest: Annotated[tuple[ForegroundValue, ...], Meta(min_length=1, max_length=255)]
 
 
+class PreviousStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The model whose mask a cascade's network sees beside the image: for each label value a channel that is 1 there.
+
+    Attributes:
+        model: that model; its files lie in the same bundle.
+        mask_resampling: how its mask, on the image's grid, is resampled to that of the cascade's network.
+    """
+
+    model: "Manifest"
+    mask_resampling: Resampling
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A model: what goes in, what comes out, which files hold it, and how well they agree with nnU-Net.
 
@@ -203,6 +215,22 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: Annotated[tuple[BundleFile, ...], Meta(max_length=64)]
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
+    previous_stage: PreviousStage | None = None
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The values of a mask but 0, in ascending order."""
+        return tuple(sorted({value for label in self.labels for value in label.values} - {0}))
+
+    @property
+    def inputs(self) -> int:
+        """The number of channels that the network takes: the image's, and behind them a previous stage's labels."""
+        return len(self.channels) + (len(self.label_values) if self.previous_stage else 0)
+
+    @property
+    def all_files(self) -> tuple[BundleFile, ...]:
+        """The files of this model and of its previous stage."""
+        return self.files + (self.previous_stage.model.files if self.previous_stage else ())
 
     def grid_spacing_mm(self, spacing_mm: Vector) -> Vector:
         """The spacing at which the network sees an image of `spacing_mm`, both (z, y, x) in its own order of axes."""
@@ -230,7 +258,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{name}: {first_line(error)}") from error
-    for problem in (*contradictions(manifest), *_contradictions_of_files(manifest.files)):
+    for problem in (*contradictions(manifest), *_contradictions_of_files(manifest)):
         raise BundleError(f"{name}: {problem}")
     return manifest
 
@@ -258,6 +286,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     if len(manifest.network.features) != manifest.network.stages:
         yield f"{len(manifest.network.features)} numbers of features for {manifest.network.stages} stages"
     yield from _contradictions_of_labels(manifest)
+    if manifest.previous_stage is not None:
+        yield from _contradictions_of_stages(manifest, manifest.previous_stage)
     known = {value for label in manifest.labels for value in label.values}
     for value in sorted({value for step in manifest.postprocessing for value in step.keep_largest} - known):
         yield f"the postprocessing names the value {value}, which no label has"
@@ -276,13 +306,30 @@ def _contradictions_of_labels(manifest: Manifest) -> Iterator[str]:
         yield f"labels of the values {values} for {outputs} network outputs; each of 1 to {outputs - 1} has one label"
 
 
-def _contradictions_of_files(files: tuple[BundleFile, ...]) -> Iterator[str]:
-    names = [file.name for file in files]
+def _contradictions_of_stages(manifest: Manifest, previous: PreviousStage) -> Iterator[str]:
+    stage, rule = previous.model, previous.mask_resampling
+    if stage.previous_stage is not None:
+        yield "the previous stage has one itself; two stages are allowed"
+        return
+    yield from (f"previous_stage: {problem}" for problem in contradictions(stage))
+    if len(stage.channels) != len(manifest.channels):
+        yield f"{len(stage.channels)} channels in the previous stage, {len(manifest.channels)} in this one"
+    if stage.label_values != manifest.label_values:
+        yield f"labels {stage.label_values} in the previous stage, {manifest.label_values} in this one"
+    if rule.order > 1 or rule.order_z > 0:
+        yield "a previous stage's mask can be resampled with order 0 or 1 only, and 0 along a separate axis"
+
+
+def _contradictions_of_files(manifest: Manifest) -> Iterator[str]:
+    names = [file.name for file in manifest.all_files]
     if len(set(names)) != len(names):
         yield "a file is listed twice"
-    networks = [file for file in files if file.role == "network"]
-    if not networks:
+    stages = [manifest] if manifest.previous_stage is None else [manifest, manifest.previous_stage.model]
+    held = [{file.precision for file in stage.files if file.role == "network"} for stage in stages]
+    if not all(held):
         yield "no file has the role network"
-    for file in networks:
-        if file.precision not in ("fp32", "fp16"):
+    if held[0] != held[-1]:
+        yield "the stages hold networks of different precisions"
+    for file in manifest.all_files:
+        if file.role == "network" and file.precision not in ("fp32", "fp16"):
             yield f"{file.name}: a network of the precision {file.precision}; fp32 and fp16 are allowed"

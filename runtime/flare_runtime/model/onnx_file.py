@@ -56,12 +56,12 @@ def check_network(data: bytes, name: str, manifest: Manifest) -> None:
     try:
         _check_fields(memoryview(data), "model", Counter())
         graph = read_graph(data)
-        _check_shapes("takes", list(graph.inputs.values()), (1, len(manifest.channels), *patch))
+        _check_shapes("takes", list(graph.inputs.values()), (1, manifest.inputs, *patch))
         tensors = computed(graph)
         given = [tensors[end].shape for end in graph.outputs if end in tensors]
         _check_shapes("gives", given, (1, outputs, *patch))
         # What a case is estimated to take of the memory stands on these.
-        most = _LEEWAY * max(len(manifest.channels), outputs, *features[:2]) * prod(patch)
+        most = _LEEWAY * max(manifest.inputs, outputs, *features[:2]) * prod(patch)
         if any(prod(tensor.shape) > most for tensor in tensors.values()):
             raise ValueError(f"it computes more than {_LEEWAY} times the features {features} of its manifest")
     except (ValueError, BundleError) as error:

@@ -40,6 +40,7 @@ class CaseSize:
         batch: how many tiles the network takes at once.
         folds: networks whose logits are averaged.
         mirrored: whether logits are averaged over mirror images too.
+        masks: further channels that the network takes: a label of the previous stage's mask each.
     """
 
     channels: int
@@ -55,6 +56,7 @@ class CaseSize:
     batch: int = 1
     folds: int = 1
     mirrored: bool = False
+    masks: int = 0
 
     @classmethod
     def of(cls, channels: Sequence[Grid], crop: Shape3, manifest: Manifest) -> "CaseSize":
@@ -80,7 +82,13 @@ class CaseSize:
             scores=Decoder(outputs, manifest.regions_class_order).channels,
             outputs=outputs,
             patch=manifest.patch,
+            masks=manifest.inputs - len(manifest.channels),
         )
+
+    @property
+    def inputs(self) -> int:
+        """The channels that the network takes."""
+        return self.channels + self.masks
 
     @property
     def scan_bytes(self) -> int:
@@ -191,9 +199,10 @@ def placements(size: CaseSize) -> Iterator[Placement]:
 
 
 def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
-    image_bytes = image * size.channels * prod(size.padded) * _FLOAT
+    image_bytes = image * size.inputs * prod(size.padded) * _FLOAT
     sums_bytes = sums * size.scores * prod(size.padded) * _FLOAT
-    preparing = image_bytes + _preparing(size, raw) if image else 0
+    label = prod(size.resampled) if size.masks else 0  # where the previous stage's mask has it
+    preparing = image_bytes + max(_preparing(size, raw), label) if image else 0
     running = image_bytes + sums_bytes + _running(size)
     slab = min(BLOCK[0], size.crop[0]) * prod(size.crop[1:])  # of labels
     restoring = image_bytes + sums_bytes + restoring_bytes(size) + slab if sums else 0
@@ -221,7 +230,7 @@ def _running(size: CaseSize) -> int:
     """
     # Tiles are stacked and flipped, and a last batch is filled up. Each network has logits, and so has each mean.
     logits = size.folds + (size.folds > 1) + size.mirrored
-    batched = size.batch * (3 * size.channels + logits * size.outputs)
+    batched = size.batch * (3 * size.inputs + logits * size.outputs)
     return (prod(size.patch) * (batched + 2) + 2 * prod(size.padded[1:])) * _FLOAT
 
 

@@ -20,6 +20,8 @@ from flare_runtime.pipeline.resampling import ROWS, SLAB
 
 _LOG = logging.getLogger(__name__)
 _FLOAT = 4
+# What finding the voxels outside of the body takes for each.
+_OUTSIDE_BYTES = 4
 # Compiling a network takes this much, and this many copies of its weights.
 _COMPILER_BYTES, _COPIES_OF_WEIGHTS = 96 * MIB, 5
 
@@ -69,6 +71,8 @@ class HostMemory:
         compiling_bytes: gives what compiling the networks will still take: 0 once they are compiled.
         removes: whether components are removed from masks.
         maps: on which grid probabilities are written, one map after the other; None where they are not.
+        previous: of a cascade's previous stage, which segments a case before.
+        keeps_scan: whether the scan stays in memory to the end, for the next stage.
     """
 
     manifest: Manifest
@@ -76,27 +80,33 @@ class HostMemory:
     compiling_bytes: Callable[[], int] = lambda: 0
     removes: bool = False
     maps: ProbabilityGrid | None = None
+    previous: "HostMemory | None" = None
+    keeps_scan: bool = False
 
     def need(self, size: CaseSize) -> HostNeed:
-        """Estimate what a case takes."""
+        """Estimate what a case takes, a previous stage's work on it not counted."""
         voxels = prod(size.scan)
         maps = maps_bytes(self.maps, size, self.manifest) if self.maps else 0
         removing = self.removes * (1 + BYTES_A_VOXEL) * voxels
         first = size.scan_bytes // size.channels
+        previous_mask = bool(size.masks) * voxels
+        kept = self.keeps_scan * size.scan_bytes + previous_mask
+        labels = bool(size.masks) * (prod(size.resampled) + _OUTSIDE_BYTES * prod(size.crop))
         if self.network_bytes is None:
-            return HostNeed(size.scan_bytes, size.scan_bytes, 0, maps + voxels, removing, first=first)
+            preparing = size.scan_bytes + previous_mask + labels
+            return HostNeed(size.scan_bytes, preparing, kept, kept + maps + voxels, kept + removing, first=first)
         # The system gives no memory for the planes of padding before and after the image, which are never written to.
-        image = size.channels * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
+        image = size.inputs * size.resampled[0] * prod(size.padded[1:]) * _FLOAT
         scores = size.scores * prod(size.padded) * _FLOAT
         # A tile, its logits, their mean over folds or mirror images, its scores, and the Gaussian weights.
-        tile = (size.channels + 2 * size.outputs + size.scores + 1) * prod(size.patch) * _FLOAT
+        tile = (size.inputs + 2 * size.outputs + size.scores + 1) * prod(size.patch) * _FLOAT
         network = tile + self.network_bytes
         return HostNeed(
             scan=size.scan_bytes,
-            preparing=size.scan_bytes + image + self._resampling(size),
-            running=image + scores + network,
-            restoring=image + scores + max(restoring_bytes(size), maps) + voxels,
-            removing=image + removing,
+            preparing=size.scan_bytes + previous_mask + image + max(self._resampling(size), labels),
+            running=kept + image + scores + network,
+            restoring=kept + image + scores + max(restoring_bytes(size), maps) + voxels,
+            removing=kept + image + removing,
             network=network,
             first=first,
         )
@@ -134,16 +144,20 @@ class HostMemory:
         Raises:
             CaseError: `too_little_memory`, with both figures.
         """
-        self._check(self.need(self._size(channels, (1, 1, 1))).peak, 0)
+        self._check(self._peak(channels, (1, 1, 1)), 0)
 
     def peak_of(self, channels: Sequence[Grid]) -> int:
         """Estimate what a case takes at most: as much as without a voxel that is zero."""
-        return self.need_of(channels).peak
+        return self._peak(channels, None)
+
+    def _peak(self, channels: Sequence[Grid], crop: Shape3 | None) -> int:
+        """Estimate what a case takes in any stage, of which `crop` voxels are not zero; all of them where None."""
+        own = self.need(self._size(channels, crop)).peak
+        return own if self.previous is None else max(own, self.previous._peak(channels, crop))
 
     def need_of(self, channels: Sequence[Grid]) -> HostNeed:
         """Estimate what a case takes where no voxel is zero."""
-        grid = channels[0].transposed(self.manifest.transpose_forward)
-        return self.need(self._size(channels, grid.shape))
+        return self.need(self._size(channels, None))
 
     def fit(self, needs: Sequence[HostNeed], processes: int = 1) -> bool:
         """Whether so many cases fit into a process's share of the memory at once, each in another stage.
@@ -169,9 +183,9 @@ class HostMemory:
         needed = channels * padded_voxels * _FLOAT + (outputs * _FLOAT + 1) * prod(shape)
         self._check(needed, 0, "the probabilities")
 
-    def _size(self, channels: Sequence[Grid], crop: tuple[int, int, int]) -> CaseSize:
+    def _size(self, channels: Sequence[Grid], crop: Shape3 | None) -> CaseSize:
         grids = [grid.transposed(self.manifest.transpose_forward) for grid in channels]
-        return CaseSize.of(grids, crop, self.manifest)
+        return CaseSize.of(grids, crop or grids[0].shape, self.manifest)
 
     def _check(self, needed: int, held: int, included: str = "") -> None:
         """Refuse what needs more than is available, where the process holds `held` bytes of it already."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flare_runtime.compute.arrays import FloatArray, Shape3, Vector3
+from flare_runtime.compute.arrays import FloatArray, MaskArray, Shape3, Vector3
 from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.errors import CaseError
@@ -14,9 +14,10 @@ from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.model.manifest import CTScheme, Manifest, ZScoreScheme
 from flare_runtime.pipeline import normalisation
 from flare_runtime.pipeline.body import body_box
-from flare_runtime.pipeline.crop import nonzero_box
+from flare_runtime.pipeline.crop import mask_box, nonzero_box
 from flare_runtime.pipeline.gpu_memory import CaseSize, Placement
 from flare_runtime.pipeline.hounsfield import check_hounsfield
+from flare_runtime.pipeline.previous_mask import resized_labels
 from flare_runtime.pipeline.resampling import Resizing, new_shape, resize_image
 from flare_runtime.pipeline.tiling import padded_shape
 
@@ -54,6 +55,7 @@ def prepare(
     device: Device = HOST,
     place: Callable[[CaseSize], Placement | None] = lambda _size: None,
     *,
+    previous_mask: MaskArray | None = None,
     body_only: bool = False,
     any_intensity: bool = False,
 ) -> Prepared | None:
@@ -64,6 +66,7 @@ def prepare(
         manifest: the model.
         device: where the image is computed and the network runs.
         place: decides which arrays are on the device, needed unless that is the host; may refuse the case.
+        previous_mask: of a cascade's previous stage, (z, y, x) on the volumes' grid.
         body_only: the network is to see the patient alone, for models whose first channel is a CT.
         any_intensity: remark upon a CT that is not in Hounsfield units instead of refusing it.
 
@@ -71,11 +74,14 @@ def prepare(
         CaseError: `wrong_channels`, `channel_mismatch`, `too_large`, `not_hounsfield`, `not_rgb`, or as `place` does.
     """
     _check_channels(channels, manifest)
+    if manifest.previous_stage and previous_mask is None:
+        raise ValueError("a cascade's network takes the mask of its previous stage beside the image")
     volumes = [volume.transposed(manifest.transpose_forward) for volume in channels]
     crop = nonzero_box(volumes)
     if crop is None:
         return None
-    inside = _inside(volumes, crop) if _needs_inside(manifest) else None
+    labels = None if previous_mask is None else previous_mask.transpose(manifest.transpose_forward)[crop]
+    inside = _inside(volumes, crop, labels) if _needs_inside(manifest, volumes, crop, labels) else None
     spacing = volumes[0].spacing_mm
     resizing = _image_resizing(crop.shape, spacing, manifest)
     padded = padded_shape(resizing.new_shape, manifest.patch)
@@ -84,13 +90,15 @@ def prepare(
     if placement is not None and not placement.image_on_device:
         device = HOST
     remarks = _check_intensities(volumes, manifest, any_intensity=any_intensity)
-    image = device.xp.zeros((len(volumes), *padded), np.float32)
+    image = device.xp.zeros((manifest.inputs, *padded), np.float32)
     for index, (volume, channel) in enumerate(zip(volumes, manifest.channels, strict=True)):
         cropped = volume.cropped(crop)
         normalise = normalisation.fit(channel.normalisation, cropped, inside, device)
         reader = _SlabReader(cropped, normalise, device, at_once=placement is not None and placement.raw_on_device)
         resize_image(reader, resizing, image[index][inner], device)
         del reader  # and with it the scan on the device, before the next one goes there
+    if labels is not None:
+        _write_labels(labels, inside, spacing, manifest, inner.cut(image[len(volumes) :]), device)
     body = _body_region(volumes[0].with_background(normalisation.AIR_HU), crop, inner) if body_only else None
     region = body.grown_to(manifest.patch, padded) if body else Box.whole(padded)
     return Prepared(image, inner, crop, spacing, remarks, region, placement, volumes[0].cropped(crop).geometry)
@@ -156,14 +164,42 @@ def _check_channels(channels: Sequence[Volume], manifest: Manifest) -> None:
             raise CaseError("channel_mismatch", text)
 
 
-def _needs_inside(manifest: Manifest) -> bool:
+def _needs_inside(manifest: Manifest, volumes: Sequence[Volume], crop: Box, labels: MaskArray | None) -> bool:
+    """Whether anything depends on which voxels are outside of the body: a mask does where they may touch a label."""
     schemes = [channel.normalisation for channel in manifest.channels]
-    return any(isinstance(scheme, ZScoreScheme) and scheme.masked for scheme in schemes)
+    if any(isinstance(scheme, ZScoreScheme) and scheme.masked for scheme in schemes):
+        return True
+    box = None if labels is None else mask_box(labels)
+    if labels is None or box is None:
+        return False
+    reached = box.grown((1, 1, 1)).clipped(crop.shape)
+    return not bool((_nonzero(volumes, reached.shifted(crop.start)) | (labels[reached] > 0)).all())
 
 
-def _inside(volumes: Sequence[Volume], crop: Box) -> normalisation.BoolArray:
-    """Return nnU-Net's non-zero mask within the crop: non-zero in any channel, holes filled."""
+def _nonzero(volumes: Sequence[Volume], box: Box) -> normalisation.BoolArray:
+    return np.asarray(np.any([volume.intensities(volume.voxels[box]) != 0 for volume in volumes], axis=0))
+
+
+def _inside(volumes: Sequence[Volume], crop: Box, labels: MaskArray | None) -> normalisation.BoolArray:
+    """Return nnU-Net's non-zero mask within the crop: non-zero in any channel, holes filled; or with a label."""
     from scipy.ndimage import binary_fill_holes
 
-    nonzero = np.any([volume.intensities(volume.voxels[crop]) != 0 for volume in volumes], axis=0)
-    return np.asarray(binary_fill_holes(nonzero))
+    inside = np.asarray(binary_fill_holes(_nonzero(volumes, crop)))
+    return inside if labels is None else inside | (labels > 0)
+
+
+def _write_labels(
+    labels: MaskArray,
+    inside: normalisation.BoolArray | None,
+    spacing: Vector3,
+    manifest: Manifest,
+    out: FloatArray,
+    device: Device,
+) -> None:
+    """Write a previous stage's labels on the network's grid into the channels of `out`, each 1 where its label is."""
+    assert manifest.previous_stage is not None
+    z, y, x = out.shape[1:]
+    new_spacing, rule = manifest.grid_spacing_mm(spacing), manifest.previous_stage.mask_resampling
+    resized = resized_labels(labels, inside, (z, y, x), spacing, new_spacing, rule)
+    for channel, value in zip(out, manifest.label_values, strict=True):
+        channel[...] = device.upload(resized == value)

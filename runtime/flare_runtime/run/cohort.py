@@ -185,7 +185,7 @@ def segment_alone(
         started = perf_counter()
         volumes = reader.read(case) if smallest else take(case)
         read_s = perf_counter() - started
-        prepared = segmenter.prepare(volumes, smallest=smallest)
+        prepared = segmenter.prepare(volumes, smallest=smallest, progress=progress)
         del volumes  # the scan as read takes no memory while the network runs
 
         def finish(maps_to: MapsTo | None) -> Segmentation:

@@ -137,9 +137,11 @@ def traceback_of(error: Exception) -> str:
 def model_identity(segmenter: Segmenter) -> dict[str, str | float | bool]:
     """Return which model ran, and how."""
     network, manifest = segmenter.network, segmenter.bundle.manifest
+    stage = manifest.previous_stage
     return {
         "name": visible(manifest.name),
         "configuration": visible(manifest.provenance.configuration),
+        **({"previous_stage": visible(stage.model.provenance.configuration)} if stage else {}),
         **({"caution": visible(manifest.caution)} if manifest.caution else {}),
         "bundle_sha256": segmenter.bundle.sha256,
         "backend": network.backend,

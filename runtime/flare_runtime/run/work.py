@@ -41,6 +41,10 @@ class CaseWork:
 
         skip_model_converter()
         segmenter = Segmenter.open(self.choice, wait=False)
+        if segmenter.bundle.previous_stage is not None:  # whose stages take turns at the network
+            for case in cases:
+                yield from self.segment(segmenter, [case], listener)
+            return
         told = _Told(segmenter, listener)
         for record in segment_overlapping(segmenter, cases, progress=told.progress, workers=self.workers):
             told.network()
