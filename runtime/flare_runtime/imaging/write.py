@@ -5,8 +5,7 @@ from typing import BinaryIO, Protocol
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.files.output import replacing
-from flare_runtime.imaging.dicom.segmentation_object import SegmentationObjectWriter
-from flare_runtime.imaging.dicom.structure_set import StructureSetWriter
+from flare_runtime.imaging.dicom.mask_writer import SEGMENTATION, STRUCTURE_SET
 from flare_runtime.imaging.nifti_mask import NiftiMaskWriter
 from flare_runtime.imaging.volume import Template
 
@@ -32,7 +31,7 @@ class MaskWriter(Protocol):
         """Whether a file that begins so, for HEAD_BYTES or all of it, can be a mask that this wrote."""
 
 
-WRITERS: tuple[MaskWriter, ...] = (NiftiMaskWriter(), SegmentationObjectWriter(), StructureSetWriter())
+WRITERS: tuple[MaskWriter, ...] = (NiftiMaskWriter(), SEGMENTATION, STRUCTURE_SET)
 
 
 def mask_suffixes() -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What an object that refers to a series takes from it: the patient, the study, and which slice is which."""
 
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,21 +11,18 @@ from warnings import catch_warnings, simplefilter
 from flare_runtime.errors import CaseError, UsageError, first_line, install_hint
 from flare_runtime.imaging.dicom.files import DicomFile
 from flare_runtime.imaging.dicom.headers import Slice, complete
+from flare_runtime.imaging.dicom.mask_writer import MAKER
 from flare_runtime.imaging.dicom.series import DicomSeries
 from flare_runtime.imaging.dicom.stack import stack
 from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.volume import Template
 
-MAKER = "flare-lite"
-# The element as it is stored, with its type and without.
-_MANUFACTURER = re.compile(rb"\x08\0\x70\0(LO\x0a\0|\x0a\0\0\0)%b" % MAKER.encode())
 _THREADS = 8
 # May be empty, but not absent, in what refers to the series.
 _EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
 )
-_MARK_AT, _MARK = 128, b"DICM"
 # Characters of a long string (LO).
 _LONG = 64
 
@@ -102,13 +98,6 @@ def series_attributes(source: Source, added_to_number: int) -> dict[str, Any]:
 def long_string(text: str) -> str:
     """Return a text as a DICOM string of one value, which has 64 characters at most."""
     return text.replace("\\", "/")[:_LONG].strip()
-
-
-def is_ours(head: bytes, sop_class: str) -> bool:
-    """Whether a file that begins so is an object of a class that this program made."""
-    is_dicom = head[_MARK_AT : _MARK_AT + len(_MARK)] == _MARK
-    of_class = re.search(rb"%b(?![.0-9])" % sop_class.encode(), head)
-    return is_dicom and bool(of_class and _MANUFACTURER.search(head))
 
 
 @contextmanager

@@ -1,46 +1,29 @@
 """Masks as DICOM segmentation objects: a binary segment for each label, on the slices of the source."""
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.dicom import references
-from flare_runtime.imaging.dicom.references import Source, long_string, series_attributes, source_of
+from flare_runtime.imaging.dicom.mask_writer import MAKER
+from flare_runtime.imaging.dicom.references import Source, long_string, series_attributes
 from flare_runtime.imaging.dicom.terminology import property_of
 from flare_runtime.imaging.labelling import Labelling
-from flare_runtime.imaging.volume import Template
 
-_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 # Added to the number of the source's series.
 _SERIES = 1000
 
 
-class SegmentationObjectWriter:
-    """Writes masks as DICOM segmentation objects, with the patient's and the study's attributes of their series."""
+def segmentation(mask: MaskArray, source: Source) -> Any:
+    """Return a mask (z, y, x) as a data set.
 
-    suffixes = (".seg.dcm",)
+    Slices without a voxel of a segment are left out of it. An empty mask is one empty frame for each segment.
 
-    def encode(self, file: BinaryIO, name: str, mask: MaskArray, template: Template, *, keep_text: bool) -> None:
-        """Write a mask (z, y, x); see `MaskWriter`.
-
-        Slices without a voxel of a segment are left out of it. An empty mask is one empty frame for each segment.
-
-        Raises:
-            UsageError, CaseError: as `source_of` does.
-        """
-        source = source_of(template)
-        with references.referring():
-            _object_of(mask, source).save_as(file, enforce_file_format=True)
-
-    def is_mask(self, head: bytes) -> bool:
-        """Whether a file that begins so is a segmentation object that this wrote."""
-        return references.is_ours(head, _SOP_CLASS)
-
-
-def _object_of(mask: MaskArray, source: Source) -> Any:
+    Raises:
+        CaseError: `unreferable` for frames of several files.
+    """
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     planes = np.flatnonzero(mask.any(axis=(1, 2)))
@@ -108,7 +91,7 @@ def _descriptions(labelling: Labelling) -> list[Any]:
         name=long_string(labelling.model),
         family=codes.DCM.ArtificialIntelligence,
         version=labelling.version,
-        source=references.MAKER,
+        source=MAKER,
         parameters={"bundle_sha256": labelling.bundle_sha256},
     )
     described = []

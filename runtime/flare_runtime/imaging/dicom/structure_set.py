@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, MaskArray
-from flare_runtime.imaging.dicom import references
 from flare_runtime.imaging.dicom.contours import Polygon, outlines
 from flare_runtime.imaging.dicom.headers import Slice
-from flare_runtime.imaging.dicom.references import Source, long_string, ordered_files, series_attributes, source_of
+from flare_runtime.imaging.dicom.mask_writer import MAKER, STRUCTURE_SET
+from flare_runtime.imaging.dicom.references import Source, long_string, ordered_files, series_attributes
 from flare_runtime.imaging.dicom.terminology import property_of
-from flare_runtime.imaging.volume import Template
 from flare_runtime.model.manifest import Label
 
-_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 # Added to the number of the source's series.
 _SERIES = 2000
@@ -23,33 +21,14 @@ _SERIES = 2000
 _DIGITS = 4
 
 
-class StructureSetWriter:
-    """Writes masks as DICOM structure sets, with the patient's and the study's attributes of their series."""
-
-    suffixes = (".rtstruct.dcm",)
-
-    def encode(self, file: BinaryIO, name: str, mask: MaskArray, template: Template, *, keep_text: bool) -> None:
-        """Write a mask (z, y, x); see `MaskWriter`.
-
-        Raises:
-            UsageError, CaseError: as `source_of` does.
-        """
-        source = source_of(template)
-        with references.referring():
-            _structure_set(mask, source).save_as(file, enforce_file_format=True)
-
-    def is_mask(self, head: bytes) -> bool:
-        """Whether a file that begins so is a structure set that this wrote."""
-        return references.is_ours(head, _SOP_CLASS)
-
-
-def _structure_set(mask: MaskArray, source: Source) -> Any:
+def structure_set(mask: MaskArray, source: Source) -> Any:
+    """Return a mask (z, y, x) as a data set."""
     from highdicom import SOPClass
     from pydicom.uid import ImplicitVRLittleEndian
 
     header = source.headers[0]
     result = SOPClass(
-        sop_class_uid=_SOP_CLASS,
+        sop_class_uid=STRUCTURE_SET.sop_class,
         modality="RTSTRUCT",
         # With explicit types contours of more than 64 KiB have no type of their own.
         transfer_syntax_uid=ImplicitVRLittleEndian,
@@ -59,7 +38,7 @@ def _structure_set(mask: MaskArray, source: Source) -> Any:
     result.copy_patient_and_study_information(header)
     result.OperatorsName = ""
     result.ApprovalStatus = "UNAPPROVED"
-    result.StructureSetLabel = references.MAKER
+    result.StructureSetLabel = MAKER
     result.StructureSetName = long_string(source.labelling.model)
     now = datetime.now()
     result.StructureSetDate, result.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
