@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.model.manifest import PostprocessingStep
-from flare_runtime.pipeline import postprocessing
+from flare_runtime.pipeline import components, postprocessing
 from flare_runtime.pipeline.postprocessing import Postprocessing
 from tests.runtime.manifests import make_manifest
 
@@ -71,7 +71,7 @@ def test_components_below_a_volume_go_label_by_label():
         np.testing.assert_array_equal(out, expected, err_msg=str(least_mm3))
 
 
-@pytest.mark.parametrize("voxels_a_run", [0, 10**9], ids=["runs", "voxels"])
+@pytest.mark.parametrize("many_runs", [10**9, 0], ids=["runs", "voxels"])
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
@@ -79,7 +79,7 @@ def test_components_below_a_volume_go_label_by_label():
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     groups=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3, unique=True), min_size=1, max_size=3),
 )
-def test_masks_are_those_of_nnunets_postprocessing(voxels_a_run, seed, share, shape, groups):
+def test_masks_are_those_of_nnunets_postprocessing(many_runs, seed, share, shape, groups):
     theirs = pytest.importorskip("nnunetv2.postprocessing.remove_connected_components")
     rng = np.random.default_rng(seed)
     mask = (rng.integers(1, 4, shape) * (rng.random(shape) < share)).astype(np.uint8)
@@ -87,7 +87,8 @@ def test_masks_are_those_of_nnunets_postprocessing(voxels_a_run, seed, share, sh
     regions = [{"labels_or_regions": tuple(group) if len(group) > 1 else group[0]} for group in groups]
     expected = theirs.apply_postprocessing(mask, [function] * len(groups), regions)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postprocessing, "VOXELS_A_RUN", voxels_a_run)
+        patch.setattr(components, "_MANY_RUNS", many_runs)
+        patch.setattr(components, "_VOXELS_A_RUN", 10**9)
         np.testing.assert_array_equal(applied(mask, *map(tuple, groups)), expected)
 
 

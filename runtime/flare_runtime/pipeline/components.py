@@ -14,9 +14,9 @@ import numpy.typing as npt
 from flare_runtime.pipeline.interpolation import BoolArray
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
-# Runs are connected where there is at most one for so many voxels. In noise a label image takes less: four bytes a
-# voxel beside the foreground.
-_MANY_RUNS, VOXELS_A_RUN = 100_000, 64
+# Up to so many runs are connected, which takes a few MiB, or one for so many voxels. In noise a label image takes less:
+# four bytes a voxel beside the foreground.
+_MANY_RUNS, _VOXELS_A_RUN = 100_000, 64
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,14 @@ def find_runs(foreground: BoolArray) -> Runs:
     return Runs(*(np.concatenate(column) if column else np.empty(0, np.int64) for column in columns))
 
 
+def are_many(runs: int, foreground: BoolArray) -> bool:
+    """Whether to label the voxels of a mask takes less than to connect so many runs of it."""
+    return runs > max(_MANY_RUNS, foreground.size // _VOXELS_A_RUN)
+
+
 def components(runs: Runs, foreground: BoolArray) -> tuple[IntArray, IntArray]:
     """Return the component of every run of `foreground`, counted from 0, and the voxels of every component."""
-    if len(runs.z) > max(_MANY_RUNS, foreground.size // VOXELS_A_RUN):
+    if are_many(len(runs.z), foreground):
         ids = _by_label_image(runs, foreground)
     else:
         roots = _connect(len(runs.z), np.concatenate(list(_touching(runs)), axis=1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import MaskArray, Vector3
 from flare_runtime.model.manifest import Manifest
-from flare_runtime.pipeline.components import VOXELS_A_RUN, components, find_runs, label_image
+from flare_runtime.pipeline.components import are_many, components, find_runs, label_image
 from flare_runtime.pipeline.crop import mask_box
 from flare_runtime.pipeline.interpolation import BoolArray
 
@@ -81,7 +81,7 @@ def _remove(mask: MaskArray, values: Sequence[int], least_voxels: int | None) ->
     box = mask_box(foreground)
     if box is None:
         return
-    small = _small_by_runs if _has_few_runs(foreground[box]) else _small_by_voxels
+    small = _small_by_voxels if _has_many_runs(foreground[box]) else _small_by_runs
     for plane, removed in zip(mask[box], small(foreground[box], least_voxels), strict=True):
         plane[removed] = 0
 
@@ -97,9 +97,9 @@ def _having(mask: MaskArray, values: Sequence[int]) -> BoolArray:
     return foreground
 
 
-def _has_few_runs(foreground: BoolArray) -> bool:
+def _has_many_runs(foreground: BoolArray) -> bool:
     inner = sum(np.count_nonzero(plane[:, 1:] > plane[:, :-1]) for plane in foreground)
-    return bool((inner + np.count_nonzero(foreground[..., 0])) * VOXELS_A_RUN <= foreground.size)
+    return are_many(int(inner + np.count_nonzero(foreground[..., 0])), foreground)
 
 
 def _small_by_runs(foreground: BoolArray, least_voxels: int | None) -> Iterator[BoolArray]:
