@@ -14,8 +14,8 @@ import numpy.typing as npt
 from flare_runtime.pipeline.interpolation import BoolArray
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
-# Up to so many runs are connected, which takes a few MiB, or one for so many voxels. In noise a label image takes less:
-# four bytes a voxel beside the foreground.
+# Up to so many runs are connected, which takes some 20 MiB, or one for so many voxels. In noise a label image takes
+# less: four bytes a voxel beside the foreground.
 _MANY_RUNS, _VOXELS_A_RUN = 100_000, 64
 
 
