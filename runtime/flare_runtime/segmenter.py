@@ -220,7 +220,8 @@ class Segmenter:
         """Do the first half of `segment`, after which the images can be let go while the network runs.
 
         In a cascade that is all of the previous stage as well, of which `progress` wraps the tiles. `smallest` takes as
-        little of a GPU's memory as can be. `admit` is called before anything is uploaded there.
+        little of a GPU's memory as can be. `admit` is called before anything is uploaded there,
+        for each stage.
         """
         started = perf_counter()
         channels = as_volumes(image, spacing_mm, self.options.max_voxels, self.rules.plausible)
@@ -228,7 +229,7 @@ class Segmenter:
         device, template = self.device, channels[0].template
         turn = self.rules.turn(template.geometry)
         with self._turn:
-            previous, previous_s = self._previous_stage(channels, smallest, progress)
+            previous, previous_s = self._previous_stage(channels, smallest, progress, admit)
             with device.active():
                 prepared = prepare(
                     read,
@@ -246,13 +247,15 @@ class Segmenter:
         return PreparedCase(prepared, template, turn, remarks, seconds, previous)
 
     def _previous_stage(
-        self, channels: Sequence[Volume], smallest: bool, progress: Progress
+        self, channels: Sequence[Volume], smallest: bool, progress: Progress, admit: Callable[[Placement], None]
     ) -> tuple[PreviousResult | None, float]:
         """Segment a case with a cascade's previous stage, if there is one; return the result and how long it took."""
         started = perf_counter()
         if self._previous is None:
             return None, 0.0
-        done = self._previous.finish(self._previous.prepare(channels, smallest=smallest), progress=progress)
+        prepared = self._previous.prepare(channels, smallest=smallest, admit=admit)
+        done = self._previous.finish(prepared, progress=progress)
+        del prepared  # which on a GPU would lie beside this stage's image
         result = PreviousResult(done.mask, done.timings_s, done.remarks, done.gpu_memory_mib)
         return result, perf_counter() - started
 

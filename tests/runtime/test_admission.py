@@ -40,6 +40,21 @@ def test_whoever_does_not_fit_waits_until_others_have_left():
     assert admission.needs == [5]
 
 
+def test_the_need_of_whoever_is_in_is_replaced_once_it_fits():
+    admission = within(10)
+    admission.enter("a", 4)
+    admission.enter("b", 4)
+    admission.enter("a", 6)
+    assert sum(admission.needs) == 10
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(admission.enter, "a", 9)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.05)
+        admission.leave("b")
+        waiting.result(timeout=10)
+    assert admission.needs == [9]
+
+
 def test_who_is_alone_waits_for_the_others_and_lets_nobody_in():
     admission = within(10)
     admission.enter("a", 1)

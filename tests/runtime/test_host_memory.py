@@ -115,6 +115,19 @@ def test_the_network_takes_what_its_backend_and_precision_do():
     assert on_gpu.peak == on_gpu.scan
 
 
+def test_beside_each_other_cases_count_what_a_gpu_may_have_no_room_for():
+    grid = Grid((300, 512, 512), (2.0, 0.8, 0.8), 2)
+    on_gpu = HostMemory(MANIFEST).need_of([grid])
+    assert on_gpu.beside_network == memory_of().need_of([grid]).beside_network > on_gpu.scan
+    # Two of them fit where the tile of one, and what both take beside it, are there.
+    with pytest.MonkeyPatch.context() as patch:
+        for spare, fits in ((1, True), (-1, False)):
+            left = 2 * on_gpu.beside_network + on_gpu.network + spare
+            patch.setattr("flare_runtime.pipeline.host_memory.available_bytes", lambda left=left: left)
+            assert HostMemory(MANIFEST).fit([on_gpu] * 2) == fits
+        assert not HostMemory(MANIFEST).fit([on_gpu], processes=3)
+
+
 def test_every_fold_takes_its_share():
     # Nine quarters of a tensor of 400 MiB each; to compile, 5 x 5,602,950 weights of 4 bytes each beside 96 MiB.
     files = [{**FILE_FIELDS, "name": f"{fold}.onnx", "fold": str(fold)} for fold in range(5)]

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
-from flare_runtime.backends.gpu import GpuNetwork
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError, LostDeviceError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
-from flare_runtime.pipeline.gpu_memory import MIB, CaseSize, EngineMemory, GpuBudget, placements
+from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.host_memory import HostMemory
 from flare_runtime.run import cohort, overlap
 from flare_runtime.run.cases import find_cases
@@ -23,7 +22,6 @@ from flare_runtime.run.cohort import segment_cases
 from flare_runtime.run.overlap import IN_FLIGHT, segment_overlapping
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import blobs, write_nifti
-from tests.runtime.strict_device import StrictDevice, StrictNetwork
 
 ONE_MM = (1.0, 1.0, 1.0)
 RAW = {"name": "raw", "normalisation": {"scheme": "none"}}
@@ -318,82 +316,3 @@ def test_a_run_that_is_left_ends_its_threads_and_removes_what_was_not_committed(
     assert names_in(tmp_path / "out") == ["a.json", "a.nii.gz"]
     wait_until(lambda: not [one for one in threading.enumerate() if one.name.startswith(("begin", "hash"))])
     assert not [one for one in threading.enumerate() if one.name.startswith(("read", "prepare", "network", "restore"))]
-
-
-# --- on a GPU, which stands beside the host here
-
-
-def on_device(limit=None, before=lambda _stage, _number: None):
-    """Return a segmenter on a device of that much memory, all of which is for the arrays of cases."""
-    device = StrictDevice()
-    device.memory.limit = limit
-    budget = GpuBudget(EngineMemory(0), limit or 1 << 40)
-    network = GpuNetwork([StrictNetwork(ArithmeticNetwork(), device)], device, budget, None)
-    return watched(before, network, device=device, place=budget.place), device
-
-
-def planned_alone(cases):
-    """Return what the largest of the cases takes of the device by itself."""
-    segmenter, device = on_device()
-    records = list(segment_cases(segmenter, cases))
-    (grid,) = {segmenter_grid(case) for case in cases}
-    size = CaseSize.of([grid], grid.shape, segmenter.bundle.manifest)
-    return records, next(placements(size)).peak_bytes, device.memory.peak
-
-
-@pytest.mark.parametrize(("share", "most"), [(1.0, 1), (1.5, 1), (2.5, 2), (9.0, IN_FLIGHT)])
-def test_on_a_gpu_so_many_cases_are_there_as_fit_and_the_masks_are_the_same(tmp_path, cases, share, most):
-    expected, alone, _ = planned_alone(cases("abcdef", out="alone"))
-    todo = find_cases(tmp_path / "in", tmp_path / "out", 1)
-    inside = []
-
-    def before(stage, number):
-        if (stage, number) == ("infer", 0):
-            wait_until(lambda: len(stages.gpu.needs) == most)
-        inside.append(len(stages.gpu.needs))
-
-    segmenter, device = on_device(round(share * alone), before)
-    stages = None
-    original = overlap._Stages.__init__
-
-    def remember(self, *args):
-        nonlocal stages
-        stages = self
-        original(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlap._Stages, "__init__", remember)
-        records = list(segment_overlapping(segmenter, todo))
-    assert [record.mask_sha256 for record in records] == [record.mask_sha256 for record in expected]
-    assert max(inside) == most
-    assert device.memory.peak <= share * alone
-    assert device.memory.used == 0
-    for record in records:
-        assert record.gpu_memory_mib["planned"] >= -(-alone // MIB)
-
-
-def test_memory_that_runs_out_on_a_gpu_is_tried_again_by_itself(cases):
-    """The device has less than the plan thinks: with others a case finds none, by itself it does."""
-    expected, _, peak = planned_alone(todo := cases("abcd"))
-    segmenter, device = on_device()
-    device.memory.limit = peak
-    assert [one.mask_sha256 for one in segment_overlapping(segmenter, todo)] == [one.mask_sha256 for one in expected]
-
-
-def test_the_plan_of_a_record_counts_the_cases_that_are_there_together(cases):
-    """While the network waits at the first case the second is prepared: the plan of both is the sum."""
-
-    def before(stage, number):
-        if (stage, number) == ("infer", 0):
-            wait_until(lambda: ("prepare", 1) in segmenter.seen and ("prepare", 2) in segmenter.seen)
-
-    todo = cases("abc")
-    (grid,) = {segmenter_grid(case) for case in todo}
-    segmenter, _ = on_device(before=before)
-    alone = next(placements(CaseSize.of([grid], grid.shape, segmenter.bundle.manifest))).peak_bytes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flare_runtime.backends.gpu.MIB", 1)  # in bytes, as all of it is less than a MiB
-        patch.setattr("flare_runtime.run.overlap.MIB", 1)
-        planned = [record.gpu_memory_mib["planned"] for record in segment_overlapping(segmenter, todo)]
-    assert max(planned) in (2 * alone, 3 * alone)
-    assert min(planned) >= alone

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from flare_runtime.compute.arrays import Shape3
@@ -156,8 +156,12 @@ class HostMemory:
         return own if self.previous is None else max(own, self.previous._peak(channels, crop))
 
     def need_of(self, channels: Sequence[Grid]) -> HostNeed:
-        """Estimate what a case takes where no voxel is zero."""
-        return self.need(self._size(channels, None))
+        """Estimate what a case takes where no voxel is zero, and where a GPU has no room for any of its arrays."""
+        memory = replace(self, network_bytes=self.network_bytes or 0)
+        need = memory.need(self._size(channels, None))
+        if self.previous is None:
+            return need
+        return replace(need, preparing=max(need.preparing, self.previous.need_of(channels).peak))
 
     def fit(self, needs: Sequence[HostNeed], processes: int = 1) -> bool:
         """Whether so many cases fit into a process's share of the memory at once, each in another stage.

@@ -26,19 +26,20 @@ class Admission(Generic[Need]):
         self._is_closed = False
 
     def enter(self, case: object, need: Need) -> None:
-        """Wait until a case fits, and let it in.
+        """Wait until a case fits, and let it in; of one that is in, the need is replaced.
 
         Raises:
             RunLeftError: where the run was left.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._has_room(need))
+            self._changed.wait_for(lambda: self._is_closed or self._has_room(case, need))
             if self._is_closed:
                 raise RunLeftError
             self._inside[case] = need
 
-    def _has_room(self, need: Need) -> bool:
-        return not self._inside or self._fit([*self._inside.values(), need])
+    def _has_room(self, case: object, need: Need) -> bool:
+        others = [taken for other, taken in self._inside.items() if other is not case]
+        return not others or self._fit([*others, need])
 
     def leave(self, case: object) -> None:
         """Let the memory of a case be taken by others, where it was in."""

@@ -179,7 +179,7 @@ class _Stages:
         closing = Thread(target=self._end_threads, name="close", daemon=True)
         closing.start()
         closing.join(limit_s)
-        for flight in self._flights:
+        for flight in tuple(self._flights):
             flight.discard()
         self.reader.digests.close()
 
@@ -222,7 +222,10 @@ class _Flight:
             except BaseException as error:
                 self._give_up(error)
 
-        self._stages.pools[stage].submit(run)
+        try:
+            self._stages.pools[stage].submit(run)
+        except RuntimeError:  # its threads have ended
+            self._give_up(RunLeftError())
 
     def _take(self) -> Any:
         left, self._left = self._left, None
@@ -244,10 +247,17 @@ class _Flight:
         self._do("prepare", self._prepare)
 
     def _prepare(self) -> None:
-        stages, volumes = self._stages, self._take()
+        stages, volumes, waited_s = self._stages, self._take(), 0.0
         self._first = volumes[0]
-        prepared = stages.segmenter.prepare(volumes, admit=lambda placement: stages.admit_on_gpu(self, placement))
-        self._left = prepared
+
+        def admit(placement: Placement) -> None:
+            nonlocal waited_s
+            started = perf_counter()
+            stages.admit_on_gpu(self, placement)
+            waited_s = perf_counter() - started
+
+        prepared = stages.segmenter.prepare(volumes, progress=stages.progress(self.case), admit=admit)
+        self._left = replace(prepared, seconds=prepared.seconds - waited_s)
         self._do("network", self._infer)
 
     def _infer(self) -> None:
@@ -259,7 +269,12 @@ class _Flight:
         stages = self._stages
 
         def restore(maps_to: MapsTo | None) -> Segmentation:
-            result = stages.segmenter.restore(self._take(), maps_to=maps_to, scan=self._take_first)
+            blended = self._take()
+            previous = blended.case.previous
+            result = stages.segmenter.restore(blended, maps_to=maps_to, scan=self._take_first)
+            if previous is not None:
+                result = result.after(previous)
+            del blended
             result = self._planned_with_others(result)
             stages.gpu.leave(self)
             return result
