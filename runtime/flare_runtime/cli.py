@@ -129,6 +129,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="also write <case>.probabilities.npz, on the grid of the input or of the network (default GRID: input)",
     )
     add(
+        "--straighten-tilt",
+        action="store_true",
+        help="move the slices of a tilted gantry (DICOM) onto a grid at right angles, with a remark",
+    )
+    add(
         "--output-type",
         dest="output_types",
         type=words_of,

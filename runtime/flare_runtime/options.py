@@ -53,6 +53,7 @@ class RunOptions:
         probabilities: a run writes <case>.probabilities.npz beside each mask, on the grid of the `input` or of the
             `network`.
         records: a run writes a .json record beside each mask, and in place of one that a case does not get.
+        straighten_tilt: move a DICOM series of a tilted gantry onto a grid at right angles, with a remark.
         output_types: the formats of the masks that a run writes: `nifti`, and of DICOM `dicom-seg` and `rtstruct`.
 
     Raises:
@@ -77,6 +78,7 @@ class RunOptions:
     keep_header_text: bool = False
     probabilities: ProbabilityGrid | None = None
     records: bool = True
+    straighten_tilt: bool = False
     output_types: tuple[OutputType, ...] = ("nifti",)
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class RunOptions:
             if not (_is_number(number, Integral) and number >= 1):
                 raise UsageError(f"{name} is {number}; it must be a whole number of at least 1")
             object.__setattr__(self, name, int(number))
-        for name in ("tta", "any_intensity", "any_spacing", "keep_header_text", "records"):
+        for name in ("tta", "any_intensity", "any_spacing", "keep_header_text", "records", "straighten_tilt"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise UsageError(f"{name} is {flag!r}; it must be True or False")
 

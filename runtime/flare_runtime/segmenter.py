@@ -186,7 +186,7 @@ class Segmenter:
 
         def first_channel() -> Volume:
             first = image[0] if isinstance(image, list | tuple) else image
-            return as_volumes(first, spacing_mm, self.options.max_voxels, self.rules.plausible)[0]
+            return self._volumes(first, spacing_mm)[0]
 
         def attempt(smallest: bool) -> Segmentation:
             prepared = self.prepare(image, spacing_mm, smallest=smallest, progress=progress)
@@ -224,7 +224,7 @@ class Segmenter:
         for each stage.
         """
         started = perf_counter()
-        channels = as_volumes(image, spacing_mm, self.options.max_voxels, self.rules.plausible)
+        channels = self._volumes(image, spacing_mm)
         read = self.rules.volumes(channels)
         device, template = self.device, channels[0].template
         turn = self.rules.turn(template.geometry)
@@ -258,6 +258,10 @@ class Segmenter:
         del prepared  # which on a GPU would lie beside this stage's image
         result = PreviousResult(done.mask, done.timings_s, done.remarks, done.gpu_memory_mib)
         return result, perf_counter() - started
+
+    def _volumes(self, image: Image | Sequence[Image], spacing_mm: Vector3 | None) -> list[Volume]:
+        options, plausible = self.options, self.rules.plausible
+        return as_volumes(image, spacing_mm, options.max_voxels, plausible, straighten_tilt=options.straighten_tilt)
 
     def _place_for(self, smallest: bool, admit: Callable[[Placement], None]) -> Place:
         if not self.device.is_gpu:

@@ -3,7 +3,8 @@
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,8 @@ def as_volumes(
     spacing_mm: Vector3 | None = None,
     max_voxels: int = DEFAULT_MAX_VOXELS,
     plausible: Plausibility = USUAL,
+    *,
+    straighten_tilt: bool = False,
 ) -> list[Volume]:
     """Return an image as one volume for each channel.
 
@@ -42,6 +45,7 @@ def as_volumes(
         spacing_mm: of arrays, (z, y, x); the place of arrays is unknown.
         max_voxels: files that hold more are refused.
         plausible: which grids are taken, of all but arrays and volumes.
+        straighten_tilt: see `read_volume`.
 
     Raises:
         UsageError: for anything else, or where an array has no spacing or something else has one.
@@ -50,17 +54,20 @@ def as_volumes(
     images = list(image) if isinstance(image, list | tuple) else [image]
     if spacing_mm is not None:
         spacing_mm = _checked_spacing(spacing_mm)
-    return [volume for one in images for volume in _volumes_of(one, spacing_mm, max_voxels, plausible)]
+    read = partial(read_volume, max_voxels=max_voxels, plausible=plausible, straighten_tilt=straighten_tilt)
+    return [volume for one in images for volume in _volumes_of(one, spacing_mm, read, plausible)]
 
 
-def _volumes_of(image: Image, spacing_mm: Vector3 | None, max_voxels: int, plausible: Plausibility) -> list[Volume]:
+def _volumes_of(
+    image: Image, spacing_mm: Vector3 | None, read: Callable[[Path], Volume], plausible: Plausibility
+) -> list[Volume]:
     if isinstance(image, np.ndarray):
         return _of_array(image, spacing_mm)
     if spacing_mm is not None:
         kind = type(image).__qualname__
         raise UsageError(f"spacing_mm goes with arrays, not with a {kind}; a Volume has its own, and so have files")
     if isinstance(image, str | os.PathLike):
-        return [read_volume(as_path(image, "the image"), max_voxels, plausible)]
+        return [read(as_path(image, "the image"))]
     if isinstance(image, Volume):
         return [image]
     simpleitk = sys.modules.get("SimpleITK")

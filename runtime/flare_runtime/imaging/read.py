@@ -52,6 +52,9 @@ class ImageSeries(Protocol):
     def check_referable(self) -> None:
         """Refuse a series that masks in its format cannot refer to."""
 
+    def straightening(self) -> "ImageSeries":
+        """Return the series with slices of a tilted gantry being moved onto a grid at right angles."""
+
     def read_volume(self, max_voxels: int) -> Volume:
         """Read the image, as a `Reader` does."""
 
@@ -71,11 +74,16 @@ def image_suffixes() -> tuple[str, ...]:
 
 
 def read_volume(
-    source: str | ImageSource, max_voxels: int = DEFAULT_MAX_VOXELS, plausible: Plausibility = USUAL
+    source: str | ImageSource,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+    plausible: Plausibility = USUAL,
+    *,
+    straighten_tilt: bool = False,
 ) -> Volume:
     """Read an image: a file in the format of its name, or a DICOM series.
 
     A folder, a zip archive or a DICOM file has to hold one volume. Any other name of no format is taken for NIfTI.
+    Where `straighten_tilt`, the slices of a tilted gantry are moved onto a grid at right angles, with a remark.
 
     Raises:
         CaseError: `unreadable`, `several_series`, as `check_volume` or the format's reader does; every message begins
@@ -83,6 +91,8 @@ def read_volume(
         UsageError: for DICOM where pydicom is not installed.
     """
     source = _only_series(Path(source)) if isinstance(source, str | Path) else source
+    if straighten_tilt and not isinstance(source, Path):
+        source = source.straightening()
     with _naming(source):
         if isinstance(source, Path):
             return check_volume(_reader_of(source).read_volume(source, max_voxels), plausible)

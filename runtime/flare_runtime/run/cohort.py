@@ -68,6 +68,7 @@ class CaseReader:
         self._rules = segmenter.rules
         self._channels = len(segmenter.bundle.manifest.channels)
         self._max_voxels = segmenter.options.max_voxels
+        self._straightens = segmenter.options.straighten_tilt
         self.digests = InputDigests()
 
     def read(self, case: Case) -> list[Volume]:
@@ -85,10 +86,11 @@ class CaseReader:
         Raises:
             CaseError: where it cannot be read, or there is no memory left for it.
         """
-        grid, available = read_grid(case.sources[0], self._max_voxels), available_bytes()
+        first = self._sources(case)[0]
+        grid, available = read_grid(first, self._max_voxels), available_bytes()
         if available is not None and prod(grid.shape) * grid.itemsize > available:
             raise CaseError("too_little_memory", f"{available // MIB:,} MiB are left")
-        return read_volume(case.sources[0], self._max_voxels, self._rules.plausible)
+        return read_volume(first, self._max_voxels, self._rules.plausible)
 
     def grids(self, case: Case) -> list[Grid]:
         """Read the headers of a case.
@@ -108,10 +110,12 @@ class CaseReader:
             raise CaseError(
                 "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
             )
+        series = [one for one in case.sources if not isinstance(one, Path)]
         if case.refers_to_images:
-            for source in case.sources:
-                if not isinstance(source, Path):
-                    source.check_referable()
+            for one in series:
+                one.check_referable()
+        if series and self._straightens:
+            return [one.straightening() for one in series]
         return case.sources
 
 

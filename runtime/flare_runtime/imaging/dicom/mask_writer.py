@@ -37,7 +37,7 @@ class DicomMaskWriter:
         make = structure_set.structure_set if self == STRUCTURE_SET else segmentation_object.segmentation
         source = references.source_of(template)
         with references.referring():
-            make(mask, source).save_as(file, enforce_file_format=True)
+            make(source.series.on_slices(mask), source).save_as(file, enforce_file_format=True)
 
     def is_mask(self, head: bytes) -> bool:
         """Whether a file that begins so is an object of the class that this program made."""

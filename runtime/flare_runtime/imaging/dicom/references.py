@@ -13,7 +13,6 @@ from flare_runtime.imaging.dicom.files import DicomFile
 from flare_runtime.imaging.dicom.headers import Slice, complete
 from flare_runtime.imaging.dicom.mask_writer import MAKER
 from flare_runtime.imaging.dicom.series import DicomSeries
-from flare_runtime.imaging.dicom.stack import stack
 from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.volume import Template
 
@@ -32,11 +31,13 @@ class Source:
     """A series that an object refers to.
 
     Attributes:
+        series: it itself.
         slices: in the order of the mask's.
         headers: data sets without pixels, one for each slice; those of one file are one.
         labelling: of the mask.
     """
 
+    series: DicomSeries
     slices: tuple[Slice, ...]
     headers: tuple[Any, ...]
     labelling: Labelling
@@ -58,11 +59,11 @@ def source_of(template: Template) -> Source:
     if not isinstance(series, DicomSeries) or template.labelling is None:
         raise UsageError("DICOM segmentations are of masks that a model made of a DICOM series; save this as .nii.gz")
     series.check_referable()
-    slices, _ = stack(series.slices)
+    slices = series.ordered()
     files = list(dict.fromkeys(one.file for one in slices))
     with ThreadPoolExecutor(_THREADS, "headers") as threads:
         headers = dict(zip(files, threads.map(_read_header, files), strict=True))
-    return Source(tuple(slices), tuple(headers[one.file] for one in slices), template.labelling)
+    return Source(series, slices, tuple(headers[one.file] for one in slices), template.labelling)
 
 
 def check_installed() -> None:

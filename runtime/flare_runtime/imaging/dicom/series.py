@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.imaging.dicom.files import DicomFile, find_files
 from flare_runtime.imaging.dicom.headers import Slice, read_slices
 from flare_runtime.imaging.dicom.pixels import read_voxels, stored_type
-from flare_runtime.imaging.dicom.stack import SAME_DIRECTION, stack
+from flare_runtime.imaging.dicom.stack import SAME_DIRECTION, Floats, stack, stack_tilted
+from flare_runtime.imaging.dicom.tilt import on_slices, straightened
+from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Grid, Remark, Volume
 
 _THREADS = 8
@@ -30,12 +33,14 @@ class DicomSeries:
         place: the folder, archive or file.
         slices: in the order of the files' names.
         remarks: what was left out.
+        straightens: whether the slices of a tilted gantry are moved onto a grid at right angles.
     """
 
     name: str
     place: Path
     slices: tuple[Slice, ...]
     remarks: tuple[Remark, ...] = ()
+    straightens: bool = False
 
     @property
     def modality(self) -> str:
@@ -46,6 +51,23 @@ class DicomSeries:
     def files(self) -> tuple[Path, ...]:
         """The files on disk, each once."""
         return tuple(dict.fromkeys(one.file.path for one in self.slices))
+
+    def straightening(self) -> "DicomSeries":
+        """Return the series with slices of a tilted gantry being moved onto a grid at right angles."""
+        return replace(self, straightens=True)
+
+    def ordered(self) -> tuple[Slice, ...]:
+        """Return the slices in the order of the volume's.
+
+        Raises:
+            CaseError: as `stack` does.
+        """
+        return tuple(self._stack()[0])
+
+    def on_slices(self, mask: MaskArray) -> MaskArray:
+        """Return a mask (z, y, x) of the volume on the slices as they were taken: the same unless they were moved."""
+        ordered, _, starts = self._stack()
+        return mask if starts is None else on_slices(mask, starts, ordered[0].shape)
 
     def check_referable(self) -> None:
         """Refuse a series that no other DICOM object can refer to.
@@ -63,7 +85,7 @@ class DicomSeries:
         Raises:
             CaseError: `too_large`, or as `stack` does.
         """
-        ordered, geometry = stack(self.slices)
+        ordered, geometry, _ = self._stack()
         count = prod(geometry.shape)
         if count > max_voxels:
             text = f"the series has {count} voxels; at most {max_voxels} are allowed (--max-voxels)"
@@ -77,11 +99,25 @@ class DicomSeries:
             CaseError: as `read_grid` and `read_voxels` do.
         """
         self.read_grid(max_voxels)
-        ordered, geometry = stack(self.slices)
+        ordered, geometry, starts = self._stack()
         voxels = read_voxels(ordered)
+        remarks = self.remarks
+        if starts is not None:
+            voxels = straightened(voxels, starts, geometry.shape)
+            far = float((np.ptp(starts, axis=0) * ordered[0].spacing_mm).max())
+            remarks = (*remarks, Remark("straightened", f"slices of a tilted gantry were moved by up to {far:.1f} mm"))
         scaled = voxels.dtype.kind == "f"
         slope, intercept = (1.0, 0.0) if scaled else (ordered[0].slope, ordered[0].intercept)
-        return Volume(voxels, geometry, slope, intercept, self, self.remarks, modality=self.modality)
+        return Volume(voxels, geometry, slope, intercept, self, remarks, modality=self.modality)
+
+    def _stack(self) -> tuple[list[Slice], Geometry, Floats | None]:
+        """Return the slices in their order, their grid, and where they begin in it if they were moved."""
+        try:
+            return *stack(self.slices), None
+        except CaseError as error:
+            if error.reason != "gantry_tilt" or not self.straightens:
+                raise
+        return stack_tilted(self.slices)
 
 
 def find_series(source: Path) -> list[DicomSeries]:
