@@ -13,6 +13,7 @@ from flare_export.source.model_folder import ModelFolder
 from flare_runtime import cli as infer
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
+from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.segmenter import Segmenter
 from tests.export.test_parity_with_nnunet import JOINT, write_image
 from tests.model_folders import write_cascade, write_model_folder
@@ -118,6 +119,38 @@ def test_the_masks_are_those_of_nnunets_own_commands(bundle: Path, results: Path
     assert 0 < expected.mean() < 1
     assert (case.previous.mask == first).mean() >= 0.998
     assert (segmenter.finish(case).mask == expected).mean() >= 0.995
+
+
+def test_the_low_resolution_is_a_model_by_itself(bundle: Path, results: Path, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "case_0000.nii.gz", *JOINT, seed=0)
+    model = results / "nnUNetTrainer__nnUNetPlans__3d_lowres"
+    assert cli.main([str(model), "-o", str(tmp_path / "lowres"), "--folds", "1"]) == 0
+    alone, whole = (
+        Segmenter.load(one, RunOptions(device="cpu", precision="fp32")) for one in (tmp_path / "lowres", bundle)
+    )
+    case = whole.prepare(image)
+    assert case.previous is not None
+    np.testing.assert_array_equal(alone.segment(image).mask, case.previous.mask)
+    assert alone.bundle.manifest.provenance.configuration == "3d_lowres"
+
+
+def test_what_a_run_would_do_counts_both_stages(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = write_image(tmp_path / "case_0000.nii.gz", *JOINT, seed=0)
+    assert infer.main(["check", str(image), "-m", str(bundle)]) == 0
+    said = capsys.readouterr().out
+    tiles: list[int] = []
+
+    def counted(grid: TileGrid) -> TileGrid:
+        tiles.append(len(grid))
+        return grid
+
+    Segmenter.load(bundle, RunOptions(device="cpu")).segment(image, progress=counted)
+    assert len(tiles) == 2
+    assert f"{sum(tiles)} tile(s)" in said
+    assert infer.main(["info", str(bundle)]) == 0
+    assert "behind 3d_lowres, whose mask it sees" in capsys.readouterr().out
 
 
 def test_the_second_stage_depends_on_the_first(bundle: Path, tmp_path: Path) -> None:
