@@ -174,7 +174,7 @@ def test_what_a_worker_died_of_is_kept(tmp_path, cases, caplog):
 @pytest.mark.parametrize("end", [kill, crash])
 @given(pattern=st.lists(st.sampled_from(sorted(BEHAVIOURS)), min_size=1, max_size=6))
 @example(pattern=["costs one when restored", "costs all"])
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_whatever_dies_only_what_costs_two_workers_by_itself_fails(end, pattern):
     with TemporaryDirectory() as folder:
         counted = Path(folder, "attempts")
