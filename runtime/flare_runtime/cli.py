@@ -147,6 +147,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="write a JSON record of each case beside its mask (default: yes)",
     )
     add("--report", type=path_of, metavar="FILE", help="write a JSON report of the whole run")
+    add("--preview", action="store_true", help="also write <case>.preview.png: its largest lesions in three planes")
+    add("--html", dest="page", action="store_true", help="also write <case>.html: its lesions, its slices, what ran")
     add("--lesions", type=path_of, metavar="FILE.csv", help="write a table of the lesions of all cases")
     add(
         "--keep-header-text",

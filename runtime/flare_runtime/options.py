@@ -23,6 +23,16 @@ CROPS: tuple[Crop, ...] = get_args(Crop)
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 KEEP_LARGEST: tuple[KeepLargest, ...] = get_args(KeepLargest)
 MOST_SHEAR_DEGREES = 45
+_FLAGS = (
+    "tta",
+    "any_intensity",
+    "any_spacing",
+    "keep_header_text",
+    "preview",
+    "page",
+    "records",
+    "straighten_tilt",
+)
 PROBABILITY_GRIDS: tuple[ProbabilityGrid, ...] = get_args(ProbabilityGrid)
 
 
@@ -52,6 +62,8 @@ class RunOptions:
         keep_header_text: masks take the free text of their image's header, which may name the patient.
         probabilities: a run writes <case>.probabilities.npz beside each mask, on the grid of the `input` or of the
             `network`.
+        preview: a run writes <case>.preview.png beside each mask: its largest lesions in three planes.
+        page: a run writes <case>.html beside each mask: its lesions, its slices, and what ran.
         records: a run writes a .json record beside each mask, and in place of one that a case does not get.
         straighten_tilt: move a DICOM series of a tilted gantry onto a grid at right angles, with a remark.
         output_types: the formats of the masks that a run writes: `nifti`, and of DICOM `dicom-seg` and `rtstruct`.
@@ -77,6 +89,8 @@ class RunOptions:
     max_voxels: int = DEFAULT_MAX_VOXELS
     keep_header_text: bool = False
     probabilities: ProbabilityGrid | None = None
+    preview: bool = False
+    page: bool = False
     records: bool = True
     straighten_tilt: bool = False
     output_types: tuple[OutputType, ...] = ("nifti",)
@@ -108,7 +122,7 @@ class RunOptions:
             if not (_is_number(number, Integral) and number >= 1):
                 raise UsageError(f"{name} is {number}; it must be a whole number of at least 1")
             object.__setattr__(self, name, int(number))
-        for name in ("tta", "any_intensity", "any_spacing", "keep_header_text", "records", "straighten_tilt"):
+        for name in _FLAGS:
             if not isinstance(flag := getattr(self, name), bool):
                 raise UsageError(f"{name} is {flag!r}; it must be True or False")
 

@@ -17,8 +17,9 @@ _TYPE_SUFFIXES: dict[OutputType, tuple[str, ...]] = {
     "dicom-seg": (".seg.dcm",),
     "rtstruct": (".rtstruct.dcm",),
 }
-# Of the record and of the probabilities of a case, which lie beside its mask; neither is read as an image.
+# Of the record, the probabilities and the pictures of a case, which lie beside its mask; none is read as an image.
 _RECORD_SUFFIX, _PROBABILITIES_SUFFIX = ".json", ".probabilities.npz"
+_PREVIEW_SUFFIX, _PAGE_SUFFIX = ".preview.png", ".html"
 # Ends the stem of a mask of an earlier run that was set aside.
 STALE = ".stale"
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
@@ -54,15 +55,25 @@ def probabilities_name(mask: str, *, stale: bool = False) -> str:
     return fitted(strip_suffix(mask), STALE * stale + _PROBABILITIES_SUFFIX)
 
 
+def preview_name(mask: str, *, stale: bool = False) -> str:
+    """Return the name of the picture beside a mask; `stale` once it was set aside."""
+    return fitted(strip_suffix(mask), STALE * stale + _PREVIEW_SUFFIX)
+
+
+def page_name(mask: str, *, stale: bool = False) -> str:
+    """Return the name of the page beside a mask; `stale` once it was set aside."""
+    return fitted(strip_suffix(mask), STALE * stale + _PAGE_SUFFIX)
+
+
 def stale_name(mask: str) -> str:
     """Return the name of a mask that was set aside."""
     stem = strip_suffix(mask)
     return fitted(stem, STALE + mask[len(stem) :])
 
 
-def is_probabilities_name(name: str) -> bool:
-    """Whether a file of this name holds probabilities."""
-    return name.endswith(_PROBABILITIES_SUFFIX)
+def is_beside_mask_name(name: str) -> bool:
+    """Whether a file of this name holds probabilities or pictures."""
+    return name.endswith((_PROBABILITIES_SUFFIX, _PREVIEW_SUFFIX, _PAGE_SUFFIX))
 
 
 def is_image_name(name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
-from flare_runtime.files.target import check_targets
+from flare_runtime.files.target import IsOurs, check_targets
 from flare_runtime.imaging.file_names import (
     STALE,
     OutputType,
@@ -19,6 +19,8 @@ from flare_runtime.imaging.file_names import (
     is_stale,
     mask_name,
     mask_name_in,
+    page_name,
+    preview_name,
     probabilities_name,
     record_name,
     split_channel,
@@ -26,13 +28,31 @@ from flare_runtime.imaging.file_names import (
     strip_suffix,
     type_of,
 )
+from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
+from flare_runtime.pictures.page import is_page
 from flare_runtime.run.input_folder import find_channels, find_images
 from flare_runtime.run.record import is_record
 
 _REFERRING: tuple[OutputType, ...] = ("dicom-seg", "rtstruct")
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """A file that goes with a mask: where it is, where it is set aside, and whether content is of its kind."""
+
+    path: Path
+    stale: Path
+    is_ours: IsOurs
+
+    def is_there(self) -> bool:
+        """Whether one of an earlier run is there, and nothing else."""
+        if not self.path.is_file() or self.path.is_symlink():
+            return False
+        with self.path.open("rb") as file:
+            return self.is_ours(file.read(HEAD_BYTES))
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,7 @@ class Case:
         name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
         images: channel number to file, or to a series of files.
         mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
-            goes beside it as .json, and probabilities as .probabilities.npz.
+            goes beside it as .json, probabilities as .probabilities.npz, a picture as .preview.png, a page as .html.
         others: where the same mask is to be written in other formats, beside it.
     """
 
@@ -83,9 +103,27 @@ class Case:
         return self.stale_masks[0]
 
     @property
-    def stale_probabilities(self) -> Path:
-        """Where the probabilities of an earlier run go then."""
-        return self.mask.with_name(probabilities_name(self.mask.name, stale=True))
+    def side_files(self) -> tuple[SideFile, ...]:
+        """What may lie beside the mask of an earlier run."""
+        folder, mask = self.mask.parent, self.mask.name
+        return tuple(
+            SideFile(folder / name_of(mask), folder / name_of(mask, stale=True), is_ours)
+            for name_of, is_ours in (
+                (probabilities_name, is_probabilities),
+                (preview_name, is_own_png),
+                (page_name, is_page),
+            )
+        )
+
+    @property
+    def preview(self) -> Path:
+        """Where the case's picture is to be written."""
+        return self.mask.with_name(preview_name(self.mask.name))
+
+    @property
+    def page(self) -> Path:
+        """Where the case's page is to be written."""
+        return self.mask.with_name(page_name(self.mask.name))
 
     @property
     def sources(self) -> list[ImageSource]:
@@ -109,6 +147,7 @@ def find_cases(
     channels: int,
     *,
     probabilities: bool = False,
+    pictures: bool = False,
     output_types: Sequence[OutputType] = ("nifti",),
 ) -> list[Case]:
     """Return the case of an image, or the cases of a folder of images.
@@ -120,6 +159,7 @@ def find_cases(
             in /.
         channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
         probabilities: whether they are written as well.
+        pictures: whether previews or pages are.
         output_types: the formats of masks.
 
     Raises:
@@ -136,7 +176,7 @@ def find_cases(
     else:
         cases = [_single(source, place, channels, into_folder=into)]
     cases = [_in_formats(case, output_types) for case in cases]
-    _check_outputs(cases, probabilities=probabilities)
+    _check_outputs(cases, probabilities=probabilities, pictures=pictures)
     return cases
 
 
@@ -163,7 +203,7 @@ def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> Non
         check_installed()
 
 
-def _check_outputs(cases: Sequence[Case], *, probabilities: bool) -> None:
+def _check_outputs(cases: Sequence[Case], *, probabilities: bool, pictures: bool) -> None:
     for case in cases:
         if any(is_stale(one.name) for one in (*case.sources, *case.masks)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
@@ -179,6 +219,9 @@ def _check_outputs(cases: Sequence[Case], *, probabilities: bool) -> None:
     if probabilities:
         targets = (case.probabilities for case in cases)
         check_targets(targets, images, over=is_probabilities, head_bytes=HEAD_BYTES)
+    if pictures:
+        check_targets((case.preview for case in cases), images, over=is_own_png, head_bytes=HEAD_BYTES)
+        check_targets((case.page for case in cases), images, over=is_page, head_bytes=HEAD_BYTES)
     check_folder(cases[0].mask.parent)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +23,8 @@ from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import StagedResult, commit_failure, stage_result
-from flare_runtime.run.digests import InputDigests
+from flare_runtime.run.digests import InputDigests, sha256_of
+from flare_runtime.run.pictures import draw_pictures
 from flare_runtime.run.record import CaseRecord, done_record, failed_record
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
@@ -192,11 +193,14 @@ def segment_alone(
         prepared = segmenter.prepare(volumes, smallest=smallest, progress=progress)
         del volumes  # the scan as read takes no memory while the network runs
 
+        scan: Callable[[], Volume] = partial(reader.read_first, case)
+        if segmenter.options.preview or segmenter.options.page:
+            scan = cache(scan)  # for the lesions and the pictures
+
         def finish(maps_to: MapsTo | None) -> Segmentation:
-            scan = partial(reader.read_first, case)
             return segmenter.finish(prepared, progress=progress, maps_to=maps_to, scan=scan)
 
-        return stage_case(segmenter, case, finish, CaseTimes(started, read_s), reader.digests).commit()
+        return stage_case(segmenter, case, finish, CaseTimes(started, read_s), reader.digests, scan).commit()
 
     return segmenter.within_memory(attempt)
 
@@ -215,6 +219,7 @@ def stage_case(
     segment: Callable[[MapsTo | None], Segmentation],
     times: CaseTimes,
     digests: InputDigests,
+    scan: Callable[[], Volume],
 ) -> StagedResult:
     """Write the mask and the record of a case, and probabilities where the options ask for them, to be committed.
 
@@ -224,6 +229,7 @@ def stage_case(
         segment: gives the mask, once what it is given has written the probabilities.
         times: of the case.
         digests: of its images.
+        scan: gives its first channel again.
 
     Raises:
         OutputError: where one of the files cannot be written.
@@ -231,7 +237,20 @@ def stage_case(
     with ExitStack() as held:
         probabilities = held.enter_context(staged(case.probabilities)) if segmenter.options.probabilities else None
         result = segment(None if probabilities is None else partial(_write_maps, probabilities.file))
-        done = _stage_result(segmenter, case, result, times, digests, probabilities)
+
+        def beside(record: CaseRecord) -> list[StagedFile]:
+            files = [] if probabilities is None else [probabilities]
+            for target, content in draw_pictures(segmenter, case, result, scan, record).items():
+                files.append(held.enter_context(staged(target)))
+                files[-1].file.write(content)
+            for file in files:
+                file.settle()
+            if probabilities is not None:
+                record.probabilities = visible(probabilities.target)
+                record.probabilities_sha256 = sha256_of(probabilities.path)
+            return files
+
+        done = _stage_result(segmenter, case, result, times, digests, beside)
         done.hold(held.pop_all())
     return done
 
@@ -246,7 +265,7 @@ def _stage_result(
     result: Segmentation,
     times: CaseTimes,
     digests: InputDigests,
-    probabilities: StagedFile | None,
+    beside: Callable[[CaseRecord], list[StagedFile]],
 ) -> StagedResult:
     segmented_at = perf_counter()
 
@@ -272,5 +291,5 @@ def _stage_result(
         record_of,
         keep_text=options.keep_header_text,
         with_record=options.records,
-        probabilities=probabilities,
+        beside=beside,
     )

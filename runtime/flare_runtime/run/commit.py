@@ -13,9 +13,8 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
-from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.volume import Remark, Template
-from flare_runtime.imaging.write import HEAD_BYTES, encode_mask
+from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import CaseRecord, encode_json, write_json
@@ -65,7 +64,7 @@ def stage_result(
     *,
     keep_text: bool = False,
     with_record: bool = True,
-    probabilities: StagedFile | None = None,
+    beside: Callable[[CaseRecord], Sequence[StagedFile]] = lambda _record: (),
 ) -> StagedResult:
     """Write a case's mask (z, y, x) in all formats and its record, which replace an earlier run's when committed.
 
@@ -76,7 +75,8 @@ def stage_result(
         record_of: makes the record from the SHA-256 of the first mask, once all are on the disk.
         keep_text: see `template`.
         with_record: False writes the mask alone; a record of an earlier run goes all the same.
-        probabilities: what is written already and belongs to the mask; those of an earlier run go all the same.
+        beside: gives what else belongs to the mask, written and settled, and names it in the record; what an earlier
+            run left of the kind goes all the same.
 
     Raises:
         OutputError: where one of them cannot be written.
@@ -87,18 +87,15 @@ def stage_result(
         for new in masks:
             encode_mask(new.file, new.target.name, mask, template, keep_text=keep_text)
             new.settle()
-        first, *others = masks
+        first = masks[0]
         record = record_of(sha256_of(first.path))
-        record.other_masks = {visible(other.target): sha256_of(other.path) for other in others}
-        if probabilities is not None:
-            probabilities.settle()
-            record.probabilities = visible(probabilities.target)
-            record.probabilities_sha256 = sha256_of(probabilities.path)
+        record.other_masks = {visible(other.target): sha256_of(other.path) for other in masks[1:]}
+        others = list(beside(record))
         new_record = files.enter_context(staged(case.record)) if with_record else None
         if new_record is not None:
             new_record.file.write(encode_json(record))
             new_record.settle()
-        staged_files = [file for file in (*masks, probabilities, new_record) if file is not None]
+        staged_files = [*masks, *others, *([new_record] if new_record else [])]
         return StagedResult(case, record, staged_files, files.pop_all())
 
 
@@ -112,9 +109,10 @@ def _take_names(case: Case, files: Sequence[StagedFile]) -> None:
     for target in (case.record, *(file.target for file in files)):
         check_kind(target)
     case.record.unlink(missing_ok=True)
-    with suppress(OSError):
-        if _holds_probabilities(case.probabilities):
-            case.probabilities.unlink()
+    for side in case.side_files:
+        with suppress(OSError):
+            if side.is_there():
+                side.path.unlink()
     try:
         for file in files:
             file.take_name()
@@ -126,14 +124,6 @@ def _take_names(case: Case, files: Sequence[StagedFile]) -> None:
         raise
 
 
-def _holds_probabilities(path: Path) -> bool:
-    """Whether probabilities of an earlier run are there, and nothing else."""
-    if not path.is_file() or path.is_symlink():
-        return False
-    with path.open("rb") as file:
-        return is_probabilities(file.read(HEAD_BYTES))
-
-
 def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) -> CaseRecord:
     """Write the record of a case that was not done, and move a mask of an earlier run aside; return the record.
 
@@ -143,7 +133,7 @@ def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) 
     """
     record.inputs = [visible(path) for path in case.places]
     with alone_in(case.mask.parent):
-        steps = (_drop_record, _set_mask_aside, _set_probabilities_aside)
+        steps = (_drop_record, _set_mask_aside, _set_side_files_aside)
         for step in (*steps, *([_write_record] if with_record else [])):
             try:
                 step(case, record)
@@ -194,10 +184,11 @@ def _set_mask_aside(case: Case, record: CaseRecord) -> None:
             record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(stale.name)}"))
 
 
-def _set_probabilities_aside(case: Case, _record: CaseRecord) -> None:
-    if _holds_probabilities(case.probabilities):
-        check_kind(case.stale_probabilities)
-        case.probabilities.replace(case.stale_probabilities)
+def _set_side_files_aside(case: Case, _record: CaseRecord) -> None:
+    for side in case.side_files:
+        if side.is_there():
+            check_kind(side.stale)
+            side.path.replace(side.stale)
 
 
 def _write_record(case: Case, record: CaseRecord) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.file_names import (
+    is_beside_mask_name,
     is_image_name,
-    is_probabilities_name,
     is_stale,
     record_name,
     split_channel,
@@ -48,7 +48,7 @@ def find_images(source: Path, target: Path) -> list[Path]:
     images = [source / name for name in sorted(names) if is_image_name(name)]
     results = {path for path in images if _is_result(path, names)}
     images = [path for path in images if path not in results]
-    foreign = (name for name in names if not is_image_name(name) and not is_probabilities_name(name))
+    foreign = (name for name in names if not is_image_name(name) and not is_beside_mask_name(name))
     others = [name for name in foreign if _kind(name) in _OTHER_FORMATS]
     left_out = [
         *_counted(len(results), "mask", "of earlier runs"),

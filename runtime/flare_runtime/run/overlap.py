@@ -231,10 +231,9 @@ class _Flight:
         left, self._left = self._left, None
         return left
 
-    def _take_first(self) -> Volume:
-        first, self._first = self._first, None
-        assert first is not None
-        return first
+    def _scan(self) -> Volume:
+        assert self._first is not None
+        return self._first
 
     def _read(self) -> None:
         stages, memory = self._stages, self._stages.segmenter.memory
@@ -271,7 +270,7 @@ class _Flight:
         def restore(maps_to: MapsTo | None) -> Segmentation:
             blended = self._take()
             previous = blended.case.previous
-            result = stages.segmenter.restore(blended, maps_to=maps_to, scan=self._take_first)
+            result = stages.segmenter.restore(blended, maps_to=maps_to, scan=self._scan)
             if previous is not None:
                 result = result.after(previous)
             del blended
@@ -279,7 +278,7 @@ class _Flight:
             stages.gpu.leave(self)
             return result
 
-        staged = stage_case(stages.segmenter, self.case, restore, self._times, stages.reader.digests)
+        staged = stage_case(stages.segmenter, self.case, restore, self._times, stages.reader.digests, self._scan)
         self._first = None
         stages.host.leave(self)
         self.outcome.set_result(staged)

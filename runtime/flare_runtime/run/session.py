@@ -106,6 +106,7 @@ class Session:
             target,
             channels,
             probabilities=options.probabilities is not None,
+            pictures=options.preview or options.page,
             output_types=options.output_types,
         )
         report_path = None if report is None else as_path(report, "the report")
@@ -208,7 +209,7 @@ def _noted(segment: Callable[[], _Records], journal: Journal) -> _Records:
 
 
 def _check_report(report: Path, what: str, over: IsOurs, cases: Sequence[Case]) -> None:
-    paths = ((*case.masks, *case.stale_masks, case.record, case.probabilities) for case in cases)
+    paths = ((*case.masks, *case.stale_masks, case.record, *(side.path for side in case.side_files)) for case in cases)
     results = {path.name for of_case in paths for path in of_case}
     if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
         raise UsageError(f"the {what} would replace a result")
