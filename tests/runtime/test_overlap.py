@@ -206,6 +206,56 @@ def test_a_lost_device_in_which_another_stage_hangs_is_said_all_the_same(cases):
     lost.set()
 
 
+def test_a_case_that_hangs_in_a_device_that_another_has_lost_is_not_waited_for(cases):
+    hung, lost = threading.Event(), threading.Event()
+
+    def before(stage, number):
+        if (stage, number) == ("infer", 0):
+            hung.set()
+            lost.wait(LONG_S)
+        if (stage, number) == ("prepare", 1):
+            hung.wait(LONG_S)
+            raise LostDeviceError("lost")
+
+    began = time.monotonic()
+    with pytest.raises(LostDeviceError):
+        list(segment_overlapping(watched(before), cases("abc")))
+    assert time.monotonic() - began < LONG_S / 2
+    lost.set()
+
+
+def test_what_the_cases_raise_is_raised_after_those_before_it(cases):
+    def coming():
+        yield from todo[:2]
+        raise ZeroDivisionError
+
+    todo = cases("abc")
+    records = segment_overlapping(segmenter_of(), coming())
+    assert [next(records).case, next(records).case] == ["a", "b"]
+    with pytest.raises(ZeroDivisionError):
+        next(records)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_case_that_comes_after_the_run_was_left_is_not_begun(tmp_path, cases):
+    asked, left = threading.Event(), threading.Event()
+
+    def coming():
+        yield todo[0]
+        asked.set()
+        left.wait(LONG_S)
+        yield todo[1]
+
+    todo = cases("ab")
+    records = segment_overlapping(segmenter_of(), coming())
+    assert next(records).case == "a"
+    asked.wait(LONG_S)
+    records.close()
+    left.set()
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "begin"])
+    assert names_in(tmp_path / "out") == ["a.json", "a.nii.gz"]
+
+
 def test_total_is_from_the_begin_of_reading_and_stages_are_their_own(cases, monkeypatch):
     """Every stage takes 0.1 s; with waits for others in between the whole takes longer than its parts."""
 

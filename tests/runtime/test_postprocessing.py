@@ -65,6 +65,7 @@ def test_components_below_a_volume_go_label_by_label():
         (0.4, row(0, 2, 2, 0, 1, 1, 1, 0, 0)),
         (0.6, row(0, 0, 0, 0, 1, 1, 1, 0, 0)),
         (0.61, row(0, 0, 0, 0, 0, 0, 0, 0, 0)),
+        (1e308, row(0, 0, 0, 0, 0, 0, 0, 0, 0)),
     ):
         out = mask.copy()
         Postprocessing(values=(1, 2), min_volume_mm3=least_mm3).apply(out, (2.0, 1.0, 0.1))

@@ -146,7 +146,20 @@ def test_all_gpus_are_those_that_the_driver_counts(monkeypatch):
         device_names("cuda:all")
 
 
-@pytest.mark.parametrize("name", ["cuda:0,cpu", "cuda:0,", "cuda:0, cuda:1", "cuda:all,cuda:0", "cuda,cuda:1", "all"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cuda:0,cpu",
+        "cuda:0,",
+        "cuda:0, cuda:1",
+        "cuda:all,cuda:0",
+        "cuda,cuda:1",
+        "all",
+        "cuda:0,cuda:00",
+        "cuda:10000",
+        "cuda:٣",
+    ],
+)
 def test_what_is_no_list_of_gpus_is_refused_with_what_is(name):
     with pytest.raises(UsageError, match=r"or several GPUs: cuda:0,cuda:1 or cuda:all"):
         RunOptions(name)

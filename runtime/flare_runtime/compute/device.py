@@ -14,6 +14,9 @@ from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.compute.cuda_memory import CudaMemory
 from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError, UsageError, install_hint
 
+# No zero before it, so that each GPU has one name.
+_GPU = r"cuda:(0|[1-9][0-9]{0,3})"
+
 
 class Device(Protocol):
     """An array module and the way to it and back.
@@ -182,12 +185,12 @@ class CudaDevice:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no name: `auto`, `cpu`, `cuda`, `cuda:N`, several of these with commas, and `cuda:all` are.
+    """Refuse what is no name: `auto`, `cpu`, `cuda`, `cuda:N`, several of the last with commas, and `cuda:all` are.
 
     Raises:
         UsageError: for anything else.
     """
-    if not (isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda|cuda:all|cuda:\d+(,cuda:\d+)*", name)):
+    if not (isinstance(name, str) and re.fullmatch(rf"auto|cpu|cuda|cuda:all|{_GPU}(,{_GPU})*", name)):
         raise UsageError(
             f"device {name!r} is not known; choose one of auto, cpu, cuda:0, cuda:1, ..., or several GPUs: "
             "cuda:0,cuda:1 or cuda:all"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, prod
+from math import prod
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -63,7 +63,7 @@ class Postprocessing:
         for group in self.keep_largest:
             _remove(mask[box], group, None)
         if self.min_volume_mm3:
-            least = ceil(self.min_volume_mm3 / prod(spacing_mm) * (1 - _ROUNDING))
+            least = self.min_volume_mm3 / prod(spacing_mm) * (1 - _ROUNDING)
             for value in self.values:
                 _remove(mask[box], (value,), least)
 
@@ -75,7 +75,7 @@ def _spelled(group: Sequence[int]) -> str:
     return ", ".join(map(str, group))
 
 
-def _remove(mask: MaskArray, values: Sequence[int], least_voxels: int | None) -> None:
+def _remove(mask: MaskArray, values: Sequence[int], least_voxels: float | None) -> None:
     """Remove the components of fewer voxels than `least_voxels`, or than the largest has."""
     foreground = _having(mask, values)
     box = mask_box(foreground)
@@ -102,7 +102,7 @@ def _has_many_runs(foreground: BoolArray) -> bool:
     return are_many(int(inner + np.count_nonzero(foreground[..., 0])), foreground)
 
 
-def _small_by_runs(foreground: BoolArray, least_voxels: int | None) -> Iterator[BoolArray]:
+def _small_by_runs(foreground: BoolArray, least_voxels: float | None) -> Iterator[BoolArray]:
     """Yield for each plane which voxels are in components that are too small."""
     depth, height, width = foreground.shape
     runs = find_runs(foreground)
@@ -117,7 +117,7 @@ def _small_by_runs(foreground: BoolArray, least_voxels: int | None) -> Iterator[
         yield edges.cumsum(axis=1, dtype=np.int8)[:, :-1] > 0
 
 
-def _small_by_voxels(foreground: BoolArray, least_voxels: int | None) -> Iterator[BoolArray]:
+def _small_by_voxels(foreground: BoolArray, least_voxels: float | None) -> Iterator[BoolArray]:
     """Do the same as `_small_by_runs` in bounded memory and time, whatever the mask."""
     labels, count = label_image(foreground)
     voxels = np.zeros(count + 1, np.int64)

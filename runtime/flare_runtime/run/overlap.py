@@ -1,10 +1,11 @@
 """Segmenting several cases at once: while the network works on one, others are read, prepared, restored and written."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Lock, Semaphore, Thread
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -56,6 +57,7 @@ def segment_overlapping(
 
     Raises:
         DeviceError, BundleError: what would fail every further case too.
+        Exception: what `cases` raises, once those before it are committed.
     """
     stages, limit_s = _Stages(segmenter, progress, workers), None
     try:
@@ -76,7 +78,7 @@ def segment_overlapping(
 
 
 def _committed(flight: "_Flight", stages: "_Stages") -> CaseRecord:
-    case, outcome = flight.case, flight.outcome.result()
+    case, outcome = flight.case, stages.outcome_of(flight)
     if isinstance(outcome, StagedResult):
         return outcome.commit()
     if isinstance(outcome, CaseRecord):
@@ -96,26 +98,50 @@ class _Stages:
         self.pools = {name: ThreadPoolExecutor(count, name) for name, count in _THREADS.items()}
         self._progress = progress
         self._room = Semaphore(IN_FLIGHT)
-        self._begun: SimpleQueue[_Flight | None] = SimpleQueue()
+        # The last is why no other comes.
+        self._begun: SimpleQueue[_Flight | BaseException | None] = SimpleQueue()
         self._flights: set[_Flight] = set()
+        self._beginning = Lock()
+        self._lost: Future[_Outcome] = Future()
         self._is_closed = False
 
     def flights(self, cases: Iterable[Case]) -> "Iterator[_Flight]":
         """Begin cases as there is room, and yield them in their order."""
         Thread(target=self._begin, args=(cases,), name="begin", daemon=True).start()
-        while flight := self._begun.get():
+        while isinstance(flight := self._begun.get(), _Flight):
             yield flight
+        if flight is not None:
+            raise flight
 
     def _begin(self, cases: Iterable[Case]) -> None:
-        coming = iter(cases)
+        ended = None
         try:
+            coming = iter(cases)
             while self._room.acquire() and not self._is_closed and (case := next(coming, None)):
                 flight = _Flight(case, self)
-                self._flights.add(flight)
-                self._begun.put(flight)
-                flight.begin()
-        finally:
-            self._begun.put(None)
+                with self._beginning:
+                    self.check_open()  # it may have been left while the case was waited for
+                    self._flights.add(flight)
+                    self._begun.put(flight)
+                    flight.begin()
+        except BaseException as error:  # which the caller's thread raises
+            ended = error
+        self._begun.put(ended)
+
+    def outcome_of(self, flight: "_Flight") -> _Outcome:
+        """Wait for what a case comes to, but not long where it may hang in a device that another case has lost.
+
+        Raises:
+            DeviceError, BundleError: what would fail every further case too.
+        """
+        wait([flight.outcome, self._lost], return_when=FIRST_COMPLETED)
+        done, _ = wait([flight.outcome], _HUNG_S if self._lost.done() else None)
+        return (flight.outcome if done else self._lost).result()
+
+    def lose(self, error: LostDeviceError) -> None:
+        """Note that the device is lost."""
+        with suppress(InvalidStateError):  # another case has said so
+            self._lost.set_exception(error)
 
     def end(self, flight: "_Flight") -> None:
         """Let another case be begun in place of one that is committed or given up."""
@@ -172,7 +198,8 @@ class _Stages:
 
         Threads that take longer than `limit_s` are left to the end of the process.
         """
-        self._is_closed = True
+        with self._beginning:
+            self._is_closed = True
         self._room.release()
         self.host.close()
         self.gpu.close()
@@ -295,6 +322,8 @@ class _Flight:
         self._left = self._first = None
         self._stages.gpu.leave(self)
         self._stages.host.leave(self)
+        if isinstance(error, LostDeviceError):
+            self._stages.lose(error)
         if not isinstance(error, Exception) or isinstance(error, DeviceError | BundleError | RunLeftError):
             self.outcome.set_exception(error)
         elif lacked_memory(error) or (isinstance(error, CaseError) and error.reason in _LACKS_MEMORY):

@@ -168,4 +168,5 @@ def _take_cases(connection: Connection, coming: "SimpleQueue[Case | None]") -> N
             coming.put(case)
     except (EOFError, OSError):  # the parent is gone
         pass
-    coming.put(None)
+    finally:
+        coming.put(None)
