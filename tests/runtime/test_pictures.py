@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import Session
-from flare_runtime.errors import OutputError
+from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.png import encode_png, is_own_png
 from flare_runtime.imaging.volume import Remark, Volume
@@ -194,3 +194,24 @@ def test_a_page_of_somebody_elses_is_left_alone(tiny_bundle, tmp_path):
         Session(tiny_bundle, RunOptions(device="cpu", page=True)).run(tmp_path / "a.nii.gz", tmp_path / "out")
     list(Session(tiny_bundle, RunOptions(device="cpu", threads=1)).run(tmp_path / "a.nii.gz", tmp_path / "out"))
     assert (tmp_path / "out" / "a.html").read_text(encoding="utf-8").endswith("mine")
+
+
+def test_a_page_without_lesions_begins_in_the_middle():
+    mask = np.zeros((9, 8, 8), np.uint8)
+    volume = Volume.of_array(np.zeros(mask.shape, np.int16), (1.0, 1.0, 1.0))
+    text = make_page(Upright(volume, mask, is_ct=True), Facts("a", [], (), [], {})).decode()
+    assert "no lesion" in text
+    assert 'max="8" value="4"' in text
+
+
+def test_a_scan_that_is_gone_leaves_the_mask_without_pictures(tiny_bundle, tmp_path, monkeypatch):
+    def gone(_reader, _case):
+        raise CaseError("unreadable", "a.nii.gz: No such file or directory")
+
+    write_nifti(tmp_path / "a.nii.gz", SCAN)
+    monkeypatch.setattr("flare_runtime.run.cohort.CaseReader.read_first", gone)
+    options = RunOptions(device="cpu", threads=1, preview=True)
+    (record,) = Session(tiny_bundle, options).run(tmp_path / "a.nii.gz", tmp_path / "mask.nii")
+    assert (record.status, record.preview) == ("done", None)
+    assert "no_pictures" in [remark.code for remark in record.remarks]
+    assert not (tmp_path / "mask.preview.png").exists()

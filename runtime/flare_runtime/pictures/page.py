@@ -19,7 +19,7 @@ from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 
 # The first bytes of every page.
 _MARK = "<!doctype html>\n<!-- flare-lite page -->\n"
-# A page of the largest scans has some 10 MB.
+# So that a page has some megabytes.
 _MOST_SLICES, _SIDE, _SHADES = 150, 384, 64
 _MOST_LESIONS = 200
 _COLUMNS: tuple[tuple[str, Callable[[Lesion], object]], ...] = (
@@ -31,7 +31,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Lesion], object]], ...] = (
     ("slice", lambda one: one.largest_slice),
     ("mean", lambda one: one.mean_intensity),
     ("SD", lambda one: one.sd_intensity),
-    ("at the border", lambda one: "yes" if one.touches_border else "no"),
+    ("border", lambda one: "yes" if one.touches_border else "no"),
 )
 
 
