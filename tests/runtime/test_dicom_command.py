@@ -15,7 +15,7 @@ from flare_runtime.imaging.read import find_series
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.digests import sha256_of
-from tests.runtime.dicom_files import Series
+from tests.runtime.dicom_files import Series, enhanced
 from tests.runtime.nifti_files import write_nifti
 
 CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1"]
@@ -171,6 +171,20 @@ def test_a_series_that_is_refused_has_no_result_and_those_of_before_are_set_asid
         *("scan.json", "scan.stale.nii.gz", "scan.stale.rtstruct.dcm", "scan.stale.seg.dcm")
     ]
     assert json.loads((tmp_path / "masks" / "scan.json").read_bytes())["reason"] == reason
+
+
+def test_where_one_format_cannot_be_written_none_is(tmp_path, tiny_bundle):
+    pytest.importorskip("highdicom")
+    (tmp_path / "scan").mkdir()
+    first = Series(count=5)
+    enhanced(first, tmp_path / "scan" / "a")
+    enhanced(Series(count=5, uid=first.uid, origin_mm=(-20.0, -30.0, 115.0)), tmp_path / "scan" / "b")
+    assert infer(tmp_path / "scan", tmp_path / "masks", tiny_bundle, *ALL_TYPES) == 4
+    assert files(tmp_path / "masks") == ["scan.json"]
+    record = json.loads((tmp_path / "masks" / "scan.json").read_bytes())
+    assert (record["reason"], record["status"]) == ("unreferable", "refused")
+    assert infer(tmp_path / "scan", tmp_path / "masks", tiny_bundle, "--output-type", "nifti,rtstruct") == 0
+    assert read_volume(tmp_path / "masks" / "scan.nii.gz").shape[0] == 10
 
 
 def anonymous(dataset, index):

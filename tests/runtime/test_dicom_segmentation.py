@@ -152,6 +152,11 @@ def japanese(dataset, index):
     dataset.PatientName = "Yamada^Tarou=山田^太郎"
     dataset.PatientSex, dataset.PatientBirthDate, dataset.StudyDate = "unknown", "19xx0101", "20240229"
     dataset.AccessionNumber = "A7"
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", "頭部"
+    for place in (dataset, code):
+        place.private_block(0x0011, "SCANNER", create=True).add_new(1, "LO", "private words")
+    dataset.ProcedureCodeSequence = [code]
 
 
 @pytest.mark.parametrize("suffix", ["seg", "rtstruct"])
@@ -159,6 +164,8 @@ def test_it_says_whose_it_is_and_what_made_it(suffix, tmp_path):
     folder = Series(change=japanese).write(tmp_path / "scan")
     dataset, _ = write(folder, tmp_path / f"scan.{suffix}.dcm")
     source = dcmread(folder / "IM0000")
+    assert dataset.ProcedureCodeSequence[0].CodeMeaning == "頭部"
+    assert b"private words" not in (tmp_path / f"scan.{suffix}.dcm").read_bytes()
     for keyword in ("PatientID", "StudyInstanceUID", "StudyDate", "AccessionNumber", "FrameOfReferenceUID"):
         assert dataset[keyword].value == source[keyword].value
     assert str(dataset.PatientName) == "Yamada^Tarou=山田^太郎"

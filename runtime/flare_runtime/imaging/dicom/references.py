@@ -63,6 +63,10 @@ def source_of(template: Template) -> Source:
     files = list(dict.fromkeys(one.file for one in slices))
     with ThreadPoolExecutor(_THREADS, "headers") as threads:
         headers = dict(zip(files, threads.map(_read_header, files), strict=True))
+    with referring():  # in one thread: filters of warnings are the process's
+        for header in headers.values():
+            header.remove_private_tags()  # which decodes all texts, for another character set, as well
+            _mend(header)
     return Source(series, slices, tuple(headers[one.file] for one in slices), template.labelling)
 
 
@@ -118,11 +122,9 @@ def _read_header(file: DicomFile) -> Any:
 
     try:
         with file.open() as stream:
-            header = complete(dcmread(stream, stop_before_pixels=True, force=True))
+            return complete(dcmread(stream, stop_before_pixels=True, force=True))
     except OSError as error:
         raise CaseError("unreadable", f"{file.name}: {error.strerror or error}") from error
-    _mend(header)
-    return header
 
 
 def _mend(header: Any) -> None:
