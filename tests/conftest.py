@@ -17,6 +17,8 @@ sys.modules.setdefault("openvino_telemetry", None)
 _PRIMUS = "nnunetv2.training.nnUNetTrainer.primus.primus_trainers"
 sys.modules.setdefault(_PRIMUS, ModuleType(_PRIMUS))
 
+# What tests record of a comparison with nnU-Net, for the summary.
+AGREEMENT = "agreement with nnU-Net"
 # Shared machines are slow at times, and a failure has to come again: no deadline, no randomness.
 settings.register_profile("flare", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.load_profile("flare")
@@ -76,7 +78,7 @@ def eight_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the fault table after a run of the whole suite."""
+    """Print the fault table after a run of the whole suite, and how far masks agree with nnU-Net's."""
     from tests.fault_rows import ROWS
     from tests.fault_table import summary
 
@@ -89,3 +91,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults")
         for line in summary(ROWS, outcomes):
             terminalreporter.write_line(line)
+    calls = [
+        one for reports in terminalreporter.stats.values() for one in reports if getattr(one, "when", "") == "call"
+    ]
+    if agreements := [text for call in calls for name, text in call.user_properties if name == AGREEMENT]:
+        terminalreporter.section(AGREEMENT)
+        terminalreporter.write_line(
+            "kind, backend, precision, voxels equal, Dice, differing, foreground, margin, its steps"
+        )
+        for text in agreements:
+            terminalreporter.write_line(text)

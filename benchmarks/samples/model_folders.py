@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.samples.levels import fit_to_levels
 from flare_export.source.known_trainers import BATCH_NORM_TRAINER, with_batch_norm
 from flare_train.planning.plan import architecture
 
@@ -71,6 +72,9 @@ class CheckpointOptions:
         trainer: the class name.
         seed: of the first fold; the others count up.
         background_bias: added to the first logit; 10 leaves a lesion-like share of the voxels to the others.
+        trained_layers: what the trainer builds otherwise than the plans say, as `PlanOptions.layers`.
+        decided: fit the last layer to the levels of `samples.levels.staircase`, so that few voxels are undecided, and
+            move the logits so far towards the background.
     """
 
     checkpoint: str = "checkpoint_final.pth"
@@ -78,6 +82,8 @@ class CheckpointOptions:
     trainer: str = "nnUNetTrainer"
     seed: int = 0
     background_bias: float = 0.0
+    trained_layers: Mapping[str, Any] = field(default_factory=dict)
+    decided: float | None = None
 
 
 _OF_CHECKPOINTS = {one.name for one in fields(CheckpointOptions)}
@@ -257,9 +263,7 @@ def _checkpoint(
         inputs += len(_label_values(dataset))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        block = configuration["architecture"]
-        trained = with_batch_norm(block) if options.trainer == BATCH_NORM_TRAINER else block
-        network = _random_network(trained, inputs, outputs, configuration["patch_size"])
+        network = _trained(configuration, inputs, outputs, options, regions="regions_class_order" in dataset)
     optimizer = torch.optim.SGD(network.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
     momentum = {i: {"momentum_buffer": torch.zeros_like(tensor)} for i, tensor in enumerate(network.parameters())}
     log = _log(outputs)
@@ -288,6 +292,19 @@ def _checkpoint(
 def _label_values(dataset: dict[str, Any]) -> set[int]:
     values = [value if isinstance(value, list) else [value] for value in dataset["labels"].values()]
     return {number for group in values for number in group} - {0}
+
+
+def _trained(
+    configuration: dict[str, Any], inputs: int, outputs: int, options: CheckpointOptions, *, regions: bool
+) -> nn.Module:
+    """Return the network that the trainer builds, with random weights."""
+    block, patch = configuration["architecture"], configuration["patch_size"]
+    built = with_batch_norm(block) if options.trainer == BATCH_NORM_TRAINER else block
+    built = {**built, "arch_kwargs": {**built["arch_kwargs"], **options.trained_layers}}
+    network = _random_network(built, inputs, outputs, patch)
+    if options.decided is not None:
+        fit_to_levels(network, inputs, outputs, patch, regions=regions, towards_background=options.decided)
+    return network
 
 
 def _log(outputs: int) -> dict[str, list[Any]]:
