@@ -61,6 +61,7 @@ CASCADE = {"lowres": {"spacing_mm": (4.0, 3.0, 3.0), "features": (4, 8)}, "mirro
             {"spacing_mm": (5.0, 1.5, 1.3), "patch": (8, 24, 16), "transpose_forward": (0, 2, 1), "folds": ("0", "1")},
             True,
             id="thick slices, transposed, two folds",
+            marks=SLOW,
         ),
         pytest.param(JOINT, REGIONS, True, id="regions", marks=SLOW),
         pytest.param(
