@@ -215,7 +215,7 @@ def test_usage_errors_are_one_line(infer, cohort, scan, tmp_path):
     for arguments, says in (
         (["-i", tmp_path / "missing", "-o", tmp_path / "out"], "no such file or folder"),
         (["-i", cohort, "-o", tmp_path / "out"], "would both be written to a.nii.gz"),
-        (["-i", tmp_path / "empty", "-o", tmp_path / "out"], "holds no .nii or .nii.gz file"),
+        (["-i", tmp_path / "empty", "-o", tmp_path / "out"], "holds no .nii.gz, .nii, .nrrd, .mha file"),
         (["-i", scan, "-o", tmp_path / "mask.png"], "is a .nii.gz or .nii file"),
         (["-i", cohort, "-o", tmp_path / "mask.nii.gz"], "the output for a folder is a folder"),
         (["-i", scan, "-o", tmp_path / "mask.nii", "--step", "1e-9"], "at least 0.05 and at most 1"),
