@@ -1,14 +1,15 @@
 """DICOM files, told by their content: in a folder and those below it, or in a zip archive."""
 
-import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.imaging.byte_stream import open_regular
@@ -23,6 +24,10 @@ _MAX_FILES = 200_000
 _MAX_MEMBER_BYTES = 4 << 30
 # Deflate shrinks nothing further.
 _MAX_RATIO = 1032
+_ENCRYPTED = 0x1
+_BLOCK_BYTES = 1 << 20
+# What unpacking a damaged archive raises.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, KeyError, ValueError)
 
 
 @dataclass(frozen=True, order=True)
@@ -43,25 +48,55 @@ class DicomFile:
         return self.path.name if self.member is None else f"{self.path.name}:{self.member}"
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """Open it for reading.
+    def open(self, archive: zipfile.ZipFile | None) -> Iterator[BinaryIO]:
+        """Open it for reading; a member of an archive is unpacked as it is read.
+
+        Args:
+            archive: of `archive_of` the files that it is one of.
 
         Raises:
             CaseError: `not_a_file`; `corrupt` for a member of an archive that cannot be unpacked.
             OSError: where it cannot be read.
         """
-        with open_regular(self.path) as file:
-            if self.member is None:
+        if self.member is None or archive is None:
+            with open_regular(self.path) as file:
                 yield file
-                return
-            try:
-                with zipfile.ZipFile(file) as archive:
-                    content = io.BytesIO(archive.read(self.member))
-            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, KeyError) as error:
-                raise CaseError(
-                    "corrupt", f"{self.name} cannot be unpacked ({error}); copy the archive anew"
-                ) from error
-            yield content
+            return
+        try:
+            stream = cast(BinaryIO, archive.open(self.member))
+        except _DAMAGED as error:
+            raise CaseError("corrupt", f"{self.name} cannot be unpacked ({error}); copy the archive anew") from error
+        with stream:
+            yield stream
+
+    def sha256(self, archive: zipfile.ZipFile | None) -> bytes:
+        """Return the hash of the content."""
+        digest = sha256()
+        with self.open(archive) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.digest()
+
+
+@contextmanager
+def archive_of(files: Iterable[DicomFile]) -> Iterator[zipfile.ZipFile | None]:
+    """Open the archive that files lie in, once for all of them, as its list is long; None where they lie in none.
+
+    Raises:
+        CaseError: `corrupt`, `not_a_file`.
+        OSError: where it cannot be read.
+    """
+    path = next((file.path for file in files if file.member is not None), None)
+    if path is None:
+        yield None
+        return
+    with open_regular(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except _DAMAGED as error:
+            raise CaseError("corrupt", f"{path.name} cannot be unpacked ({error}); copy the archive anew") from error
+        with archive:
+            yield archive
 
 
 def is_zip(path: Path) -> bool:
@@ -113,15 +148,20 @@ def _begins_as_dicom(head: bytes) -> bool:
 
 def _members(source: Path) -> Iterator[DicomFile]:
     try:
-        with zipfile.ZipFile(source) as archive:
+        with open_regular(source) as file, zipfile.ZipFile(file) as archive:
             members = [one for one in archive.infolist() if not one.is_dir()]
             if len(members) > _MAX_FILES:
                 raise UsageError(f"{source}: holds more than {_MAX_FILES:,} files; give the archive of one study")
+            (name, times), *_ = Counter(one.filename for one in members).most_common(1) or [("", 0)]
+            if times > 1:
+                raise UsageError(f"{source}: holds {times} files of the name {name!a:.80}; pack the folder anew")
             for one in members:
                 if one.file_size > min(_MAX_MEMBER_BYTES, (one.compress_size + 1) * _MAX_RATIO):
                     raise UsageError(f"{source}: {one.filename!a:.80} would unpack to {one.file_size:,} bytes")
-                with archive.open(one) as file:
-                    if _begins_as_dicom(file.read(HEAD_BYTES)):
+                if one.flag_bits & _ENCRYPTED or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise UsageError(f"{source}: {one.filename!a:.80} is encrypted or not packed by deflate; unpack it")
+                with archive.open(one) as stream:
+                    if _begins_as_dicom(stream.read(HEAD_BYTES)):
                         yield DicomFile(source, one.filename)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, *_DAMAGED) as error:
         raise UsageError(f"{source}: cannot be unpacked ({error}); copy the archive anew") from error

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -31,6 +32,7 @@ _TAGS = [
     "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID",
 ]  # fmt: skip
+_ABOUT_FILE = 0x0002  # the group of elements of the file itself
 # What an object that refers to a slice has to repeat.
 _REFERABLE = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
@@ -53,6 +55,8 @@ class Slice:
         shape: rows, columns.
         dtype: of the stored pixels.
         slope, intercept: intensity = slope * pixel + intercept.
+        syntax: the UID of the encoding of its pixels.
+        instance: the UID of the image; empty where the file does not say.
         lacks: what the file does not say of itself, and an object that refers to it would have to repeat.
     """
 
@@ -71,11 +75,17 @@ class Slice:
     dtype: str
     slope: float
     intercept: float
+    syntax: str
+    instance: str
     lacks: tuple[str, ...]
 
 
-def read_slices(file: DicomFile) -> list[Slice]:
+def read_slices(file: DicomFile, archive: ZipFile | None) -> list[Slice]:
     """Return the slices of a file; none where it holds no CT, MR or PET image.
+
+    Args:
+        file: one whose header is read.
+        archive: as `DicomFile.open` takes it.
 
     Raises:
         CaseError: `corrupt` where the header cannot be read, `unsupported_type` where its pixels are none of a slice.
@@ -84,7 +94,8 @@ def read_slices(file: DicomFile) -> list[Slice]:
     from pydicom import dcmread
 
     try:
-        with file.open() as stream:
+        with file.open(archive) as stream:
+            _check_not_deflated(stream, file)
             header = complete(dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS))
             modality = _modality(header)
             return [] if modality is None else list(_slices(file, header, modality))
@@ -92,6 +103,18 @@ def read_slices(file: DicomFile) -> list[Slice]:
         raise
     except Exception as error:  # pydicom raises whatever a damaged header leads it to
         raise CaseError("corrupt", f"{file.name}: its header is damaged ({first_line(error)}); export anew") from error
+
+
+def _check_not_deflated(stream: BinaryIO, file: DicomFile) -> None:
+    """Refuse a file that is compressed as a whole, which pydicom would unpack to whatever it holds."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    read_preamble(stream, force=True)
+    about_file = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag.group != _ABOUT_FILE)
+    if about_file.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise CaseError("unsupported_type", f"{file.name} is deflated as a whole; export it uncompressed")
+    stream.seek(0)
 
 
 def complete(header: Any) -> Any:
@@ -137,8 +160,11 @@ def _slices(file: DicomFile, header: Any, modality: str) -> Iterator[Slice]:
             thickness_mm=_number(look.get("SliceThickness", "PixelMeasuresSequence")),
             shape=shape,
             dtype=dtype,
-            slope=_scale(look.get("RescaleSlope", "PixelValueTransformationSequence"), 1.0, file),
+            # A slope of 0 says nothing, as in NIfTI; SimpleITK takes it for 1 as well.
+            slope=_scale(look.get("RescaleSlope", "PixelValueTransformationSequence"), 1.0, file) or 1.0,
             intercept=_scale(look.get("RescaleIntercept", "PixelValueTransformationSequence"), 0.0, file),
+            syntax=str(header.file_meta.get("TransferSyntaxUID") or ""),
+            instance=str(header.get("SOPInstanceUID") or ""),
             lacks=lacks,
         )
 

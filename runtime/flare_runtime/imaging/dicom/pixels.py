@@ -1,18 +1,29 @@
 """The grey values of a series' slices, decoded side by side into one array."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from itertools import groupby
+from zipfile import ZipFile
 
 import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError, first_line
-from flare_runtime.imaging.dicom.files import DicomFile
+from flare_runtime.imaging.dicom.files import DicomFile, archive_of
 from flare_runtime.imaging.dicom.headers import Slice
 
 # Decoders release the interpreter; more threads than these wait for the disk.
 _THREADS = 4
+# By encoding. GDCM, which pydicom takes first, ends the process where a code stream is damaged; it stays for the
+# encodings that nothing else decodes.
+_DECODERS = {
+    "1.2.840.10008.1.2.4.50": "pillow",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+}
 # What pydicom says of pixels that end early.
 _TRUNCATED = ("cannot reshape", "less than", "not enough")
 
@@ -35,17 +46,19 @@ def read_voxels(slices: Sequence[Slice]) -> AnyArray:
     scaled = dtype.kind == "f"
     voxels = np.empty((len(slices), *slices[0].shape), dtype)
 
-    def read(numbered: Sequence[tuple[int, Slice]]) -> None:
-        file = numbered[0][1].file
-        for (place, one), pixels in zip(numbered, _frames(file, [one.frame for _, one in numbered]), strict=True):
+    def read(numbered: Sequence[tuple[int, Slice]], archive: ZipFile | None) -> None:
+        file, decoder = numbered[0][1].file, _DECODERS.get(numbered[0][1].syntax, "")
+        frames = _frames(file, archive, [one.frame for _, one in numbered], decoder)
+        for (place, one), pixels in zip(numbered, frames, strict=True):
             if pixels.shape != one.shape:
                 text = f"{file.name}: {pixels.shape} pixels were decoded, the header says {one.shape}"
                 raise CaseError("corrupt", text)
             voxels[place] = pixels * np.float64(one.slope) + one.intercept if scaled else pixels
 
     by_file = groupby(sorted(enumerate(slices), key=_file_and_frame), key=lambda numbered: numbered[1].file)
-    with ThreadPoolExecutor(_THREADS, "dicom") as threads:
-        for _ in threads.map(read, [list(group) for _, group in by_file]):
+    files = [list(group) for _, group in by_file]
+    with archive_of(one.file for one in slices) as archive, ThreadPoolExecutor(_THREADS, "dicom") as threads:
+        for _ in threads.map(lambda numbered: read(numbered, archive), files):
             pass
     return voxels
 
@@ -54,13 +67,15 @@ def _file_and_frame(numbered: tuple[int, Slice]) -> tuple[DicomFile, int]:
     return numbered[1].file, numbered[1].frame
 
 
-def _frames(file: DicomFile, frames: Sequence[int]) -> list[AnyArray]:
-    """Return frames of a file, in ascending order."""
+def _frames(file: DicomFile, archive: ZipFile | None, frames: Sequence[int], decoder: str) -> Iterator[AnyArray]:
+    """Yield frames of a file, in ascending order."""
     from pydicom.pixels.utils import iter_pixels
 
     try:
-        with file.open() as stream:
-            return list(iter_pixels(stream, indices=frames, raw=True))
+        with file.open(archive) as stream:
+            # Of a member of an archive the checksum is compared at its end.
+            whole = stream if file.member is None else BytesIO(stream.read())
+            yield from iter_pixels(whole, indices=frames, raw=True, decoding_plugin=decoder)
     except CaseError:
         raise
     except OSError as error:

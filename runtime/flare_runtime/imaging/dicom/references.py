@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 from warnings import catch_warnings, simplefilter
+from zipfile import ZipFile
 
 from flare_runtime.errors import CaseError, UsageError, first_line, install_hint
-from flare_runtime.imaging.dicom.files import DicomFile
+from flare_runtime.imaging.dicom.files import DicomFile, archive_of
 from flare_runtime.imaging.dicom.headers import Slice, complete
 from flare_runtime.imaging.dicom.mask_writer import MAKER
 from flare_runtime.imaging.dicom.series import DicomSeries
@@ -61,8 +62,9 @@ def source_of(template: Template) -> Source:
     series.check_referable()
     slices = series.ordered()
     files = list(dict.fromkeys(one.file for one in slices))
-    with ThreadPoolExecutor(_THREADS, "headers") as threads:
-        headers = dict(zip(files, threads.map(_read_header, files), strict=True))
+    with archive_of(files) as archive, ThreadPoolExecutor(_THREADS, "headers") as threads:
+        read = threads.map(lambda file: _read_header(file, archive), files)
+        headers = dict(zip(files, read, strict=True))
     with referring():  # in one thread: filters of warnings are the process's
         for header in headers.values():
             header.remove_private_tags()  # which decodes all texts, for another character set, as well
@@ -117,11 +119,11 @@ def referring() -> Iterator[None]:
         raise CaseError("unreferable", text) from error
 
 
-def _read_header(file: DicomFile) -> Any:
+def _read_header(file: DicomFile, archive: ZipFile | None) -> Any:
     from pydicom import dcmread
 
     try:
-        with file.open() as stream:
+        with file.open(archive) as stream:
             return complete(dcmread(stream, stop_before_pixels=True, force=True))
     except OSError as error:
         raise CaseError("unreadable", f"{file.name}: {error.strerror or error}") from error

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
-from flare_runtime.imaging.dicom.files import DicomFile, find_files
+from flare_runtime.imaging.dicom.files import DicomFile, archive_of, find_files
 from flare_runtime.imaging.dicom.headers import Slice, read_slices
 from flare_runtime.imaging.dicom.pixels import read_voxels, stored_type
 from flare_runtime.imaging.dicom.stack import SAME_DIRECTION, Floats, stack, stack_tilted
@@ -127,7 +128,8 @@ def find_series(source: Path) -> list[DicomSeries]:
     images of slices, are left out as well.
 
     Raises:
-        UsageError: where files are to be read and pydicom is not installed, or the folder or archive cannot be read.
+        UsageError: where files are to be read and pydicom is not installed, the folder or archive cannot be read, or
+            none of its DICOM files is an image of a slice.
     """
     files = find_files(source)
     if not files:
@@ -137,38 +139,63 @@ def find_series(source: Path) -> list[DicomSeries]:
     except ImportError as error:
         raise UsageError(f"{source}: holds {len(files)} DICOM file(s). {_INSTALL}") from error
     slices, damaged = _read_all(files)
+    slices, copies = _without_copies(slices)
     scouts = [one for one in slices if one.localizer]
     kept = [one for one in slices if not one.localizer]
     wanted = [one for one in kept if one.modality == "CT"] or kept
     remarks = []
     if damaged:
         remarks.append(Remark("damaged_files", f"{len(damaged)} DICOM file(s) could not be read ({damaged[0]})"))
+    if not wanted:
+        reasons = [*(remark.text for remark in remarks), *([f"{len(scouts)} localizer(s)"] if scouts else [])]
+        text = f"{source}: holds {len(files)} DICOM file(s), none of them a slice of CT, MR or PET"
+        raise UsageError(f"{text}{': ' if reasons else ''}{'; '.join(reasons)}")
     if other := {one.modality for one in kept} - {one.modality for one in wanted}:
         remarks.append(Remark("other_modalities", f"images of {' and '.join(sorted(other))} beside it were left out"))
     volumes = _named(source, [volume for series in _by_series(wanted) for volume in _volumes(series)])
-    return [replace(one, remarks=(*remarks, *_scouts_of(one, scouts))) for one in volumes]
+    return [replace(one, remarks=(*remarks, *_scouts_of(one, scouts), *_copies_of(one, copies))) for one in volumes]
 
 
 def _read_all(files: Sequence[DicomFile]) -> tuple[list[Slice], list[str]]:
     """Return the slices of all files in order, and what was wrong with those that could not be read."""
     damaged: list[str] = []
 
-    def read(file: DicomFile) -> list[Slice]:
+    def read_file(file: DicomFile, archive: ZipFile | None) -> list[Slice]:
         try:
-            return read_slices(file)
+            return read_slices(file, archive)
         except CaseError as error:
             damaged.append(str(error))
         except OSError as error:
             damaged.append(f"{file.name}: {error.strerror or error}")
         return []
 
-    with ThreadPoolExecutor(_THREADS, "headers") as threads:
-        return [one for slices in threads.map(read, files) for one in slices], damaged
+    with archive_of(files) as archive, ThreadPoolExecutor(_THREADS, "headers") as threads:
+        read = threads.map(lambda file: read_file(file, archive), files)
+        return [one for slices in read for one in slices], damaged
+
+
+def _without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """Return the slices without those of files that equal another to the last byte, and these."""
+    by_instance: dict[str, dict[DicomFile, None]] = defaultdict(dict)
+    for one in slices:
+        by_instance[one.instance][one.file] = None
+    alike = [list(files) for uid, files in by_instance.items() if uid and len(files) > 1]
+    copies: set[DicomFile] = set()
+    with archive_of(file for files in alike for file in files) as archive:
+        for files in alike:
+            firsts: dict[bytes, DicomFile] = {}
+            copies |= {file for file in files if firsts.setdefault(file.sha256(archive), file) != file}
+    return [one for one in slices if one.file not in copies], [one for one in slices if one.file in copies]
 
 
 def _scouts_of(series: DicomSeries, scouts: Iterable[Slice]) -> list[Remark]:
     count = sum(one.series == series.slices[0].series for one in scouts)
     return [Remark("localizers", f"{count} localizer image(s) of the series were left out")] if count else []
+
+
+def _copies_of(series: DicomSeries, copies: Iterable[Slice]) -> list[Remark]:
+    count = len({one.file for one in copies if one.series == series.slices[0].series})
+    return [Remark("copies", f"{count} file(s) that are copies of others of the series were left out")] if count else []
 
 
 def _by_series(slices: Iterable[Slice]) -> list[list[Slice]]:
