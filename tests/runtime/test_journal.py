@@ -63,7 +63,7 @@ def test_the_report_holds_what_was_noted_and_names_the_rest(tmp_path):
     assert (journal.count, journal.failed) == (2, 1)
 
 
-def test_a_thousand_cases_with_a_report_take_less_than_3_mib(tmp_path):
+def test_a_thousand_cases_with_a_report_take_less_than_2_mib(tmp_path):
     many = cases(1000)
     journal = Journal(tmp_path / "run.json", many)
     tracemalloc.start()
@@ -73,4 +73,4 @@ def test_a_thousand_cases_with_a_report_take_less_than_3_mib(tmp_path):
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert taken < 3 << 20
+    assert taken < 2 << 20

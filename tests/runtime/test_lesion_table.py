@@ -1,6 +1,7 @@
 """The lesions of a run as CSV."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,11 @@ def test_a_run_writes_its_table_over_another_and_over_nothing_else(tiny_bundle, 
         session.run(tmp_path / "a.nii.gz", tmp_path / "out.nii", lesions=table)
     with pytest.raises(UsageError, match="as well"):
         session.run(tmp_path / "a.nii.gz", tmp_path / "out.nii", lesions=tmp_path / "x", report=tmp_path / "x")
+
+
+def test_no_name_is_a_formula(tmp_path):
+    record = CaseRecord(case="=HYPERLINK(1)", status="done", lesions=[replace(LESION, name="@SUM(A1)")])
+    write_table(tmp_path / "lesions.csv", [rows_of(record)])
+    (row,) = read(tmp_path / "lesions.csv")
+    assert (row["case"], row["name"]) == ("'=HYPERLINK(1)", "'@SUM(A1)")
+    assert row["centre_mm_x"] == "-10.0"

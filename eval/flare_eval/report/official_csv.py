@@ -8,7 +8,7 @@ from pathlib import Path
 from flare_eval.efficiency.costs import MEMORIES, official_area, peak
 from flare_eval.efficiency.process import INTERVAL_S
 from flare_eval.results import Accuracy, Efficiency, RunCost
-from flare_runtime.files.naming import visible
+from flare_runtime.files.naming import as_cell
 from flare_runtime.files.output import replacing
 
 
@@ -64,14 +64,6 @@ def _write(target: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) 
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_harmless(cell) for cell in row] for row in [head, *rows])
+    writer.writerows([as_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in [head, *rows])
     with replacing(target) as file:
         file.write(text.getvalue().encode())
-
-
-def _harmless(cell: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula; numbers stay what they are."""
-    if not isinstance(cell, str):
-        return cell
-    text = visible(cell)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

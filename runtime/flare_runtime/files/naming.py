@@ -26,6 +26,12 @@ def visible(text: object) -> str:
     return str(text).translate(_SPELLED)
 
 
+def as_cell(text: str) -> str:
+    """Return a text for a cell of a table, which no spreadsheet takes for a formula."""
+    shown = visible(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
 def fitted(stem: str, end: str) -> str:
     """Return the file name of a stem and an end.
 

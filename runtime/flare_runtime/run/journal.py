@@ -1,5 +1,6 @@
 """The records of a run so far, its report and its table of lesions, which are written once, whatever ends the run."""
 
+import zlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,8 +40,8 @@ class Journal:
         self.failed = 0
         self._report = report
         self._not_begun = dict.fromkeys(case.name for case in cases)
-        # As JSON they take a third of the memory.
-        self._records: list[msgspec.Raw] = []
+        # As compressed JSON they take a tenth of the memory.
+        self._records: list[bytes] = []
         self._lesions = lesions
         self._rows: list[str] = []
         self._written = False
@@ -52,7 +53,7 @@ class Journal:
         """Add the record of a case."""
         self._not_begun.pop(record.case, None)
         if self._report:
-            self._records.append(msgspec.Raw(msgspec.json.encode(record)))
+            self._records.append(zlib.compress(msgspec.json.encode(record), 1))
         if self._lesions:
             self._rows.append(rows_of(record))
         # Last of all: an interruption waits for it.
@@ -78,4 +79,5 @@ class Journal:
                 write_table(self._lesions, self._rows)
             if self._report:
                 run = RunTime(self._started, round(perf_counter() - self._started_s, 3), self._command)
-                write_report(self._report, run, self._records, list(self._not_begun))
+                records = [msgspec.Raw(zlib.decompress(record)) for record in self._records]
+                write_report(self._report, run, records, list(self._not_begun))

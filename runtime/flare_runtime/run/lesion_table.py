@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
+from flare_runtime.files.naming import as_cell
 from flare_runtime.files.output import replacing
 from flare_runtime.run.record import CaseRecord
 
@@ -27,7 +28,7 @@ _HEAD = ["case", "status", *_COLUMNS, *(f"{name}_{axis}" for name in _PLACES for
 
 def _line(cells: Sequence[object]) -> str:
     line = StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    csv.writer(line, lineterminator="\n").writerow([as_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return line.getvalue()
 
 
