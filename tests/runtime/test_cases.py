@@ -93,6 +93,15 @@ def test_the_work_to_find_cases_grows_no_faster_than_their_number(tmp_path):
     assert calls_to_find_cases(tmp_path / "many", 2000) < 11 * few
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
+def test_the_longest_name_of_an_image_has_a_mask_that_can_be_written(tmp_path, suffix):
+    for letter in "ab":
+        (tmp_path / (letter * (255 - len(suffix)) + suffix)).touch()
+    masks = {case.mask for case in find_cases(tmp_path, tmp_path / "masks", 1)}
+    assert len(masks) == 2
+    assert all(len(mask.name) <= 255 and mask.name.endswith(".nii.gz") for mask in masks)
+
+
 def test_one_file_to_one_file(tmp_path, folder):
     source = folder("scan_0000.nii.gz")
     (case,) = find_cases(source / "scan_0000.nii.gz", tmp_path / "new" / "result.nii", 1)

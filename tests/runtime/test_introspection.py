@@ -43,6 +43,12 @@ def test_a_folder_of_bundles_that_is_not_there_is_named(monkeypatch, capsys):
     assert "FLARE_BUNDLES names /nowhere, which cannot be read" in capsys.readouterr().err
 
 
+def test_a_home_of_nobody_is_a_usage_error(monkeypatch, capsys):
+    monkeypatch.setenv("FLARE_BUNDLES", "~nobody-at-all/bundles")
+    assert cli.main(["list"]) == 2
+    assert "FLARE_BUNDLES is '~nobody-at-all/bundles': Could not determine home" in capsys.readouterr().err
+
+
 def test_a_bundle_is_described(tiny_bundle, capsys):
     lines = dict(line.split(maxsplit=1) for line in asked(capsys, "info", tiny_bundle).splitlines())
     assert lines["labels"] == "1 lesion"

@@ -108,6 +108,11 @@ REFUSED = {
         (b"sizes: 9 7 5", b"sizes: 9 7 0", "bad_dimensions"),
         (b"sizes: 9 7 5", b"sizes: 9 35", "bad_dimensions"),
         (b"sizes: 9 7 5", b"sizes: 9 7 -5", "bad_dimensions"),
+        (b"sizes: 9 7 5", b"sizes: 9 7 5\nsizes: 9 7 4", "corrupt"),
+        (b"dimension: 3", b"dimension: 2", "bad_dimensions"),
+        (b"dimension: 3", b"content: CT", "bad_dimensions"),
+        (b"endian: little", b"content: CT", "unsupported_type"),
+        (b"endian: little", b"endian: middle", "unsupported_type"),
         (b"sizes: 9 7 5", b"sizes: 99999 99999 99999", "too_large"),
         (b"sizes: 9 7 5", b"sizes: 900 700 5", "truncated"),
     ],
@@ -119,7 +124,10 @@ REFUSED = {
         (b"BinaryData = True", b"BinaryData = False", "unsupported_type"),
         (b"TransformMatrix = ", b"TransformMatrix = 1 ", "bad_orientation"),
         (b"ElementSpacing = 0.75", b"ElementSpacing = 0", "bad_orientation"),
+        (b"ElementSpacing = 0.75", b"ElementSpacing = -0.75", "bad_spacing"),
         (b"DimSize = 9 7 5", b"DimSize = 9 7", "bad_dimensions"),
+        (b"DimSize = 9 7 5", b"DimSize = 9 7 5\nDimSize = 9 7 4", "corrupt"),
+        (b"NDims = 3", b"NDims = 2", "bad_dimensions"),
     ],
 }
 

@@ -32,7 +32,7 @@ def image_name(case: str, channel: int = 0) -> str:
 
 def mask_name(case: str) -> str:
     """Return the name of a case's mask in a folder."""
-    return f"{case}{MASK_SUFFIX}"
+    return fitted(case, MASK_SUFFIX)
 
 
 def type_of(mask: str) -> OutputType | None:

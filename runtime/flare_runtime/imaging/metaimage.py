@@ -6,7 +6,16 @@ import numpy as np
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import Packing
-from flare_runtime.imaging.text_header import Layout, TextHeaderReader, affine_of, numbers, whole_numbers
+from flare_runtime.imaging.geometry import format_mm
+from flare_runtime.imaging.text_header import (
+    Layout,
+    TextHeaderReader,
+    affine_of,
+    check_axes,
+    fields_of,
+    numbers,
+    whole_numbers,
+)
 
 _CODES = {
     "MET_CHAR": "i1",
@@ -20,6 +29,14 @@ _CODES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+# All that is read; each may be there once.
+_FIELDS = frozenset(
+    (
+        *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "HeaderSize", "CompressedData"),
+        *("BinaryDataByteOrderMSB", "ElementByteOrderMSB", "ElementDataFile", "ElementSpacing", "ElementSize"),
+        *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"),
+    )
+)
 _LAST_LINE = re.compile(rb"(?:^|\n)ElementDataFile *= *([^\r\n]*)\r?\n")
 # ITK's axes grow to the left and back.
 _FLIPPED = (0, 1)
@@ -33,8 +50,8 @@ def _end(data: bytes) -> int | None:
 
 
 def _layout(text: bytes) -> Layout:
-    pairs = [line.split("=", 1) for line in text.decode("latin-1").splitlines() if "=" in line]
-    fields = {name.strip(): value.strip() for name, value in pairs}
+    pairs = (line.partition("=") for line in text.decode("latin-1").splitlines() if "=" in line)
+    fields = fields_of(((name, value) for name, _, value in pairs), _FIELDS)
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise CaseError("unsupported_type", "its voxels are in another file; save it as one .mha")
     kind, channels = fields.get("ElementType", ""), fields.get("ElementNumberOfChannels", "1")
@@ -42,10 +59,11 @@ def _layout(text: bytes) -> Layout:
     if kind not in _CODES or channels != "1" or not binary or skip != "0":
         raise CaseError("unsupported_type", f"its voxels are stored in a way that is not read (type {kind!a:.30})")
     counts = whole_numbers(fields, "DimSize")
-    if len(counts) != 3:
-        raise CaseError("bad_dimensions", f"the image has {len(counts)} axes; one 3D volume is needed")
+    check_axes(fields, "NDims", counts)
     directions = np.reshape(numbers(fields, _first(fields, "TransformMatrix", "Rotation", "Orientation"), 9), (3, 3))
     spacing = np.array(numbers(fields, _first(fields, "ElementSpacing", "ElementSize"), 3))
+    if spacing.min() < 0:
+        raise CaseError("bad_spacing", f"the spacing is {format_mm(spacing)}; save the image anew")
     origin = numbers(fields, _first(fields, "Offset", "Position", "Origin"), 3)
     big = _flag(fields, "BinaryDataByteOrderMSB", "False") or _flag(fields, "ElementByteOrderMSB", "False")
     packing: Packing = "zlib" if _flag(fields, "CompressedData", "False") else "none"

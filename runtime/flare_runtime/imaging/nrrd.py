@@ -6,7 +6,15 @@ import numpy as np
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import Packing
-from flare_runtime.imaging.text_header import Layout, TextHeaderReader, affine_of, numbers, whole_numbers
+from flare_runtime.imaging.text_header import (
+    Layout,
+    TextHeaderReader,
+    affine_of,
+    check_axes,
+    fields_of,
+    numbers,
+    whole_numbers,
+)
 
 _TYPES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -29,6 +37,11 @@ _SPACES = {
     "right-anterior-superior": (),
     "ras": (),
 }
+_ORDERS = {"little": "<", "big": ">"}
+# All that is read; each may be there once.
+_FIELDS = frozenset(
+    ("type", "dimension", "sizes", "endian", "encoding", "space", "space directions", "space origin", "data file")
+)
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
@@ -42,8 +55,8 @@ def _end(data: bytes) -> int | None:
 def _layout(text: bytes) -> Layout:
     lines = [line for line in text.decode("latin-1").splitlines()[1:] if not line.startswith("#")]
     # Key and value pairs of programs have ":=".
-    pairs = [line.split(":", 1) for line in lines if ":" in line and ":=" not in line]
-    fields = {name.strip().lower(): value.strip() for name, value in pairs}
+    pairs = (line.partition(":") for line in lines if ":" in line and ":=" not in line)
+    fields = fields_of(((name.strip().lower(), value) for name, _, value in pairs), _FIELDS)
     kind, packing, space = (fields.get(name, "").lower() for name in ("type", "encoding", "space"))
     if "data file" in fields or "datafile" in fields:
         raise CaseError("unsupported_type", "its voxels are in another file; save it as one .nrrd")
@@ -53,11 +66,12 @@ def _layout(text: bytes) -> Layout:
     if space not in _SPACES:
         raise CaseError("bad_orientation", f"the space is {space!a:.40}; {', '.join(list(_SPACES)[::2])} are known")
     counts = whole_numbers(fields, "sizes")
-    order = ">" if fields.get("endian", "").lower() == "big" else "<"
-    if len(counts) != 3:
-        raise CaseError("bad_dimensions", f"the image has {len(counts)} axes; one 3D volume is needed")
+    check_axes(fields, "dimension", counts)
+    order = fields.get("endian", "").lower()
+    if order not in _ORDERS and np.dtype(_CODES[kind]).itemsize > 1:
+        raise CaseError("unsupported_type", f"the field 'endian' is {order!a:.20}; little or big is needed")
     affine = affine_of(numbers(fields, "space directions", 9), numbers(fields, "space origin", 3), _SPACES[space])
-    return Layout(counts, np.dtype(order + _CODES[kind]), affine, _PACKINGS[packing])
+    return Layout(counts, np.dtype(_ORDERS.get(order, "|") + _CODES[kind]), affine, _PACKINGS[packing])
 
 
 NRRD = TextHeaderReader((".nrrd",), _end, _layout, "not_nrrd")

@@ -1,6 +1,6 @@
 """NRRD and MetaImage: a text that says what the voxels are, and the voxels behind it in the same file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,32 @@ class TextHeaderReader:
                 text += piece
         layout = self._layout(text[:end])
         return layout, checked_shape(layout.counts), end
+
+
+def fields_of(pairs: Iterable[tuple[str, str]], known: frozenset[str]) -> dict[str, str]:
+    """Return what a text says by the names of its fields, without spaces around.
+
+    Raises:
+        CaseError: `corrupt` where it says one of the known ones twice.
+    """
+    fields: dict[str, str] = {}
+    for name, value in ((name.strip(), value.strip()) for name, value in pairs):
+        if name in fields and name in known:
+            raise CaseError("corrupt", f"the field {name!r} is there twice; save the image anew")
+        fields[name] = value
+    return fields
+
+
+def check_axes(fields: Mapping[str, str], name: str, counts: tuple[int, ...]) -> None:
+    """Refuse an image that has not three axes, or whose field of this name says another number.
+
+    Raises:
+        CaseError: `bad_dimensions`.
+    """
+    said = fields.get(name, "")
+    if len(counts) != 3 or said != "3":
+        text = f"the image has {len(counts)} axes, its field {name!r} is {said!a:.20}"
+        raise CaseError("bad_dimensions", f"{text}; one 3D volume is needed")
 
 
 def numbers(fields: Mapping[str, str], name: str, count: int | None = None) -> list[float]:

@@ -49,7 +49,10 @@ def find_bundles(places: str | None = None) -> list[Found]:
         UsageError: where one of the folders cannot be read.
     """
     named = os.environ.get(VARIABLE, "") if places is None else places
-    paths = [Path(place).expanduser() for place in named.split(os.pathsep) if place]
+    try:
+        paths = [Path(place).expanduser() for place in named.split(os.pathsep) if place]
+    except RuntimeError as error:  # the home of somebody who has none
+        raise UsageError(f"{VARIABLE} is {named!a:.200}: {error}") from error
     found = [bundle for path in paths for bundle in _bundles_in(path)]
     with suppress(BundleError):  # of an installation without one
         found.insert(0, default_bundle())
