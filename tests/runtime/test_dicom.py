@@ -170,6 +170,16 @@ REFUSED = {
     "no spacing": (Series(change=without("PixelSpacing")), "no_position", "does not say where"),
     "half a slice": (Series(change=cut_pixels), "truncated", "IM0005: its pixels cannot be read"),
     "a broken code stream": (Series(change=broken_codestream), "corrupt", "IM0004: its pixels cannot be read"),
+    "more pixels than the files can hold": (
+        Series(change=lambda d, i: (d.compress(uid.RLELossless), setattr(d, "Rows", 60000))),
+        "truncated",
+        "the headers promise 63360000 bytes",
+    ),
+    "a scale of its own that makes a slice infinite": (
+        Series(change=lambda d, i: i == 3 and setattr(d, "RescaleSlope", "1e300")),
+        "nonfinite",
+        "IM0003: the slope 1e.300",
+    ),
     "skewed rows": (Series(orientation=(1, 0, 0, 0.6, 0.8, 0)), "bad_orientation", "not at right angles"),
     "one slice of no thickness": (
         Series(count=1, change=lambda d, i: delattr(d, "SliceThickness")),

@@ -40,7 +40,8 @@ def read_voxels(slices: Sequence[Slice]) -> AnyArray:
     """Return the voxels (z, y, x) of slices of one size; intensities where their scales differ, else what is stored.
 
     Raises:
-        CaseError: `truncated` or `corrupt` where pixels are missing or cannot be decoded, `unreadable`.
+        CaseError: `truncated` or `corrupt` where pixels are missing or cannot be decoded, `nonfinite` where their scale
+            makes them infinite, `unreadable`.
     """
     dtype = stored_type(slices)
     scaled = dtype.kind == "f"
@@ -53,7 +54,11 @@ def read_voxels(slices: Sequence[Slice]) -> AnyArray:
             if pixels.shape != one.shape:
                 text = f"{file.name}: {pixels.shape} pixels were decoded, the header says {one.shape}"
                 raise CaseError("corrupt", text)
-            voxels[place] = pixels * np.float64(one.slope) + one.intercept if scaled else pixels
+            with np.errstate(over="ignore"):
+                voxels[place] = pixels * np.float64(one.slope) + one.intercept if scaled else pixels
+            if scaled and not np.isfinite(voxels[place]).all():
+                text = f"{file.name}: the slope {one.slope:g} and the intercept {one.intercept:g} make pixels infinite"
+                raise CaseError("nonfinite", text)
 
     by_file = groupby(sorted(enumerate(slices), key=_file_and_frame), key=lambda numbered: numbered[1].file)
     files = [list(group) for _, group in by_file]

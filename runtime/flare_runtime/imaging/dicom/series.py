@@ -13,6 +13,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of, find_files
 from flare_runtime.imaging.dicom.headers import Slice, read_slices
 from flare_runtime.imaging.dicom.pixels import read_voxels, stored_type
@@ -84,13 +85,17 @@ class DicomSeries:
         """Return what the headers say of the voxels.
 
         Raises:
-            CaseError: `too_large`, or as `stack` does.
+            CaseError: `too_large`, `truncated` where the files cannot hold so many pixels, or as `stack` does.
         """
         ordered, geometry, _ = self._stack()
         count = prod(geometry.shape)
         if count > max_voxels:
             text = f"the series has {count} voxels; at most {max_voxels} are allowed (--max-voxels)"
             raise CaseError("too_large", text)
+        promised = sum(prod(one.shape) * np.dtype(one.dtype).itemsize for one in ordered)
+        stored = sum(file.stat().st_size for file in self.files)
+        if promised > stored * DEFLATE_MAX_RATIO:  # no scan is that empty, whatever its pixels are compressed by
+            raise CaseError("truncated", f"the headers promise {promised} bytes of pixels, the files have {stored}")
         return Grid(geometry.shape, geometry.spacing_mm, stored_type(ordered).itemsize, geometry)
 
     def read_volume(self, max_voxels: int) -> Volume:
