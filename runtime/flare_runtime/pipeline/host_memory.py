@@ -34,7 +34,7 @@ class HostNeed:
         scan: reading the images.
         preparing: the scan, the image on the network's grid, and the scan resampled in plane.
         running: the image, the blended scores, and the network on a tile. The scan has been freed.
-        restoring: the image, the scores, and the mask, or a map of probabilities beside it.
+        restoring: the image, the scores, the mask, a block of the input's grid, and a map of probabilities.
         removing: the image, the mask, and the components of it. The scores have been freed.
         network: of `running`, the network on a tile, which works on one case at a time.
         first: the first channel, which is kept for the intensities of lesions where several cases are in work.
@@ -105,7 +105,7 @@ class HostMemory:
             scan=size.scan_bytes,
             preparing=size.scan_bytes + previous_mask + image + max(self._resampling(size), labels),
             running=kept + image + scores + network,
-            restoring=kept + image + scores + max(restoring_bytes(size), maps) + voxels,
+            restoring=kept + image + scores + restoring_bytes(size) + maps + voxels,
             removing=kept + image + removing,
             network=network,
             first=first,
