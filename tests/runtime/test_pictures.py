@@ -14,7 +14,8 @@ from flare_runtime.imaging.png import encode_png, is_own_png
 from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.options import RunOptions
 from flare_runtime.pictures.lettering import text_height, text_width, write
-from flare_runtime.pictures.page import Facts, is_page, make_page
+from flare_runtime.pictures.page import Facts, make_page
+from flare_runtime.pictures.page_head import is_page
 from flare_runtime.pictures.preview import COLOURS, draw_preview
 from flare_runtime.pictures.upright import Upright, outlines, scaled
 from flare_runtime.pipeline.lesions import measure_lesions

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from flare_runtime.imaging.png import encode_png
 from flare_runtime.imaging.volume import Remark
+from flare_runtime.pictures.page_head import PAGE_HEAD
 from flare_runtime.pictures.preview import COLOURS
 from flare_runtime.pictures.upright import Upright, outlines, scaled
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 
-# The first bytes of every page.
-_MARK = "<!doctype html>\n<!-- flare-lite page -->\n"
 # So that a page has some megabytes.
 _MOST_SLICES, _SIDE, _SHADES = 150, 384, 64
 _MOST_LESIONS = 200
@@ -77,12 +76,7 @@ def make_page(upright: Upright, facts: Facts) -> bytes:
         "LAST": str(len(shown) - 1),
     }
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return (_MARK + re.sub("@([A-Z]+)@", lambda match: lines[match[1]], template)).encode()
-
-
-def is_page(head: bytes) -> bool:
-    """Whether a file that begins so is a page that this module made."""
-    return head.startswith(_MARK.encode())
+    return PAGE_HEAD + re.sub("@([A-Z]+)@", lambda match: lines[match[1]], template).encode()
 
 
 def _in_slice(upright: Upright, index: int | None) -> tuple[float, float, float]:

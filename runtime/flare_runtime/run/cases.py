@@ -32,7 +32,7 @@ from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
-from flare_runtime.pictures.page import is_page
+from flare_runtime.pictures.page_head import is_page
 from flare_runtime.run.input_folder import find_channels, find_images
 from flare_runtime.run.record import is_record
 
