@@ -296,6 +296,20 @@ def test_a_header_that_does_not_fit_the_code_stream_is_refused(syntax, tmp_path)
     assert caught.value.reason in ("corrupt", "truncated")
 
 
+@pytest.mark.parametrize(
+    ("syntax", "mark", "at"),
+    [(uid.JPEGLSLossless, b"\xff\xf7", 5), (uid.JPEG2000Lossless, b"\xff\x51", 10)],
+)
+def test_a_code_stream_of_another_size_is_refused_before_it_is_decoded(syntax, mark, at, tmp_path):
+    folder = Series(count=3, change=compress(syntax)).write(tmp_path / "scan")
+    content = bytearray((folder / "IM0001").read_bytes())
+    content[content.index(mark) + at] = 0xF0
+    (folder / "IM0001").write_bytes(content)
+    with pytest.raises(CaseError, match=r"IM0001: its pixels are coded as \(\d{5,}, 44\) rows") as caught:
+        read_volume(folder)
+    assert caught.value.reason == "corrupt"
+
+
 @pytest.mark.parametrize("keyword", ["EchoNumbers", "AcquisitionNumber", "TemporalPositionIdentifier"])
 def test_images_of_one_place_are_told_apart(keyword, tmp_path):
     series = Series()

@@ -10,6 +10,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError, first_line
+from flare_runtime.imaging.dicom.code_stream import check_sizes
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of
 from flare_runtime.imaging.dicom.headers import Slice
 
@@ -24,6 +25,8 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.90": "pylibjpeg",
     "1.2.840.10008.1.2.4.91": "pylibjpeg",
 }
+# Encodings by JPEG, JPEG-LS and JPEG 2000.
+_CODED = "1.2.840.10008.1.2.4."
 # What pydicom says of pixels that end early.
 _TRUNCATED = ("cannot reshape", "less than", "not enough")
 
@@ -48,8 +51,8 @@ def read_voxels(slices: Sequence[Slice]) -> AnyArray:
     voxels = np.empty((len(slices), *slices[0].shape), dtype)
 
     def read(numbered: Sequence[tuple[int, Slice]], archive: ZipFile | None) -> None:
-        file, decoder = numbered[0][1].file, _DECODERS.get(numbered[0][1].syntax, "")
-        frames = _frames(file, archive, [one.frame for _, one in numbered], decoder)
+        file = numbered[0][1].file
+        frames = _frames(numbered[0][1], archive, [one.frame for _, one in numbered])
         for (place, one), pixels in zip(numbered, frames, strict=True):
             if pixels.shape != one.shape:
                 text = f"{file.name}: {pixels.shape} pixels were decoded, the header says {one.shape}"
@@ -72,14 +75,22 @@ def _file_and_frame(numbered: tuple[int, Slice]) -> tuple[DicomFile, int]:
     return numbered[1].file, numbered[1].frame
 
 
-def _frames(file: DicomFile, archive: ZipFile | None, frames: Sequence[int], decoder: str) -> Iterator[AnyArray]:
-    """Yield frames of a file, in ascending order."""
+def _frames(one: Slice, archive: ZipFile | None, frames: Sequence[int]) -> Iterator[AnyArray]:
+    """Yield frames of the file of a slice, in ascending order."""
+    from pydicom import dcmread
+    from pydicom.encaps import generate_fragments
     from pydicom.pixels.utils import iter_pixels
 
+    file = one.file
     try:
         with file.open(archive) as stream:
             # Of a member of an archive the checksum is compared at its end.
             whole = stream if file.member is None else BytesIO(stream.read())
+            if one.syntax.startswith(_CODED):
+                coded = dcmread(whole, force=True, specific_tags=["PixelData"]).PixelData
+                check_sizes(generate_fragments(coded), one.shape, file.name)
+                whole.seek(0)
+            decoder = _DECODERS.get(one.syntax, "")
             yield from iter_pixels(whole, indices=frames, raw=True, decoding_plugin=decoder)
     except CaseError:
         raise
