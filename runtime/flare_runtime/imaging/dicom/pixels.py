@@ -16,8 +16,8 @@ from flare_runtime.imaging.dicom.headers import Slice
 
 # Decoders release the interpreter; more threads than these wait for the disk.
 _THREADS = 4
-# By encoding. GDCM, which pydicom takes first, ends the process where a code stream is damaged; it stays for the
-# encodings that nothing else decodes.
+# By encoding. GDCM, which pydicom takes first, ends the process where a code stream is damaged. What nothing else
+# decodes, such as lossless JPEG, it decodes in a process of its own.
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": "pillow",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -46,6 +46,15 @@ def read_voxels(slices: Sequence[Slice]) -> AnyArray:
         CaseError: `truncated` or `corrupt` where pixels are missing or cannot be decoded, `nonfinite` where their scale
             makes them infinite, `unreadable`.
     """
+    if any(one.syntax.startswith(_CODED) and one.syntax not in _DECODERS for one in slices):
+        from flare_runtime.imaging.dicom.apart import read_voxels_apart
+
+        return read_voxels_apart(slices)
+    return decode(slices)
+
+
+def decode(slices: Sequence[Slice]) -> AnyArray:
+    """Do what `read_voxels` does, in this process."""
     dtype = stored_type(slices)
     scaled = dtype.kind == "f"
     voxels = np.empty((len(slices), *slices[0].shape), dtype)
