@@ -92,9 +92,10 @@ def fp16_network(network: "nn.Module", patch: Shape3) -> bytes:
     import onnx
 
     from flare_export.graph.fp16_graph import to_fp16
-    from flare_export.graph.onnx_graph import fold_biases, to_onnx
+    from flare_export.graph.onnx_graph import to_onnx
+    from flare_export.graph.plain_layers import make_plain
 
-    fold_biases(network)
+    make_plain(network)
     model = onnx.load_from_string(to_fp16(to_onnx(network.eval(), 1, (16, 16, 16), {})))
     for end in (model.graph.input[0], model.graph.output[0]):
         for side, size in zip(end.type.tensor_type.shape.dim[2:], patch, strict=True):

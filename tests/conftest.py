@@ -1,5 +1,6 @@
 """Fixtures of all tests: real data where it is to be had, and a tiny model made from scratch."""
 
+import logging
 import os
 import sys
 from collections import defaultdict
@@ -41,6 +42,14 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def usual_logging() -> Iterator[None]:
+    """Let no command that is told to be quiet silence the tests behind it."""
+    yield
+    for package in ("flare_runtime", "flare_export", "flare_train", "flare_eval"):
+        logging.getLogger(package).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

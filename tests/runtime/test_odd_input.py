@@ -143,7 +143,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path):
 
 
 def test_what_nobody_foresaw_is_shown_whole(tiny_bundle, monkeypatch, capsys):
-    def fail(*_arguments):
+    def fail(*_arguments, **_options):
         raise ZeroDivisionError("by\x1b[31m\nzero")
 
     monkeypatch.setattr(session, "find_cases", fail)
