@@ -89,8 +89,11 @@ def test_a_file_holds_probabilities_and_their_place():
     encode_probabilities(file, iter(maps), 2, GEOMETRY)
     assert is_probabilities(file.getvalue()[:4096])
     assert not is_probabilities(b"PK\3\4" + bytes(100))
+    strange = io.BytesIO()
+    np.savez(strange, probabilities=maps[0])  # as any other program may
+    assert not is_probabilities(strange.getvalue()[:4096])
     content = np.load(io.BytesIO(file.getvalue()))
-    assert sorted(content) == ["affine", "probabilities"]
+    assert sorted(content) == ["affine", "probabilities", "written_by"]
     np.testing.assert_array_equal(content["probabilities"], maps)
     np.testing.assert_array_equal(content["affine"], GEOMETRY.affine)
     again = io.BytesIO()
@@ -177,6 +180,19 @@ def test_a_file_of_somebody_else_is_neither_replaced_nor_removed(tmp_path, run):
     with pytest.raises(OutputError, match=r"a\.probabilities\.npz: was not written by this command"):
         run()
     assert run(None).status == "done"
+    assert theirs.read_bytes() == before
+
+
+def test_what_is_set_aside_replaces_nothing_of_somebody_else(tmp_path, run):
+    source = scan(tmp_path / "in" / "a_0000.nii.gz")
+    run()
+    theirs = tmp_path / "out" / "a.stale.probabilities.npz"
+    np.savez(theirs, probabilities=np.zeros(3))
+    before = theirs.read_bytes()
+    source.write_bytes(b"no image")
+    record = run()
+    assert record.status == "refused"
+    assert "a.stale.probabilities.npz: was not written by this command" in record.message
     assert theirs.read_bytes() == before
 
 

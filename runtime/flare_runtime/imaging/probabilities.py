@@ -9,7 +9,8 @@ import numpy as np
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.imaging.geometry import Geometry
 
-_NAME = b"probabilities.npy"
+# The first member tells whose file it is: other programs write `probabilities` too.
+_FIRST = b"written_by.npy"
 # Of a member of a zip archive, before its name.
 _MAGIC, _HEAD_BYTES = b"PK\x03\x04", 30
 # Probabilities are mostly 0 or 1: the fastest level already shrinks them a hundredfold.
@@ -20,11 +21,13 @@ _CHUNK = 1 << 22
 def encode_probabilities(file: BinaryIO, maps: Iterable[AnyArray], count: int, geometry: Geometry) -> None:
     """Write `count` maps (z, y, x) of one geometry, each before the next is asked for.
 
-    The file holds `probabilities`, float16 (maps, z, y, x), and `affine`, from voxel (x, y, z) to place in mm (RAS+),
-    where the place is known.
+    The file holds `written_by`, which is `flare-lite`; `probabilities`, float16 (maps, z, y, x); and `affine`, from
+    voxel (x, y, z) to place in mm (RAS+), where the place is known.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-        with archive.open(_NAME.decode(), "w", force_zip64=True) as member:
+        with archive.open(_FIRST.decode(), "w") as member:
+            np.lib.format.write_array(member, np.array("flare-lite"), allow_pickle=False)
+        with archive.open("probabilities.npy", "w", force_zip64=True) as member:
             header = {"descr": "<f2", "fortran_order": False, "shape": (count, *geometry.shape)}
             np.lib.format.write_array_header_1_0(member, header)
             for probabilities in maps:
@@ -38,4 +41,4 @@ def encode_probabilities(file: BinaryIO, maps: Iterable[AnyArray], count: int, g
 
 def is_probabilities(head: bytes) -> bool:
     """Whether a file that begins so was written by this module."""
-    return head.startswith(_MAGIC) and head[_HEAD_BYTES:].startswith(_NAME)
+    return head.startswith(_MAGIC) and head[_HEAD_BYTES:].startswith(_FIRST)

@@ -49,9 +49,22 @@ class SideFile:
 
     def is_there(self) -> bool:
         """Whether one of an earlier run is there, and nothing else."""
-        if not self.path.is_file() or self.path.is_symlink():
+        return self._is_own(self.path)
+
+    def set_aside(self) -> None:
+        """Give one of an earlier run the name of what is out of date.
+
+        Raises:
+            OutputError: where something else has that name.
+        """
+        if os.path.lexists(self.stale) and not self._is_own(self.stale):
+            raise OutputError(f"{self.stale}: was not written by this command; {self.path.name} stays where it is")
+        self.path.replace(self.stale)
+
+    def _is_own(self, path: Path) -> bool:
+        if not path.is_file() or path.is_symlink():
             return False
-        with self.path.open("rb") as file:
+        with path.open("rb") as file:
             return self.is_ours(file.read(HEAD_BYTES))
 
 

@@ -187,8 +187,7 @@ def _set_mask_aside(case: Case, record: CaseRecord) -> None:
 def _set_side_files_aside(case: Case, _record: CaseRecord) -> None:
     for side in case.side_files:
         if side.is_there():
-            check_kind(side.stale)
-            side.path.replace(side.stale)
+            side.set_aside()
 
 
 def _write_record(case: Case, record: CaseRecord) -> None:
