@@ -199,11 +199,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> int:
     import logging
 
-    from flare_runtime.program.command_line import exit_code_of, log_to_stderr, skip_model_converter
+    from flare_runtime.program.command_line import exit_code_of, log_to_stderr, skip_model_converter, skip_pydicom
 
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
     skip_model_converter()
+    if interruption is not None:  # the program, and no notebook
+        skip_pydicom()
 
     if args.flare and not args.quiet:
         say(f"flare-infer: --flare sets {FLARE}, where nothing else is given")

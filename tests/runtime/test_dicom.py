@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -351,7 +353,8 @@ def test_a_patients_name_goes_nowhere(tmp_path):
 
 def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
     folder = Series().write(tmp_path / "scan")
-    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    monkeypatch.delitem(sys.modules, "pydicom")
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not PathFinder])
     with pytest.raises(UsageError, match=r"holds 12 DICOM file\(s\).*pip install 'flare-lite\[dicom\]'"):
         find_series(folder)
 

@@ -87,6 +87,11 @@ def skip_model_converter() -> None:
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
+def skip_pydicom() -> None:
+    """Keep nibabel from importing pydicom, which takes as long as the rest of it, until DICOM is looked for."""
+    sys.modules.setdefault("pydicom", None)  # type: ignore[arg-type]
+
+
 class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         say_lines(self.format(record))

@@ -1,6 +1,7 @@
 """The series of a study: which slices make one volume, which are left out, and what the volume is called."""
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,8 @@ def find_series(source: Path) -> list[DicomSeries]:
     files = find_files(source)
     if not files:
         return []
+    if sys.modules.get("pydicom", sys) is None:  # as the command keeps nibabel from importing it
+        del sys.modules["pydicom"]
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
