@@ -123,9 +123,11 @@ def find_series(source: Path) -> list[ImageSeries]:
     Raises:
         UsageError: where the folder or archive cannot be read, or pydicom is not installed.
     """
+    if _has_format(source):
+        return []
     from flare_runtime.imaging.dicom import files, series  # of use for DICOM alone
 
-    if not source.is_dir() and (_has_format(source) or not (files.is_zip(source) or files.is_dicom(source))):
+    if not (source.is_dir() or files.is_zip(source) or files.is_dicom(source)):
         return []
     return [*series.find_series(source)]
 
