@@ -92,7 +92,7 @@ def _forecast(choice: Choice, case: Case, inputs: list[str], rules: ReaderRules,
     ]
     for memory in memories:
         memory.check_before_reading(reader.grids(case))
-    images = reader.read(case)
+    images = reader.read(case, hashed=False)
     volumes = rules.volumes(images)
     looks = [_look(stage, memory, volumes) for stage, memory in zip(stages, memories, strict=True)]
     prepared = looks[-1].prepared

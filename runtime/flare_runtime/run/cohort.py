@@ -72,13 +72,14 @@ class CaseReader:
         self._straightens = segmenter.options.straighten_tilt
         self.digests = InputDigests()
 
-    def read(self, case: Case) -> list[Volume]:
-        """Read the images of a case, and have them hashed.
+    def read(self, case: Case, *, hashed: bool = True) -> list[Volume]:
+        """Read the images of a case, and have them hashed unless nobody asks for that.
 
         Raises:
             CaseError: where they cannot be read, or do not fit the model.
         """
-        self.digests.begin(case)
+        if hashed:
+            self.digests.begin(case)
         return [read_volume(one, self._max_voxels, self._rules.plausible) for one in self._sources(case)]
 
     def read_first(self, case: Case) -> Volume:

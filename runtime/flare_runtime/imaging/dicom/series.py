@@ -88,7 +88,12 @@ class DicomSeries:
         Raises:
             CaseError: `too_large`, `truncated` where the files cannot hold so many pixels, or as `stack` does.
         """
-        ordered, geometry, _ = self._stack()
+        ordered, geometry, _ = self._checked(max_voxels)
+        return Grid(geometry.shape, geometry.spacing_mm, stored_type(ordered).itemsize, geometry)
+
+    def _checked(self, max_voxels: int) -> tuple[list[Slice], Geometry, Floats | None]:
+        """Return the slices as they lie, after their headers were found to promise no more than there can be."""
+        ordered, geometry, starts = self._stack()
         count = prod(geometry.shape)
         if count > max_voxels:
             text = f"the series has {count} voxels; at most {max_voxels} are allowed (--max-voxels)"
@@ -97,7 +102,7 @@ class DicomSeries:
         stored = sum(file.stat().st_size for file in self.files)
         if promised > stored * DEFLATE_MAX_RATIO:  # no scan is that empty, whatever its pixels are compressed by
             raise CaseError("truncated", f"the headers promise {promised} bytes of pixels, the files have {stored}")
-        return Grid(geometry.shape, geometry.spacing_mm, stored_type(ordered).itemsize, geometry)
+        return ordered, geometry, starts
 
     def read_volume(self, max_voxels: int) -> Volume:
         """Read the voxels (z, y, x), first the slice that lies farthest against the slices' normal.
@@ -105,8 +110,7 @@ class DicomSeries:
         Raises:
             CaseError: as `read_grid` and `read_voxels` do.
         """
-        self.read_grid(max_voxels)
-        ordered, geometry, starts = self._stack()
+        ordered, geometry, starts = self._checked(max_voxels)
         voxels = read_voxels(ordered)
         remarks = self.remarks
         if starts is not None:
