@@ -63,13 +63,16 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
 
 
 def options(command: str, parser: argparse.ArgumentParser) -> str:
-    """Return a command's options as a table."""
+    """Return a command's options as a table, in which each group that the help names has a row of its own."""
     lines = [f"| `{command}` | |", "|---|---|"]
-    for action in parser._actions:
-        if not isinstance(action, argparse._HelpAction | argparse._VersionAction):
-            text = parser._get_formatter()._expand_help(action) if action.help else ""
-            need = " (required)" if action.required and action.option_strings else ""
-            lines.append(f"| `{_written(parser, action)}` | {_MARKUP.sub(_ESCAPED, text)}{need} |")
+    for group in parser._action_groups:
+        if group not in (parser._positionals, parser._optionals):
+            lines.append(f"| **{group.title}** | |")
+        for action in group._group_actions:
+            if not isinstance(action, argparse._HelpAction | argparse._VersionAction):
+                text = parser._get_formatter()._expand_help(action) if action.help else ""
+                need = " (required)" if action.required and action.option_strings else ""
+                lines.append(f"| `{_written(parser, action)}` | {_MARKUP.sub(_ESCAPED, text)}{need} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,16 +27,30 @@ before segmenting: flare-infer list | info | doctor | check, each with --help
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    from argparse import BooleanOptionalAction
-
-    from flare_runtime.program.command_line import name_of, new_parser, path_of, positive, words_of
+    from flare_runtime.program.command_line import new_parser
 
     parser = new_parser(
         "flare-infer",
         "Segment lesions in CT volumes with a network exported from nnU-Net, without torch.",
         EXIT_CODES,
     )
-    add = parser.add_argument
+    for add_group in (_add_input, _add_network, _add_output, _add_run):
+        add_group(parser)
+    words = sys.argv[1:] if argv is None else argv
+    args, surplus = parser.parse_known_args(words)
+    if args.flare:
+        args, surplus = parser.parse_known_args([*FLARE.split(), *words])
+    if surplus and not surplus[0].startswith("-"):
+        parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")
+    if surplus:
+        parser.error(f"unrecognized arguments: {' '.join(surplus)}")
+    return args
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    from flare_runtime.program.command_line import path_of, positive
+
+    add = parser.add_argument_group("input").add_argument
     add(
         "-i",
         "--input",
@@ -45,14 +59,32 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="IN",
         help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM",
     )
+    add("--any-intensity", action="store_true", help="take a CT that cannot be in Hounsfield units, with a remark")
+    add("--any-spacing", action="store_true", help="take scans however far their spacing is from the model's")
     add(
-        "-o",
-        "--output",
-        type=name_of,
-        required=True,
-        metavar="OUT",
-        help="a file or a FOLDER/ for a file, a folder for a folder",
+        "--max-shear",
+        type=float,
+        metavar="DEGREES",
+        help="take scans whose axes are at most so far off right angles (default: 0.6)",
     )
+    add(
+        "--straighten-tilt",
+        action="store_true",
+        help="move the slices of a tilted gantry (DICOM) onto a grid at right angles, with a remark",
+    )
+    add(
+        "--reorient",
+        metavar="CODE",
+        help="turn scans so that their axes point there, such as LPS, and the masks back (default: as the model's "
+        "reader does)",
+    )
+    add("--max-voxels", type=positive, metavar="N", help="refuse larger inputs (default: 2e9)")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    from flare_runtime.program.command_line import path_of, positive
+
+    add = parser.add_argument_group("network").add_argument
     add("-m", "--model", type=path_of, metavar="BUNDLE", help="folder or zip (default: the model that is shipped)")
     add(
         "--device",
@@ -90,28 +122,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="average over mirrored tiles, as nnU-Net does by default; up to 8 times the work",
     )
-    add("--any-intensity", action="store_true", help="take a CT that cannot be in Hounsfield units, with a remark")
-    add(
-        "--keep-largest",
-        nargs="?",
-        const="label",
-        metavar="HOW",
-        help="keep the largest component alone: of every label, or of the whole foreground (default HOW: label)",
-    )
-    add("--min-volume-mm3", type=float, metavar="MM3", help="remove components of the mask that are smaller")
-    add("--any-spacing", action="store_true", help="take scans however far their spacing is from the model's")
-    add(
-        "--max-shear",
-        type=float,
-        metavar="DEGREES",
-        help="take scans whose axes are at most so far off right angles (default: 0.6)",
-    )
-    add(
-        "--reorient",
-        metavar="CODE",
-        help="turn scans so that their axes point there, such as LPS, and the masks back (default: as the model's "
-        "reader does)",
-    )
     add("--threads", type=positive, metavar="N", help="for the network (default: all cores)")
     add(
         "--gpu-memory",
@@ -120,18 +130,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="MIB",
         help="take at most so much of a GPU's memory (default: 4096)",
     )
-    add("--max-voxels", type=positive, metavar="N", help="refuse larger inputs (default: 2e9)")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    from argparse import BooleanOptionalAction
+
+    from flare_runtime.program.command_line import name_of, path_of, words_of
+
+    add = parser.add_argument_group("output").add_argument
     add(
-        "--probabilities",
-        nargs="?",
-        const="input",
-        metavar="GRID",
-        help="also write <case>.probabilities.npz, on the grid of the input or of the network (default GRID: input)",
-    )
-    add(
-        "--straighten-tilt",
-        action="store_true",
-        help="move the slices of a tilted gantry (DICOM) onto a grid at right angles, with a remark",
+        "-o",
+        "--output",
+        type=name_of,
+        required=True,
+        metavar="OUT",
+        help="a file or a FOLDER/ for a file, a folder for a folder",
     )
     add(
         "--output-type",
@@ -141,33 +154,46 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="nifti; of DICOM also dicom-seg or rtstruct; or several, with commas (default: nifti)",
     )
     add(
+        "--keep-largest",
+        nargs="?",
+        const="label",
+        metavar="HOW",
+        help="keep the largest component alone: of every label, or of the whole foreground (default HOW: label)",
+    )
+    add("--min-volume-mm3", type=float, metavar="MM3", help="remove components of the mask that are smaller")
+    add(
+        "--probabilities",
+        nargs="?",
+        const="input",
+        metavar="GRID",
+        help="also write <case>.probabilities.npz, on the grid of the input or of the network (default GRID: input)",
+    )
+    add("--preview", action="store_true", help="also write <case>.preview.png: its largest lesions in three planes")
+    add("--html", dest="page", action="store_true", help="also write <case>.html: its lesions, its slices, what ran")
+    add("--lesions", type=path_of, metavar="FILE.csv", help="write a table of the lesions of all cases")
+    add(
         "--records",
         action=BooleanOptionalAction,
         default=True,
         help="write a JSON record of each case beside its mask (default: yes)",
     )
-    add("--report", type=path_of, metavar="FILE", help="write a JSON report of the whole run")
-    add("--preview", action="store_true", help="also write <case>.preview.png: its largest lesions in three planes")
-    add("--html", dest="page", action="store_true", help="also write <case>.html: its lesions, its slices, what ran")
-    add("--lesions", type=path_of, metavar="FILE.csv", help="write a table of the lesions of all cases")
     add(
         "--keep-header-text",
         action="store_true",
         help="copy the free text of the images' headers, which may name the patient, into the masks",
     )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    from flare_runtime.program.command_line import path_of
+
+    group = parser.add_argument_group("this run")
+    add = group.add_argument
+    add("--report", type=path_of, metavar="FILE", help="write a JSON report of the whole run")
     add("--flare", action="store_true", help=f"the FLARE challenge's rules: {FLARE}, where nothing else is given")
-    verbosity = parser.add_mutually_exclusive_group()
+    verbosity = group.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="say nothing unless a case fails")
     verbosity.add_argument("--verbose", action="store_true", help="also print the time of every stage and every lesion")
-    words = sys.argv[1:] if argv is None else argv
-    args, surplus = parser.parse_known_args(words)
-    if args.flare:
-        args, surplus = parser.parse_known_args([*FLARE.split(), *words])
-    if surplus and not surplus[0].startswith("-"):
-        parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")
-    if surplus:
-        parser.error(f"unrecognized arguments: {' '.join(surplus)}")
-    return args
 
 
 def may_need_worker(device: str) -> bool:

@@ -3,6 +3,7 @@
 import pytest
 
 from flare_runtime import cli
+from tests.reference_pages import parser_of
 
 
 def test_a_second_input_is_called_that(capsys):
@@ -43,3 +44,9 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
         cli.main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: flare-infer")
+
+
+def test_the_help_groups_every_option():
+    groups = {group.title: group._group_actions for group in parser_of("flare-infer")._action_groups}
+    assert [title for title, actions in groups.items() if actions] == ["options", "input", "network", "output", "this run"]
+    assert [action.dest for action in groups["options"]] == ["help", "version"]
