@@ -48,5 +48,6 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
 
 def test_the_help_groups_every_option():
     groups = {group.title: group._group_actions for group in parser_of("flare-infer")._action_groups}
-    assert [title for title, actions in groups.items() if actions] == ["options", "input", "network", "output", "this run"]
+    titles = [title for title, actions in groups.items() if actions]
+    assert titles == ["options", "input", "network", "output", "this run"]
     assert [action.dest for action in groups["options"]] == ["help", "version"]
