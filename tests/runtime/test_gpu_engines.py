@@ -17,7 +17,7 @@ from flare_runtime.backends.cudnn import network as cudnn_network
 from flare_runtime.backends.gpu_key import GpuEngineKey
 from flare_runtime.backends.selection import choose, open_network, read_network
 from flare_runtime.errors import DeviceError, GpuMemoryError, LostDeviceError
-from flare_runtime.files.this_process import system_id
+from flare_runtime.files.this_process import process_id
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import CONTEXT_MIB, MIB, Placement
@@ -137,7 +137,7 @@ def fails_with(error, bundle, monkeypatch, by, device=None, kind=None):
 
     with monkeypatch.context() as patch:
         patch.setattr(cudnn_network.CudnnNetwork, "run", run)
-        patch.setattr(first_use, "process_id", lambda: f"{system_id()}/{by}")
+        patch.setattr(first_use, "process_id", lambda: f"{process_id().rsplit('/', 2)[0]}/{by}/")
         with pytest.raises(kind or type(error)):
             opened(bundle, device=device)
 

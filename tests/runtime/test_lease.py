@@ -1,0 +1,104 @@
+"""Leases: at no moment two workers for one target, and nothing left of those that were lost."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flare_runtime.errors import OutputError
+from flare_runtime.files.lease import Leases, holder_of, lease_path
+from flare_runtime.files.this_process import process_id
+
+# Takes a target and waits until it is killed.
+TAKER = """
+import sys
+from pathlib import Path
+from flare_runtime.files.lease import Leases
+leases = Leases()
+print(leases.take(Path(sys.argv[1])).generation, flush=True)
+sys.stdin.read()
+"""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "case.nii.gz"
+
+
+@pytest.fixture
+def leases():
+    ours = Leases()
+    yield ours
+    ours.close()
+
+
+def lose(target):
+    """Let a worker take a target and be lost; return the generation of its lease."""
+    command = [sys.executable, "-c", TAKER, target]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    generation = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    return generation
+
+
+def test_a_target_has_one_holder(target, leases):
+    lease = leases.take(target)
+    assert (lease.generation, lease.lost_before, lease.is_held()) == (1, 0, True)
+    assert names(target.parent) == [".case.nii.gz.1.flare-lease"]
+    assert leases.take(target) is None
+    assert Leases().take(target) is None
+    assert pickle.loads(pickle.dumps(lease)).is_held()
+    leases.release(lease)
+    assert not lease.is_held()
+    assert names(target.parent) == []
+    assert leases.take(target).generation == 1
+
+
+def test_a_lost_worker_is_overtaken_and_counted_until_the_target_is_settled(target, leases):
+    assert [lose(target), lose(target)] == [1, 2]
+    given_back = Leases()
+    lease = given_back.take(target)
+    assert lease.lost_before == 2
+    given_back.close()
+    assert not lease.is_held()
+    lease = leases.take(target)
+    assert lease.lost_before == 2
+    leases.release(lease)
+    assert names(target.parent) == []
+
+
+def test_what_lost_workers_leave_at_a_settled_target_is_cleared(target, leases):
+    lose(target)
+    leases.clear(target)
+    assert names(target.parent) == []
+    leases.clear(target)
+    assert names(target.parent) == []
+    held = leases.take(target)
+    Leases().clear(target)
+    assert held.is_held()
+
+
+def test_of_a_lease_it_is_told_who_holds_it(target, leases):
+    leases.take(target)
+    holder = holder_of(lease_path(target, 1))
+    assert (holder.process, holder.host, holder.generation) == (process_id(), os.uname().nodename, 1)
+    assert holder.is_alive
+    assert holder.age_s < 60
+    assert time.strptime(holder.since, "%Y-%m-%dT%H:%M:%SZ")
+    assert holder_of(target) is None
+    assert holder_of(lease_path(target, 2)) is None
+    assert lose(target.with_name("other")) == 1
+    assert not holder_of(lease_path(target.with_name("other"), 1)).is_alive
+
+
+def test_a_folder_that_is_not_there_is_said_so(tmp_path, leases):
+    with pytest.raises(OutputError, match=r"case: cannot be written \(its lease: No such file or directory\)"):
+        leases.take(tmp_path / "missing" / "case")
