@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flare_runtime.errors import CaseError
+from flare_runtime.imaging.nifti_fields import read_fields
 from flare_runtime.imaging.nifti_mask import mask_header
 from flare_runtime.imaging.read import read_volume
 from tests.runtime.nifti_files import CODES, blobs, nifti_bytes, noise, sform_fields, write_nifti
@@ -264,9 +265,9 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
     path.write_bytes(path.read_bytes()[:352] + bytes(1000 - 352) + voxels.astype(f"{endianness}f4").tobytes())
     template = read_volume(path).template
     source = template.source
-    before = source.binaryblock
+    before = source.tobytes()
     data = mask_header((6, 7, 8), template)
-    assert source.binaryblock == before
+    assert source.tobytes() == before
     size = 348 if version == 1 else 540
     assert len(data) == size + 4
     header = (Nifti1Header if version == 1 else Nifti2Header)(data[:size])
@@ -277,7 +278,7 @@ def test_a_masks_header_keeps_the_geometry_and_describes_bytes(tmp_path, version
     geometry = ["pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"]
     geometry += [f"{kind}_{axis}" for kind, axes in (("quatern", "bcd"), ("qoffset", "xyz")) for axis in axes]
     for name in geometry:
-        assert header[name].tobytes() == source[name].tobytes(), name
+        assert header[name].tolist() == source[name].tolist(), name
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -288,8 +289,8 @@ def test_free_text_of_the_image_gets_into_no_mask_unless_it_is_kept(tmp_path, ve
     left_out, kept = (mask_header((6, 7, 8), template, keep_text=keep) for keep in (False, True))
     assert b"Jane" not in left_out
     assert b"Doe" not in left_out
-    read = type(template.source)(kept[:-4])
-    assert {name: bytes(read[name]).rstrip(b"\0") for name in fields} == fields
+    read = read_fields(kept)
+    assert {name: bytes(read[name]) for name in fields} == fields
 
 
 @pytest.mark.parametrize("fields", [sform_fields(np.full((3, 3), np.nan)), {"quatern_d": np.inf}])

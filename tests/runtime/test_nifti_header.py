@@ -258,6 +258,13 @@ def test_the_affine_is_the_one_that_nibabel_finds():
         np.testing.assert_allclose(geometry_of(**fields).affine, expected, atol=1e-5)
 
 
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=3).filter(lambda parts: np.dot(parts, parts) <= 1))
+def test_a_quaternion_turns_as_in_nibabel(parts):
+    fields = dict(zip(("quatern_b", "quatern_c", "quatern_d"), parts, strict=True))
+    header = nifti_header(SHAPE, version=2, sform_code=0, **fields)
+    np.testing.assert_allclose(grid_geometry(header, SHAPE, SPACING).affine, header.get_best_affine(), atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

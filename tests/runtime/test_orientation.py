@@ -68,3 +68,20 @@ def test_a_turned_grid_points_where_it_is_to_and_has_every_voxel_where_it_was(st
     for axis in range(3):
         np.testing.assert_allclose(turned_places[..., axis] + turned.affine[axis, 3], turn.view(places[..., axis]))
     np.testing.assert_allclose(turned.spacing_mm, [lengths[letter] for letter in wanted[::-1]])
+
+
+@given(
+    angles=st.tuples(*[st.sampled_from([0, 30, 45, 90, 135]) | st.floats(-180, 180)] * 3),
+    shear=st.floats(-0.5, 0.5),
+    spacing_mm=st.tuples(*[st.floats(0.1, 10)] * 3),
+)
+def test_oblique_axes_point_where_nibabel_says(angles, shear, spacing_mm):
+    affine = np.eye(4)
+    for axis, angle in enumerate(np.radians(angles)):
+        turn, (first, second) = np.eye(4), [other for other in range(3) if other != axis]
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        affine = affine @ turn
+    affine[:3, 2] += shear * affine[:3, 1]
+    affine[:3, :3] *= spacing_mm
+    assert orientation_of(affine) == "".join(nib.aff2axcodes(affine))

@@ -14,7 +14,7 @@ from flare_runtime.errors import CaseError, first_line
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO, ByteStream
 from flare_runtime.imaging.geometry import Geometry, checked_shape
 from flare_runtime.imaging.nifti import NiftiReader
-from flare_runtime.imaging.nifti_header import HEADER_BYTES
+from flare_runtime.imaging.nifti_fields import HEADER_BYTES
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, image_suffixes
 from flare_runtime.imaging.volume import slabs
 

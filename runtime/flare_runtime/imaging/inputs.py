@@ -14,6 +14,7 @@ from flare_runtime.compute.arrays import AnyArray, Vector3
 from flare_runtime.errors import CaseError, UsageError, first_line
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.geometry import Geometry, checked_shape
+from flare_runtime.imaging.nifti_fields import read_fields
 from flare_runtime.imaging.nifti_header import header_geometry
 from flare_runtime.imaging.plausibility import USUAL, Plausibility
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, read_volume
@@ -136,8 +137,11 @@ def _of_nibabel(image: Any) -> Volume:
     if isinstance(header, nibabel.Nifti1Header):
         header = header.copy()  # type: ignore[no-untyped-call]
         header["magic"] = header.single_magic  # which a header of a pair of files has not
-        geometry, remarks = header_geometry(header)
-        return Volume(voxels, geometry, slope, intercept, header, remarks)
+        fields = read_fields(header.binaryblock)
+        if fields is None:
+            raise CaseError("not_nifti", f"the image's header says that it has {header['sizeof_hdr']} bytes; mend it")
+        geometry, remarks = header_geometry(fields)
+        return Volume(voxels, geometry, slope, intercept, fields, remarks)
     return Volume(voxels, Geometry.of_affine(image.affine, (z, y, x)), slope, intercept)
 
 

@@ -1,6 +1,5 @@
 """Strict NIfTI reading: what cannot be trusted is refused, never filled in."""
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy as np
 from flare_runtime.compute.arrays import Shape3
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import ByteStream
-from flare_runtime.imaging.nifti_header import HEADER_BYTES, grid_shape, header_geometry
+from flare_runtime.imaging.nifti_fields import SIZE_BYTES, NiftiHeader, byte_order, layout_of, read_fields
+from flare_runtime.imaging.nifti_header import grid_shape, header_geometry
 from flare_runtime.imaging.stored_voxels import check_size, read_voxels
 from flare_runtime.imaging.volume import Grid, Remark, Volume
 
@@ -58,33 +58,27 @@ def _read(stream: ByteStream, max_voxels: int) -> Volume:
     return Volume(voxels, geometry, slope, intercept, header, (*remarks, *odd, *_name_remarks(stream)))
 
 
-def _read_header(stream: ByteStream) -> tuple[Any, int]:
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
-    start = stream.read(4)
-    sizes = {struct.unpack(order + "i", start)[0] for order in "<>"} if len(start) == 4 else set()
-    size = next((n for n in HEADER_BYTES if n in sizes), 0)
-    block = start + stream.read(max(size - 4, 0))
-    if not size or len(block) < size:
+def _read_header(stream: ByteStream) -> tuple[NiftiHeader, int]:
+    start = stream.read(SIZE_BYTES)
+    layout = layout_of(start)
+    header = layout and read_fields(start + stream.read(layout.itemsize - len(start)))
+    if header is None:
         raise CaseError("not_nifti", "this is not a NIfTI file; give a .nii or .nii.gz volume")
-    header_type: Any = Nifti1Header if size == 348 else Nifti2Header
-    header = header_type(block, check=False)
     magic = bytes(header["magic"])[:3]
     if magic not in (b"n+1", b"n+2"):
         raise CaseError("not_nifti", f"the NIfTI magic is {magic!r}; only single-file NIfTI (n+1, n+2) is read")
-    return header, size
+    return header, header.itemsize
 
 
-def _voxel_type(header: Any) -> np.dtype[Any]:
+def _voxel_type(header: NiftiHeader) -> np.dtype[Any]:
     code = int(header["datatype"])
     if code not in _REAL_TYPES:
         raise CaseError("unsupported_type", f"NIfTI data type {code} is not a real number per voxel; convert the image")
-    dtype: np.dtype[Any] = np.dtype(header.endianness + _REAL_TYPES[code])
+    dtype: np.dtype[Any] = np.dtype(byte_order(header) + _REAL_TYPES[code])
     return dtype
 
 
-def _checked_size(stream: ByteStream, header: Any, max_voxels: int) -> tuple[Shape3, np.dtype[Any]]:
+def _checked_size(stream: ByteStream, header: NiftiHeader, max_voxels: int) -> tuple[Shape3, np.dtype[Any]]:
     """Return shape (z, y, x) and type of the voxels, where so many are allowed and fit into the file."""
     shape, dtype = grid_shape(header), _voxel_type(header)
     check_size(stream, shape, dtype, max_voxels)
@@ -98,7 +92,7 @@ def _name_remarks(stream: ByteStream) -> list[Remark]:
     return []
 
 
-def _scaling(header: Any) -> tuple[float, float]:
+def _scaling(header: NiftiHeader) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite(slope) or slope == 0:
         return 1.0, 0.0

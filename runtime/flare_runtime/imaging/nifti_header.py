@@ -15,10 +15,9 @@ from flare_runtime.imaging.geometry import (
     checked_shape,
     format_mm,
 )
+from flare_runtime.imaging.nifti_fields import NiftiHeader
 from flare_runtime.imaging.volume import Remark
 
-# Of NIfTI-1 and NIfTI-2.
-HEADER_BYTES = (348, 540)
 MAX_SPACING_DISAGREEMENT = 0.01
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI spatial units: metre and micrometre; unknown counts as mm
@@ -29,7 +28,7 @@ _QFORM_OFFSET = ("qoffset_x", "qoffset_y", "qoffset_z")
 _BAD_SFORM, _BAD_QFORM = "bad_sform", "bad_qform"
 
 
-def grid_shape(header: Any) -> Shape3:
+def grid_shape(header: NiftiHeader) -> Shape3:
     """Return the voxel counts (z, y, x) of a NIfTI header.
 
     Raises:
@@ -41,7 +40,7 @@ def grid_shape(header: Any) -> Shape3:
     return checked_shape([int(count) for count in header["dim"][1 : 1 + rank]])
 
 
-def grid_spacing(header: Any) -> tuple[Vector3, tuple[Remark, ...]]:
+def grid_spacing(header: NiftiHeader) -> tuple[Vector3, tuple[Remark, ...]]:
     """Return the spacing in mm (z, y, x) that ITK would use, and remarks on the orientation.
 
     Raises:
@@ -54,11 +53,11 @@ def grid_spacing(header: Any) -> tuple[Vector3, tuple[Remark, ...]]:
     return (z, y, x), _orientation_remarks(header, pixdim / unit_mm)
 
 
-def _unit_mm(header: Any) -> float:
+def _unit_mm(header: NiftiHeader) -> float:
     return _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
 
 
-def forget_invalid(header: Any, remarks: Iterable[Remark]) -> None:
+def forget_invalid(header: NiftiHeader, remarks: Iterable[Remark]) -> None:
     """Unset in `header` the orientation that `grid_spacing` remarked upon, so that nothing made with it has it."""
     codes = {remark.code for remark in remarks}
     if _BAD_SFORM in codes:
@@ -71,7 +70,7 @@ def forget_invalid(header: Any, remarks: Iterable[Remark]) -> None:
             header[field] = 0
 
 
-def _orientation_remarks(header: Any, pixdim: npt.NDArray[np.float64]) -> tuple[Remark, ...]:
+def _orientation_remarks(header: NiftiHeader, pixdim: npt.NDArray[np.float64]) -> tuple[Remark, ...]:
     has_qform, has_sform = int(header["qform_code"]) > 0, int(header["sform_code"]) > 0
     if not has_qform and not has_sform:
         return (Remark("no_orientation", "neither qform nor sform is set; the orientation is unknown"),)
@@ -97,7 +96,7 @@ def _check_offset(form: str, offset: Sequence[Any]) -> None:
         raise CaseError("bad_orientation", f"the {form}'s offset is {x:g}, {y:g}, {z:g} (x, y, z); mend the header")
 
 
-def _check_sform(header: Any, pixdim: npt.NDArray[np.float64]) -> bool:
+def _check_sform(header: NiftiHeader, pixdim: npt.NDArray[np.float64]) -> bool:
     """Return whether the sform is regular; refuse a regular one that no grid of this spacing has."""
     columns = np.stack([header[name][:3] for name in _SFORM]).astype(np.float64)
     lengths = axis_lengths(columns)
@@ -111,13 +110,13 @@ def _check_sform(header: Any, pixdim: npt.NDArray[np.float64]) -> bool:
     return True
 
 
-def _quaternion_is_valid(header: Any) -> bool:
+def _quaternion_is_valid(header: NiftiHeader) -> bool:
     bcd = np.array([header[name] for name in _QUATERNION], dtype=np.float64)
     handedness = float(header["pixdim"][0])
     return bool(np.isfinite(handedness) and np.all(np.abs(bcd) <= 2) and np.sum(bcd**2) <= 1 + 1e-4)
 
 
-def header_geometry(header: Any) -> tuple[Geometry, tuple[Remark, ...]]:
+def header_geometry(header: NiftiHeader) -> tuple[Geometry, tuple[Remark, ...]]:
     """Return the grid of a header and remarks on its orientation, of which what is invalid is unset in the header.
 
     Raises:
@@ -129,7 +128,7 @@ def header_geometry(header: Any) -> tuple[Geometry, tuple[Remark, ...]]:
     return grid_geometry(header, shape, spacing_mm), remarks
 
 
-def grid_geometry(header: Any, shape: Shape3, spacing_mm: Vector3) -> Geometry:
+def grid_geometry(header: NiftiHeader, shape: Shape3, spacing_mm: Vector3) -> Geometry:
     """Return the grid of a header whose spacing was checked, and whose invalid orientations were forgotten."""
     z, y, x = spacing_mm
     oriented = True
@@ -139,15 +138,23 @@ def grid_geometry(header: Any, shape: Shape3, spacing_mm: Vector3) -> Geometry:
         with np.errstate(over="ignore"):
             affine[:3] = np.stack([header[name] for name in _SFORM]).astype(np.float64) * unit_mm
     elif int(header["qform_code"]) > 0:
-        from nibabel.quaternions import quat2mat
-
-        b, c, d = (float(header[name]) for name in _QUATERNION)
-        a = max(0.0, 1 - b**2 - c**2 - d**2) ** 0.5
-        rotation = np.asarray(quat2mat((a, b, c, d)))  # type: ignore[no-untyped-call]
         affine[2, 2] *= -1 if header["pixdim"][0] < 0 else 1
-        affine[:3, :3] = rotation @ affine[:3, :3]
+        affine[:3, :3] = _rotation(*(float(header[name]) for name in _QUATERNION)) @ affine[:3, :3]
         affine[:3, 3] = [float(header[name]) * unit_mm for name in _QFORM_OFFSET]
     else:
         affine[0, 0] *= -1  # for want of anything better, x to the left, as nibabel has it
         oriented = False
     return Geometry(affine, spacing_mm, shape, unit_mm, oriented)
+
+
+def _rotation(b: float, c: float, d: float) -> npt.NDArray[np.float64]:
+    """Return the rotation matrix of a quaternion of length 1, whose real part is not negative and not stored."""
+    a = max(0.0, 1 - b**2 - c**2 - d**2) ** 0.5
+    double = 2 / (a**2 + b**2 + c**2 + d**2)  # where rounding made it longer than 1
+    return np.array(
+        [
+            [1 - double * (c * c + d * d), double * (b * c - a * d), double * (b * d + a * c)],
+            [double * (b * c + a * d), 1 - double * (b * b + d * d), double * (c * d - a * b)],
+            [double * (b * d - a * c), double * (c * d + a * b), 1 - double * (b * b + c * c)],
+        ]
+    )

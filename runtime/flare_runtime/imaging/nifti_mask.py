@@ -1,6 +1,5 @@
 """Masks as NIfTI files, with the geometry of their image to the last bit where that is NIfTI too."""
 
-import struct
 import zlib
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -10,16 +9,14 @@ import numpy as np
 from flare_runtime.compute.arrays import MaskArray, Shape3
 from flare_runtime.imaging.byte_stream import GZIP_MAGIC
 from flare_runtime.imaging.geometry import Geometry
-from flare_runtime.imaging.nifti_header import HEADER_BYTES
+from flare_runtime.imaging.nifti_fields import HEADER_BYTES, NiftiHeader, read_fields
 from flare_runtime.imaging.volume import Template
 
 # Masks are mostly runs of one value: the fastest level already shrinks them two hundredfold.
 _LEVEL = 1
 _CHUNK = 1 << 22
 
-# Where the data type is in a header of that size, and the one of masks.
-_DATATYPE_AT = {348: 70, 540: 12}
-_UNSIGNED_BYTES = 2
+_UNSIGNED_BYTES = 2  # the data type of masks
 # Of NIfTI-1 and NIfTI-2.
 _TEXT_FIELDS = {"descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"}
 _SCANNER_SPACE, _MILLIMETRES = 1, 2
@@ -52,11 +49,8 @@ class NiftiMaskWriter:
         if head.startswith(GZIP_MAGIC):
             with suppress(zlib.error):
                 head = zlib.decompressobj(wbits=31).decompress(head, max(HEADER_BYTES))
-        for order in ("<", ">"):
-            for size, at in _DATATYPE_AT.items():
-                if len(head) >= size and struct.unpack_from(order + "i", head)[0] == size:
-                    return bool(struct.unpack_from(order + "h", head, at)[0] == _UNSIGNED_BYTES)
-        return False
+        header = read_fields(head)
+        return header is not None and int(header["datatype"]) == _UNSIGNED_BYTES
 
 
 def mask_header(shape: Shape3, template: Template, *, keep_text: bool = False) -> bytes:
@@ -65,10 +59,8 @@ def mask_header(shape: Shape3, template: Template, *, keep_text: bool = False) -
     Text that people or programs wrote into the image's header, which may name the patient, is left out unless
     `keep_text`.
     """
-    from nibabel.nifti1 import Nifti1Header
-
-    source: Any = template.source if isinstance(template.source, Nifti1Header) else _header_of(template.geometry)
-    out = source.copy()
+    out: NiftiHeader
+    out = template.source.copy() if isinstance(template.source, NiftiHeader) else _header_of(template.geometry)
     # The geometry fields stay byte for byte; only what describes the voxels' values is set.
     z, y, x = shape
     out["dim"] = [3, x, y, z, 1, 1, 1, 1]
@@ -77,15 +69,15 @@ def mask_header(shape: Shape3, template: Template, *, keep_text: bool = False) -
     out["cal_min"], out["cal_max"] = 0, 0
     out["intent_code"] = 0
     if not keep_text:
-        for field in _TEXT_FIELDS.intersection(out.keys()):
+        for field in _TEXT_FIELDS.intersection(out.dtype.names or ()):
             out[field] = b""
         out["descrip"] = b"flare-lite mask"
     no_extensions = bytes(4)
-    out["vox_offset"] = len(out.binaryblock) + len(no_extensions)
-    return bytes(out.binaryblock) + no_extensions
+    out["vox_offset"] = out.itemsize + len(no_extensions)
+    return out.tobytes() + no_extensions
 
 
-def _header_of(geometry: Geometry) -> Any:
+def _header_of(geometry: Geometry) -> NiftiHeader:
     """Return a header for an image that came from no NIfTI file: NIfTI-2 where NIfTI-1 cannot count so far."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -98,4 +90,6 @@ def _header_of(geometry: Geometry) -> Any:
     if geometry.affine is not None:
         header.set_qform(geometry.affine, code=_SCANNER_SPACE)
         header.set_sform(geometry.affine, code=_SCANNER_SPACE)
-    return header
+    fields = read_fields(header.binaryblock)
+    assert fields is not None
+    return fields

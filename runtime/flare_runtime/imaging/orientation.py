@@ -58,6 +58,12 @@ def orientation_of(affine: npt.NDArray[np.float64]) -> str:
 
     This is how nibabel decides it, and for axes at right angles SimpleITK, as nnU-Net's readers use them.
     """
-    from nibabel.orientations import io_orientation
-
-    return "".join(_ENDS[int(end)][int(sign > 0)] for end, sign in io_orientation(affine))  # type: ignore[no-untyped-call]
+    columns = affine[:3, :3]
+    left, _, right = np.linalg.svd(columns / np.sqrt(np.sum(columns * columns, axis=0)))
+    rotation = left @ right  # the axes at right angles that are nearest to these
+    letters = ["", "", ""]
+    for axis in np.argsort(-(rotation**2).max(axis=0), kind="stable"):
+        end = int(np.abs(rotation[:, axis]).argmax())
+        letters[axis] = _ENDS[end][int(rotation[end, axis] > 0)]
+        rotation[end] = 0  # which is taken
+    return "".join(letters)
