@@ -22,7 +22,7 @@ from flare_runtime.model.bundle import default_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.host_memory import give_back
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 
 MIB = 1 << 20

@@ -28,8 +28,8 @@ from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.host_memory import HostMemory, give_back
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
 from flare_runtime.run.overlap import IN_FLIGHT, segment_overlapping
+from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 
 _TILE_S = 0.01

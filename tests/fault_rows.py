@@ -78,7 +78,7 @@ IMAGES = (
         tests=(
             f"{_RT}preprocessing.py::test_channels_on_different_grids_are_refused",
             f"{_RT}preprocessing.py::test_channels_in_different_places_are_refused",
-            f"{_RT}cohort.py::test_channels_in_different_places_are_refused_and_the_others_are_done",
+            f"{_RT}serial.py::test_channels_in_different_places_are_refused_and_the_others_are_done",
         ),
     ),
     Row(
@@ -314,7 +314,7 @@ RUNS = (
         tests=(
             f"{_RT}odd_input.py::test_a_case_that_fails_for_an_unforeseen_reason_shows_why_when_asked",
             f"{_RT}odd_input.py::test_what_nobody_foresaw_is_shown_whole",
-            f"{_RT}cohort.py::test_an_unforeseen_error_fails_its_case_alone",
+            f"{_RT}serial.py::test_an_unforeseen_error_fails_its_case_alone",
         ),
     ),
     Row(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from flare_runtime.imaging.volume import Volume
     from flare_runtime.model.bundle import Bundle
     from flare_runtime.options import RunOptions
-    from flare_runtime.run.events import CaseProgress, DeviceFallback, NetworkReady
+    from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, NetworkReady
+    from flare_runtime.run.resume import ResumeRules
     from flare_runtime.run.session import Session
     from flare_runtime.segmentation import Segmentation
     from flare_runtime.segmenter import Segmenter
@@ -23,6 +24,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CaseError",
+    "CaseKept",
     "CaseProgress",
     "DeviceError",
     "DeviceFallback",
@@ -30,6 +32,7 @@ __all__ = [
     "Geometry",
     "NetworkReady",
     "OutputError",
+    "ResumeRules",
     "RunOptions",
     "Segmentation",
     "Segmenter",
@@ -45,6 +48,7 @@ _HOMES = {
     "Bundle": "model.bundle",
     "BundleError": "errors",
     "CaseError": "errors",
+    "CaseKept": "run.events",
     "CaseProgress": "run.events",
     "DeviceError": "errors",
     "DeviceFallback": "run.events",
@@ -52,6 +56,7 @@ _HOMES = {
     "Geometry": "imaging.geometry",
     "NetworkReady": "run.events",
     "OutputError": "errors",
+    "ResumeRules": "run.resume",
     "RunOptions": "options",
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",

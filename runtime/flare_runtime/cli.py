@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "Segment lesions in CT volumes with a network exported from nnU-Net, without torch.",
         EXIT_CODES,
     )
-    for add_group in (_add_input, _add_network, _add_output, _add_run):
+    for add_group in (_add_input, _add_network, _add_output, _add_resuming, _add_run):
         add_group(parser)
     words = sys.argv[1:] if argv is None else argv
     args, surplus = parser.parse_known_args(words)
@@ -181,6 +181,33 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--keep-header-text",
         action="store_true",
         help="copy the free text of the images' headers, which may name the patient, into the masks",
+    )
+
+
+def _add_resuming(parser: argparse.ArgumentParser) -> None:
+    from flare_runtime.program.command_line import positive
+
+    group = parser.add_argument_group(
+        "resuming", "Any number of processes, on any machines, may resume into the same OUT at once."
+    )
+    add = group.add_argument
+    add(
+        "--resume",
+        action="store_true",
+        help="leave cases whose record says that they were segmented with this model, these options and these images, "
+        "and share the others with all processes that do the same",
+    )
+    add("--resume-failed", action="store_true", help="--resume, and try those again that were refused or failed")
+    add(
+        "--max-tries",
+        type=positive,
+        metavar="N",
+        help="give a case up that has failed so often, or cost so many processes (default: 5)",
+    )
+    add(
+        "--verify-hashes",
+        action="store_true",
+        help="believe no size and time of change: read every input and mask again and compare their SHA-256",
     )
 
 

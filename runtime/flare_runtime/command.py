@@ -5,16 +5,20 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flare_runtime.errors import FlareError
+from flare_runtime.errors import FlareError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.options import RunOptions
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import WaitingLine, clear_line, say, say_lines
-from flare_runtime.run.events import CaseProgress, DeviceFallback, Event, NetworkReady
+from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, Event, NetworkReady
+from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.session import Session
+
+if TYPE_CHECKING:
+    from flare_runtime.run.resume import ResumeRules
 
 SOME_FAILED = 4
 
@@ -36,7 +40,12 @@ class Command:
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
         self._session = Session(args.model, options_of(args), listener=self._on_event)
         self._run = self._session.run(
-            args.input, args.output, report=args.report, lesions=args.lesions, command=command
+            args.input,
+            args.output,
+            report=args.report,
+            lesions=args.lesions,
+            command=command,
+            resume=resume_rules_of(args),
         )
         if interruption is not None:
             interruption.final_steps = [(self._stop, 1.0), (self._clean_up, 0.2), (self._print_ending, 0.2)]
@@ -47,15 +56,27 @@ class Command:
             for record in records:
                 self._print_record(record)
         journal = self._run.journal
+        if journal.kept and not self._args.quiet:
+            self._print_kept(journal)
         if journal.failed:
             say(f"{journal.failed} of {journal.count} case(s) not done")
-        return SOME_FAILED if journal.failed else 0
+        return SOME_FAILED if journal.failed or journal.kept_failed else 0
+
+    def _print_kept(self, journal: Journal) -> None:
+        hashed = self._args.verify_hashes
+        how = "by their SHA-256" if hashed else "by size and time of change; --verify-hashes reads them"
+        say(f"{journal.kept - journal.kept_failed} case(s) were done by other runs (files compared {how})")
+        if journal.kept_failed:
+            say(f"{journal.kept_failed} case(s) were refused or failed in other runs; --resume-failed tries them again")
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, DeviceFallback):
             say(f"flare-infer: {event.reason}; going on on the CPU")
         elif isinstance(event, NetworkReady):
             self._announce(event)
+        elif isinstance(event, CaseKept):
+            if self._args.verbose:
+                say(f"{event.case}: {event.status} by another run" + (f" ({event.reason})" if event.reason else ""))
         elif not self._args.quiet:
             self._show_progress(event)
 
@@ -113,6 +134,22 @@ class Command:
     def _print_ending(self, word: str) -> None:
         clear_line()
         say(f"flare-infer: {word}; finished cases are kept")
+
+
+def resume_rules_of(args: argparse.Namespace) -> "ResumeRules | None":
+    """Return how a run resumes others, if the command line says that it does.
+
+    Raises:
+        UsageError: where it only says how.
+    """
+    if not (args.resume or args.resume_failed):
+        for name in ("max_tries", "verify_hashes"):
+            if getattr(args, name):
+                raise UsageError(f"--{name.replace('_', '-')} goes with --resume or --resume-failed alone")
+        return None
+    from flare_runtime.run.resume import DEFAULT_MAX_TRIES, ResumeRules
+
+    return ResumeRules(args.resume_failed, args.max_tries or DEFAULT_MAX_TRIES, args.verify_hashes)
 
 
 def options_of(args: argparse.Namespace) -> RunOptions:

@@ -9,7 +9,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.options import RunOptions
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 from tests.fuzz.nifti_door import MAX_VOXELS, NiftiDoor
 from tests.runtime.nifti_files import blobs, write_nifti

@@ -22,7 +22,7 @@ from flare_runtime.imaging.volume import Grid
 from flare_runtime.pipeline.gpu_memory import CaseSize
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import FILE_FIELDS, ArithmeticNetwork, make_manifest, memory_bundle
 from tests.runtime.nifti_files import nifti_header, write_nifti
 from tests.runtime.test_gpu_memory import CHEST, four_stages
@@ -64,7 +64,7 @@ def available(monkeypatch):
     def say(mib):
         left = None if mib is None else round(mib * MIB)
         monkeypatch.setattr("flare_runtime.pipeline.host_memory.available_bytes", lambda: left)
-        monkeypatch.setattr("flare_runtime.run.cohort.available_bytes", lambda: left)
+        monkeypatch.setattr("flare_runtime.run.serial.available_bytes", lambda: left)
 
     return say
 
@@ -245,7 +245,7 @@ def cases_of(tmp_path):
 def test_a_scan_that_cannot_be_held_is_refused_by_its_header(tmp_path, monkeypatch, available):
     (tmp_path / "in").mkdir()
     write_nifti(tmp_path / "in" / "a.nii.gz", np.zeros((40, 200, 200), np.int16))
-    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("flare_runtime.run.serial.read_volume", lambda *_: pytest.fail("it was read"))
     available(2)
     (record,) = segment_cases(raw_segmenter(), cases_of(tmp_path))
     assert (record.status, record.reason) == ("refused", "too_little_memory")
@@ -274,7 +274,7 @@ def test_the_next_scan_is_read_while_one_is_segmented_where_there_is_room(
         events.append("|")
         return np.concatenate([-tiles, tiles], axis=1)
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
+    monkeypatch.setattr("flare_runtime.run.serial.read_volume", reading)
     segmenter = raw_segmenter(ArithmeticNetwork(logits), patch=[16, 32, 32])
     volume = Volume.of_array(image, (2.0, 1.0, 1.0))
     available((segmenter.memory.peak_of([volume.grid]) - image.nbytes) / MIB + spare_mib)
@@ -310,7 +310,7 @@ def test_under_a_limit_of_the_process_a_scan_is_refused_and_the_next_one_done(tm
 import resource
 from pathlib import Path
 from tests.runtime.test_host_memory import cases_of, raw_segmenter
-from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.serial import segment_cases
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (400 << 20), resource.RLIM_INFINITY))
 for record in segment_cases(raw_segmenter(), cases_of(Path({str(tmp_path)!r}))):

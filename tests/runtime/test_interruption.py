@@ -27,7 +27,7 @@ PREPARE = """
 import hashlib, os, sys, time
 from flare_runtime import cli, segmenter
 from flare_runtime.backends import selection as backends
-from flare_runtime.run import cohort
+from flare_runtime.run import serial
 from flare_runtime.compute import device
 from flare_runtime.files import output
 from flare_runtime.run import session
@@ -50,8 +50,8 @@ def second(function, then):  # what to do the first time, and from the second on
 # Where the program hangs, by how it is made to; `a` is the first case.
 PLACES = {
     "listing the cases": "session.find_cases = stuck",
-    "reading the first case": "cohort.read_volume = stuck",
-    "reading ahead": "cohort.read_volume = second(cohort.read_volume, stuck)",
+    "reading the first case": "serial.read_volume = stuck",
+    "reading ahead": "serial.read_volume = second(serial.read_volume, stuck)",
     "compiling": "segmenter.read_network = lambda *_args, **_options: stuck",
     "the engine": "from flare_runtime.backends.openvino.network import OpenVINONetwork as n; n.run = in_c",
     "the engine at the second case": (
@@ -210,7 +210,7 @@ def test_little_is_imported_before_signals_are_minded():
 
 
 def test_a_signal_that_was_to_be_ignored_still_is(folder, tiny_bundle):
-    code = "signal = __import__('signal'); signal.signal(2, signal.SIG_IGN); cohort.read_volume = stuck"
+    code = "signal = __import__('signal'); signal.signal(2, signal.SIG_IGN); serial.read_volume = stuck"
     process = start(folder, tiny_bundle, code)
     assert process.stdout.readline() == "stuck\n"
     os.kill(process.pid, signal.SIGINT)

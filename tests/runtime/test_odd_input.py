@@ -158,7 +158,7 @@ def test_a_case_that_fails_for_an_unforeseen_reason_shows_why_when_asked(tmp_pat
     def fail(*_arguments, **_options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", fail)
+    monkeypatch.setattr("flare_runtime.run.serial.read_volume", fail)
     scan = write_nifti(tmp_path / "a.nii", np.zeros((9, 9, 9), np.int16), spacing_mm=SPACING)
     arguments = ["-i", str(scan), "-o", str(tmp_path / "b.nii"), "-m", str(tiny_bundle)]
     for option in ("--quiet", "--verbose"):

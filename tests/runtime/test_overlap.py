@@ -16,10 +16,10 @@ from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.host_memory import HostMemory
-from flare_runtime.run import cohort, overlap
+from flare_runtime.run import overlap, serial
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
 from flare_runtime.run.overlap import IN_FLIGHT, segment_overlapping
+from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -80,7 +80,8 @@ def test_results_are_those_of_one_case_after_the_other(tmp_path, tiny_bundle):
         assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
     for one, many in zip(records["one"], records["many"], strict=True):
         assert many.timings_s.keys() == one.timings_s.keys()
-        same = {"timings_s": {}, "peak_memory_mib": None, "mask": None}
+        assert (one.identity.recipe, one.identity.inputs) == (many.identity.recipe, many.identity.inputs)
+        same = {"timings_s": {}, "peak_memory_mib": None, "mask": None, "identity": None}
         changed = [json.dumps(_fields(record) | same, default=str) for record in (one, many)]
         assert changed[0] == changed[1]
 
@@ -149,7 +150,7 @@ def test_no_more_cases_are_begun_than_may_be_in_work(cases, monkeypatch):
             time.sleep(0.05)
             assert len(read) == IN_FLIGHT
 
-    monkeypatch.setattr(cohort, "read_volume", reader)
+    monkeypatch.setattr(serial, "read_volume", reader)
     segmenter = watched(before)
     assert [record.status for record in segment_overlapping(segmenter, cases("abcdefgh"))] == ["done"] * 8
     assert sum(scan() is not None for scan in scans) == 0
@@ -266,7 +267,7 @@ def test_total_is_from_the_begin_of_reading_and_stages_are_their_own(cases, monk
         time.sleep(0.1)
         return read_volume(path, *rules)
 
-    monkeypatch.setattr(cohort, "read_volume", reader)
+    monkeypatch.setattr(serial, "read_volume", reader)
     began = time.perf_counter()
     records = list(segment_overlapping(watched(slow), cases("abcdef")))
     wall = time.perf_counter() - began
@@ -282,7 +283,7 @@ def test_total_is_from_the_begin_of_reading_and_stages_are_their_own(cases, monk
 @pytest.fixture
 def available(monkeypatch):
     def say(mib):
-        for module in ("flare_runtime.pipeline.host_memory", "flare_runtime.run.cohort"):
+        for module in ("flare_runtime.pipeline.host_memory", "flare_runtime.run.serial"):
             monkeypatch.setattr(f"{module}.available_bytes", lambda: round(mib * MIB))
 
     return say

@@ -210,7 +210,7 @@ def test_a_scan_that_is_gone_leaves_the_mask_without_pictures(tiny_bundle, tmp_p
         raise CaseError("unreadable", "a.nii.gz: No such file or directory")
 
     write_nifti(tmp_path / "a.nii.gz", SCAN)
-    monkeypatch.setattr("flare_runtime.run.cohort.CaseReader.read_first", gone)
+    monkeypatch.setattr("flare_runtime.run.serial.CaseReader.read_first", gone)
     options = RunOptions(device="cpu", threads=1, preview=True)
     (record,) = Session(tiny_bundle, options).run(tmp_path / "a.nii.gz", tmp_path / "mask.nii")
     assert (record.status, record.preview) == ("done", None)

@@ -22,9 +22,9 @@ from flare_runtime.pipeline.probability_maps import CoarseScores, ProbabilityMap
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore_probabilities
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.input_folder import find_images
+from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import write_nifti

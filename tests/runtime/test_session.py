@@ -27,6 +27,7 @@ from flare_runtime import (
 )
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.journal import Journal
+from flare_runtime.run.queue import ListedCases
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.session import Run
 from tests.runtime.command_runs import SPACING, write_cohort
@@ -131,7 +132,7 @@ def test_a_run_that_is_left_ends_its_worker_before_it_writes_the_report(scans, t
         finally:
             there.append(report.exists())
 
-    records = iter(Run(cases, Journal(report, cases), segment))
+    records = iter(Run(cases, Journal(report, cases), ListedCases(cases), segment))
     next(records)
     records.close()
     assert (there, report.exists()) == ([False], True)

@@ -19,7 +19,7 @@ from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.run import session
 from flare_runtime.run.cases import Case, find_cases
-from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.serial import segment_cases
 from flare_runtime.run.session import Session
 from flare_runtime.run.supervision import supervise
 from flare_runtime.run.work import CaseWork

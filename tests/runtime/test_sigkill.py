@@ -17,7 +17,7 @@ from tests.runtime.nifti_files import blobs, write_nifti
 
 CASES = 6
 # What differs between two runs of the same.
-VARYING = ("timings_s", "peak_memory_mib")
+VARYING = ("timings_s", "peak_memory_mib", "identity")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.run.cases import Case, find_cases
-from flare_runtime.run.cohort import CaseReader
+from flare_runtime.run.serial import CaseReader
 from flare_runtime.segmenter import Segmenter
 
 _MIB = 1 << 20

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.naming import visible
@@ -35,6 +36,9 @@ from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
 from flare_runtime.pictures.page_head import is_page
 from flare_runtime.run.input_folder import find_channels, find_images
 from flare_runtime.run.record import is_record
+
+if TYPE_CHECKING:  # of use where a run resumes another
+    from flare_runtime.files.lease import Lease
 
 _REFERRING: tuple[OutputType, ...] = ("dicom-seg", "rtstruct")
 
@@ -78,12 +82,21 @@ class Case:
         mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
             goes beside it as .json, probabilities as .probabilities.npz, a picture as .preview.png, a page as .html.
         others: where the same mask is to be written in other formats, beside it.
+        lease: keeps other workers away from it, where there may be any; without it nothing is written any more.
+        tries: which attempt this is, of all runs.
     """
 
     name: str
     images: dict[int, ImageSource]
     mask: Path
     others: tuple[Path, ...] = ()
+    lease: "Lease | None" = None
+    tries: int = 1
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether no other worker has taken the case over."""
+        return self.lease is None or self.lease.is_held()
 
     @property
     def masks(self) -> tuple[Path, ...]:

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from flare_runtime.compute.arrays import MaskArray
-from flare_runtime.errors import OutputError
+from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
+from flare_runtime.imaging.read import files_of
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.identity import Recipe, stamp_of, stamps_of
 from flare_runtime.run.record import CaseRecord, encode_json, write_json
 
 # Two files take their names in much less.
@@ -44,8 +48,11 @@ class StagedResult:
 
         Raises:
             OutputError: where one of them cannot have its name; then none is there.
+            CaseError: `taken_over` where another worker has the case by now; nothing is changed.
         """
         with self._held, alone_in(self._case.mask.parent), committing:
+            if not self._case.is_ours:
+                raise CaseError("taken_over", f"{self._case.name}: another worker took the case over meanwhile")
             _take_names(self._case, self._files)
             global _commits
             _commits += 1
@@ -91,6 +98,9 @@ def stage_result(
         record = record_of(sha256_of(first.path))
         record.other_masks = {visible(other.target): sha256_of(other.path) for other in masks[1:]}
         others = list(beside(record))
+        if record.identity is not None:
+            stamps = {visible(new.target.name): stamp_of([new.path]) for new in (*masks, *others)}
+            record.identity = msgspec.structs.replace(record.identity, outputs=stamps)
         new_record = files.enter_context(staged(case.record)) if with_record else None
         if new_record is not None:
             new_record.file.write(encode_json(record))
@@ -124,15 +134,22 @@ def _take_names(case: Case, files: Sequence[StagedFile]) -> None:
         raise
 
 
-def commit_failure(case: Case, record: CaseRecord, *, with_record: bool = True) -> CaseRecord:
+def commit_failure(
+    case: Case, record: CaseRecord, recipe: Recipe | None = None, *, with_record: bool = True
+) -> CaseRecord:
     """Write the record of a case that was not done, and move a mask of an earlier run aside; return the record.
 
-    Without `with_record` none is written, and one of an earlier run goes all the same.
+    Without `with_record` none is written, and one of an earlier run goes all the same. With a `recipe` the record says
+    what was tried, for a later run. Where another worker has taken the case over, nothing is changed.
 
     What cannot be written or moved is said in the record's message.
     """
     record.inputs = [visible(path) for path in case.places]
+    if recipe is not None:
+        record.identity = recipe.identity(stamps_of([files_of(image) for image in case.sources]), case.tries)
     with alone_in(case.mask.parent):
+        if not case.is_ours:
+            return record
         steps = (_drop_record, _set_mask_aside, _set_side_files_aside)
         for step in (*steps, *([_write_record] if with_record else [])):
             try:

@@ -1,4 +1,4 @@
-"""SHA-256 hashes of images, computed in a thread of their own while the images are read."""
+"""SHA-256 hashes of images, computed in a thread of their own while the images are read, and their stamps before."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +8,7 @@ from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.imaging.read import files_of
 from flare_runtime.run.cases import Case
+from flare_runtime.run.identity import stamps_of
 
 _BLOCK_BYTES = 1 << 20
 
@@ -19,11 +20,18 @@ class InputDigests:
         self._thread = ThreadPoolExecutor(1, "hash")
         # By masks: names as they are shown may be alike.
         self._digests: dict[Path, list[Future[str]]] = {}
+        self._stamps: dict[Path, list[str]] = {}
 
     def begin(self, case: Case) -> None:
         """Start hashing the images of a case, unless that was done before."""
         if case.mask not in self._digests:
-            self._digests[case.mask] = [self._thread.submit(sha256_of, *files_of(one)) for one in case.sources]
+            channels = [files_of(one) for one in case.sources]
+            self._stamps[case.mask] = stamps_of(channels)
+            self._digests[case.mask] = [self._thread.submit(sha256_of, *files) for files in channels]
+
+    def stamps_of(self, case: Case) -> list[str]:
+        """Return the stamps of a case's images from before they were read."""
+        return self._stamps[case.mask]
 
     def of(self, case: Case) -> list[str]:
         """Return the hashes of a case's images, in the order of the channels; none where one cannot be read."""
@@ -35,6 +43,7 @@ class InputDigests:
     def forget(self, case: Case) -> None:
         """Drop the hashes of a case."""
         self._digests.pop(case.mask, None)
+        self._stamps.pop(case.mask, None)
 
     def close(self) -> None:
         """End the thread after the image that it is hashing."""

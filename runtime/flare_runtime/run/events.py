@@ -35,6 +35,16 @@ class DeviceFallback:
     reason: str
 
 
-Event: TypeAlias = NetworkReady | CaseProgress | DeviceFallback
+@dataclass(frozen=True)
+class CaseKept:
+    """A case that stays as another run has left it: done, or refused or failed for the `reason` in its record."""
+
+    case: str
+    status: str
+    reason: str
+    message: str
+
+
+Event: TypeAlias = CaseKept | NetworkReady | CaseProgress | DeviceFallback
 # It is called in the thread that iterates over the run, and must not raise.
 Listener: TypeAlias = Callable[[Event], None]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,7 +13,10 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.run.cases import Case
 from flare_runtime.run.lesion_table import rows_of, write_table
-from flare_runtime.run.record import CaseRecord, RunTime, write_report
+from flare_runtime.run.record import CaseRecord, RunTime, read_record, write_report
+
+if TYPE_CHECKING:  # of use where a run resumes another
+    from flare_runtime.run.shared import Kept
 
 
 class Journal:
@@ -27,6 +31,7 @@ class Journal:
     Attributes:
         count: of cases that are done, refused or failed.
         failed: those of them that are not done.
+        kept: of cases that another run has done, or has refused or failed; of the latter `kept_failed`.
     """
 
     def __init__(
@@ -38,6 +43,8 @@ class Journal:
     ) -> None:
         self.count = 0
         self.failed = 0
+        self.kept = 0
+        self.kept_failed = 0
         self._report = report
         self._not_begun = dict.fromkeys(case.name for case in cases)
         # As compressed JSON they take a tenth of the memory.
@@ -60,6 +67,14 @@ class Journal:
         self.failed += record.status != "done"
         self.count += 1
 
+    def keep(self, kept: "Kept") -> None:
+        """Count a case that stays as another run has left it."""
+        self._not_begun.pop(kept.case.name, None)
+        if self._lesions and (record := read_record(kept.case.record)):
+            self._rows.append(rows_of(record))
+        self.kept_failed += kept.status != "done"
+        self.kept += 1
+
     @property
     def done(self) -> int:
         """How many cases are done."""
@@ -80,4 +95,4 @@ class Journal:
             if self._report:
                 run = RunTime(self._started, round(perf_counter() - self._started_s, 3), self._command)
                 records = [msgspec.Raw(zlib.decompress(record)) for record in self._records]
-                write_report(self._report, run, records, list(self._not_begun))
+                write_report(self._report, run, records, list(self._not_begun), self.kept)

@@ -21,9 +21,10 @@ from flare_runtime.pipeline.probability_maps import MapsTo
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.run.admission import Admission, RunLeftError
 from flare_runtime.run.cases import Case
-from flare_runtime.run.cohort import CaseReader, CaseTimes, segment_alone, stage_case
 from flare_runtime.run.commit import StagedResult, commit_failure
+from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record
+from flare_runtime.run.serial import CaseReader, CaseTimes, segment_alone, stage_case
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
 
@@ -151,7 +152,8 @@ class _Stages:
 
     def failed(self, case: Case, record: CaseRecord) -> CaseRecord:
         """Commit the record of why there is no result."""
-        return commit_failure(case, record, with_record=self.segmenter.options.records)
+        recipe = Recipe.of(self.segmenter.bundle, self.segmenter.options)
+        return commit_failure(case, record, recipe, with_record=self.segmenter.options.records)
 
     def read(self, case: Case) -> list[Volume]:
         """Read the images of a case where they may fit into memory at all."""

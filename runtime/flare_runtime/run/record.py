@@ -16,10 +16,11 @@ from flare_runtime.files.naming import visible, visible_lines
 from flare_runtime.files.output import replacing
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
+from flare_runtime.run.identity import Identity
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
 
-_RECORD_FORMAT = "flare-lite record"
+RECORD_FORMAT = "flare-lite record"
 _REPORT_FORMAT = "flare-lite report"
 # 1 held the whole of `model` as strings, and less beside it.
 _SCHEMA_VERSION = 2
@@ -39,7 +40,7 @@ _PACKAGES = (
 )
 
 
-class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="format", tag=_RECORD_FORMAT):
+class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="format", tag=RECORD_FORMAT):
     """What was done with a case, how long it took, and the lesions in it.
 
     Attributes:
@@ -56,6 +57,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
         lesions: the largest first, not more than MAX_LESIONS.
         totals: of each label with lesions, those that are not listed included.
         remarks: what was odd about the input.
+        identity: what it was made of, by which `--resume` tells whether it still holds.
     """
 
     case: str
@@ -83,6 +85,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     totals: list[LabelTotal] | None = None
     remarks: list[Remark] = []
     model: dict[str, str | float | bool] = {}
+    identity: Identity | None = None
 
     @property
     def line(self) -> str:
@@ -172,9 +175,17 @@ def encode_json(content: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
+def read_record(path: Path) -> CaseRecord | None:
+    """Return the record in a file; None where there is none that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CaseRecord)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def is_record(data: bytes) -> bool:
     """Whether a file holds a case's record; one written before there was a `format` is recognised by its model."""
-    return _is_ours(data, _RECORD_FORMAT, _was_record)
+    return _is_ours(data, RECORD_FORMAT, _was_record)
 
 
 def mask_in_record(data: bytes) -> str | None:
@@ -218,7 +229,11 @@ class RunTime:
 
 
 def write_report(
-    target: Path, run: RunTime, records: Sequence[CaseRecord | msgspec.Raw], not_begun: Sequence[str]
+    target: Path,
+    run: RunTime,
+    records: Sequence[CaseRecord | msgspec.Raw],
+    not_begun: Sequence[str],
+    kept: int = 0,
 ) -> None:
     """Write the report of a run.
 
@@ -227,6 +242,7 @@ def write_report(
         run: when and how it was made.
         records: of the cases that were done, refused or failed, as they are or as JSON.
         not_begun: the names of the others; where there are any, the run was interrupted and the report says so.
+        kept: how many cases stay as another run has left them.
 
     Raises:
         OutputError: where it cannot be written.
@@ -237,6 +253,7 @@ def write_report(
         **asdict(run),
         "complete": not not_begun,
         "not_begun": list(not_begun),
+        **({"kept": kept} if kept else {}),
         "cases": list(records),
     }
     write_json(target, {**content, "environment": environment()})

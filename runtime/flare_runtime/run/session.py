@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from flare_runtime.backends.selection import choose
 from flare_runtime.compute.device import device_names
@@ -19,12 +19,18 @@ from flare_runtime.options import RunOptions
 from flare_runtime.paths import as_path
 from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
-from flare_runtime.run.events import DeviceFallback, Listener
+from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
+from flare_runtime.run.identity import Recipe
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.lesion_table import is_table
+from flare_runtime.run.queue import CaseQueue, ListedCases
 from flare_runtime.run.record import CaseRecord, is_report
 from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from flare_runtime.run.resume import ResumeRules
+    from flare_runtime.run.shared import Kept
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
@@ -84,6 +90,7 @@ class Session:
         report: str | Path | None = None,
         lesions: str | Path | None = None,
         command: Sequence[str] = (),
+        resume: "ResumeRules | None" = None,
     ) -> "Run":
         """Find the cases, check every output, and return a run that has not started.
 
@@ -93,6 +100,8 @@ class Session:
             report: a file for the JSON report of the whole run.
             lesions: a file for the CSV table of all lesions.
             command: the command line for the report, such as `sys.argv`.
+            resume: leave what other runs have done with the same model, options and images, and share the rest with
+                all workers that resume into the same target.
 
         Raises:
             UsageError: where there is nothing to do, two inputs would write one output, or something is no path.
@@ -117,22 +126,42 @@ class Session:
         if report_path is not None and table is not None and report_path.resolve() == table.resolve():
             raise UsageError(f"{table}: is the report as well; give the table of lesions another name")
         journal = Journal(report_path, cases, command, table)
-        return Run(cases, journal, lambda: self._segment(cases, journal))
+        return self._run_over(cases, journal, resume)
 
-    def _segment(self, cases: Sequence[Case], journal: Journal) -> _Records:
+    def over(self, cases: Sequence[Case], resume: "ResumeRules | None" = None) -> "Run":
+        """Return a run over cases whose outputs have been checked, which has not started; see `run`."""
+        return self._run_over(cases, Journal(None, cases), resume)
+
+    def _run_over(self, cases: Sequence[Case], journal: Journal, resume: "ResumeRules | None") -> "Run":
+        recipe = Recipe.of(self.bundle, self._choice.options)
+        if resume is None:
+            queue: CaseQueue = ListedCases(cases)
+        elif self._choice.options.records:
+            from flare_runtime.run.shared import SharedCases  # of use where a run resumes another
+
+            def on_kept(kept: "Kept") -> None:
+                journal.keep(kept)
+                self._listener(CaseKept(kept.case.name, kept.status, kept.reason, kept.message))
+
+            queue = SharedCases(cases, resume, recipe, on_kept)
+        else:
+            raise UsageError("a run without records cannot be resumed, nor resume another; leave out --no-records")
+        return Run(cases, journal, queue, lambda: self._segment(queue, journal, recipe))
+
+    def _segment(self, queue: CaseQueue, journal: Journal, recipe: Recipe) -> _Records:
         works = [CaseWork(choice, len(self._choices)) for choice in self._choices]
         if self._segmenter is None:
             from flare_runtime.run.supervision import supervise  # slow to import, and of use on GPUs alone
 
             try:
-                yield from supervise(works, cases, self._listener, with_records=self._choice.options.records)
+                yield from supervise(works, queue, self._listener, recipe, with_records=self._choice.options.records)
                 return
             except DeviceError as error:
                 if self._choice.options.device != "auto" or journal.count:
                     raise
                 self._segmenter = self._on_cpu_after(error)
                 self._listener(DeviceFallback(str(error)))
-        yield from works[0].segment(self._segmenter, cases, self._listener)
+        yield from works[0].segment(self._segmenter, queue, self._listener)
 
     def _on_cpu_after(self, error: DeviceError) -> Segmenter:
         try:
@@ -152,12 +181,14 @@ class Run:
         journal: the number of cases so far, and of those that failed.
     """
 
-    def __init__(self, cases: Sequence[Case], journal: Journal, segment: Callable[[], _Records]) -> None:
+    def __init__(
+        self, cases: Sequence[Case], journal: Journal, queue: CaseQueue, segment: Callable[[], _Records]
+    ) -> None:
         self.cases = cases
         self.journal = journal
+        self._queue = queue
         # Its frame holds no run, so that a run that is left and forgotten is closed at once.
-        self._records = _noted(segment, journal)
-        self._folder = cases[0].mask.parent
+        self._records = _noted(segment, journal, queue)
         self._commits_before = commits_made()
 
     def __iter__(self) -> Generator[CaseRecord, None, None]:
@@ -168,6 +199,10 @@ class Run:
             OutputError: from the iterator, where the report cannot be written.
         """
         return self._records
+
+    def finish(self) -> None:
+        """Begin with no further case; for another thread."""
+        self._queue.finish()
 
     def stop(self) -> None:
         """End the workers and write the report; for another thread, before it ends this process.
@@ -184,27 +219,35 @@ class Run:
             until = time.monotonic() + _MOMENT_S
             while self.journal.done < commits_made() - self._commits_before and time.monotonic() < until:
                 time.sleep(0.001)
-        with alone_in(self._folder, _MOMENT_S):  # no worker is between a mask and its record
+        with ExitStack() as held:  # no worker is between a mask and its record
+            for folder in self._folders_in_work():
+                held.enter_context(alone_in(folder, _MOMENT_S))
             running = workers()
             for worker in running:
                 worker.kill()
             for worker in running:
                 worker.join(_MOMENT_S)
+        self._queue.close()
         self.journal.write()
 
     def clean_up(self) -> None:
         """Remove the temporary files of this process and of workers that were ended."""
         remove_ours()
-        sweep(self._folder)
+        for folder in self._folders_in_work():
+            sweep(folder)
+
+    def _folders_in_work(self) -> set[Path]:
+        return {case.mask.parent for case in self._queue.in_work}
 
 
-def _noted(segment: Callable[[], _Records], journal: Journal) -> _Records:
+def _noted(segment: Callable[[], _Records], journal: Journal, queue: CaseQueue) -> _Records:
     try:
         with closing(segment()) as records:  # whose worker has ended before the report says what was not begun
             for record in records:
                 journal.add(record)
                 yield record
     finally:
+        queue.close()
         journal.write()
 
 

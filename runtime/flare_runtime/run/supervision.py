@@ -10,6 +10,8 @@ from flare_runtime.errors import DeviceError, FlareError, LostDeviceError
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.events import Listener
+from flare_runtime.run.identity import Recipe
+from flare_runtime.run.queue import CaseQueue, queued
 from flare_runtime.run.record import CaseRecord, failed_record
 from flare_runtime.run.worker import LogLine, Work, Worker
 from flare_runtime.run.worker_server import start_early
@@ -19,10 +21,17 @@ _LOG = logging.getLogger(__name__)
 _MOST_OF_A_CASE, _MOST_OF_A_DEVICE = 2, 3
 # Cases that a worker has at most: what it works on at once, and the next one.
 _MOST_GIVEN = 6
+# Between two looks at cases that other processes have.
+_PAUSE_S = 0.2
 
 
 def supervise(
-    works: Sequence[Work], cases: Sequence[Case], listener: Listener = lambda _event: None, *, with_records: bool = True
+    works: Sequence[Work],
+    cases: CaseQueue | Sequence[Case],
+    listener: Listener = lambda _event: None,
+    recipe: Recipe | None = None,
+    *,
+    with_records: bool = True,
 ) -> Iterator[CaseRecord]:
     """Yield what works yield of `cases`, each work in a worker process of its own; with one work in the cases' order.
 
@@ -33,15 +42,16 @@ def supervise(
 
     Args:
         works: one for each device; pickled for the workers, which import their modules; not the program's main one.
-        cases: from `find_cases`.
+        cases: from `find_cases`, or a queue of them.
         listener: is called in this process with the events of the works.
+        recipe: for the records of cases that fail here.
         with_records: False writes none of a case that fails here.
 
     Raises:
         FlareError: what the last work raises, but for a lost device.
     """
     start_early()
-    supervision = _Supervision(works, cases, listener, with_records=with_records)
+    supervision = _Supervision(works, queued(cases), listener, recipe, with_records=with_records)
     try:
         while supervision.is_unfinished:
             for lane in tuple(supervision.lanes):
@@ -100,20 +110,32 @@ class _Supervision:
         lanes: of the devices that can still be used.
     """
 
-    def __init__(self, works: Sequence[Work], cases: Sequence[Case], listener: Listener, *, with_records: bool) -> None:
+    def __init__(
+        self, works: Sequence[Work], queue: CaseQueue, listener: Listener, recipe: Recipe | None, *, with_records: bool
+    ) -> None:
         self.lanes = [_Lane(work) for work in works]
-        self._waiting = deque(cases)
+        self._queue = queue
+        # What a worker had and did not finish.
+        self._waiting: deque[Case] = deque()
         # To be tried by itself, and the lane that lost it.
         self._suspects: deque[tuple[Case, _Lane]] = deque()
         self._losses: Counter[Path] = Counter()
         self._listener = listener
+        self._recipe = recipe
         self._with_records = with_records
-        self._folder = cases[0].mask.parent
 
     @property
     def is_unfinished(self) -> bool:
         """Whether a case waits or a worker is there."""
-        return bool(self._waiting or self._suspects or any(lane.worker for lane in self.lanes))
+        return bool(self._left or self._suspects or any(lane.worker for lane in self.lanes))
+
+    @property
+    def _left(self) -> int:
+        """How many cases may still come, at most, but for those to be tried by themselves."""
+        return len(self._waiting) + self._queue.left
+
+    def _next(self) -> Case | None:
+        return self._waiting.popleft() if self._waiting else self._queue.take()
 
     def start(self, lane: _Lane) -> Iterator[CaseRecord]:
         """Give a lane a worker where there is something to do for it."""
@@ -121,11 +143,11 @@ class _Supervision:
         if suspect:
             self._suspects.remove(suspect)
             case = suspect[0]
-        elif self._waiting:
-            case = self._waiting.popleft()
+        elif coming := self._next():
+            case = coming
         else:
             return
-        lane.begin(case, is_alone=suspect is not None or not self._waiting)
+        lane.begin(case, is_alone=suspect is not None or not self._left)
         try:
             lane.worker = Worker(lane.work)
         except LostDeviceError as error:
@@ -138,18 +160,22 @@ class _Supervision:
 
     def _supply(self) -> None:
         """Give the workers the cases that wait: each its share of what is left, and not too many at once."""
-        left = len(self._waiting) + sum(len(lane.given) for lane in self.lanes)
+        left = self._left + sum(len(lane.given) for lane in self.lanes)
         most = min(-(-left // len(self.lanes)), _MOST_GIVEN)
         for lane in self.lanes:
-            while lane.takes_more and self._waiting and len(lane.given) < most:
-                lane.give(self._waiting.popleft())
-            if lane.takes_more and not self._waiting:
+            while lane.takes_more and len(lane.given) < most and (case := self._next()):
+                lane.give(case)
+            if lane.takes_more and not self._left:
                 lane.give(None)
 
     def ready(self) -> list[_Lane]:
         """Wait until a worker says something, and return the lanes of all that do."""
         by_connection = {lane.worker.connection: lane for lane in self.lanes if lane.worker}
-        return [by_connection[one] for one in wait(list(by_connection)) if isinstance(one, Connection)]
+        # Meanwhile cases of other processes may come to be free.
+        said = wait(list(by_connection), _PAUSE_S if self._left or not by_connection else None)
+        if not said:
+            self._supply()
+        return [by_connection[one] for one in said if isinstance(one, Connection)]
 
     def hear(self, lane: _Lane) -> Iterator[CaseRecord]:
         """Take a message of a lane's worker."""
@@ -161,7 +187,7 @@ class _Supervision:
             if lane.given:
                 yield from self._lost(lane, ended)
         elif isinstance(message, CaseRecord):
-            lane.given.popleft()
+            self._queue.settle(lane.given.popleft())
             lane.lost = 0
             self._supply()
             yield message
@@ -183,7 +209,9 @@ class _Supervision:
         if self._losses[case.mask] == _MOST_OF_A_CASE:
             message = f"two workers were lost at this case ({loss})"
             record = failed_record(case.name, LostDeviceError(message, loss.traceback))
-            yield commit_failure(case, record, with_record=self._with_records)
+            commit_failure(case, record, self._recipe, with_record=self._with_records)
+            self._queue.settle(case)
+            yield record
         else:
             _LOG.warning("a worker was lost at %s (%s); it is tried again by itself", case.name, loss)
             if loss.traceback:
@@ -204,10 +232,13 @@ class _Supervision:
 
     def _end(self, lane: _Lane) -> None:
         if lane.worker:
-            lane.worker.end(self._folder)
+            lane.worker.end({case.mask.parent for case in lane.given})
             lane.worker = None
 
     def end(self) -> None:
-        """End all workers."""
+        """End all workers, and give back what they had."""
         for lane in self.lanes:
             self._end(lane)
+            self._waiting.extend(lane.given)
+        for case in reversed((*self._waiting, *(case for case, _ in self._suspects))):
+            self._queue.give_back(case)

@@ -11,9 +11,10 @@ from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.program.command_line import skip_model_converter
 from flare_runtime.run.cases import Case
-from flare_runtime.run.cohort import segment_cases
 from flare_runtime.run.events import CaseProgress, Listener, NetworkReady
+from flare_runtime.run.queue import CaseQueue
 from flare_runtime.run.record import CaseRecord
+from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 
 # Between two events of progress.
@@ -50,7 +51,9 @@ class CaseWork:
             told.network()
             yield record
 
-    def segment(self, segmenter: Segmenter, cases: Sequence[Case], listener: Listener) -> Iterator[CaseRecord]:
+    def segment(
+        self, segmenter: Segmenter, cases: CaseQueue | Sequence[Case], listener: Listener
+    ) -> Iterator[CaseRecord]:
         """Segment cases one after the other, in this process."""
         told = _Told(segmenter, listener)
         for record in segment_cases(segmenter, cases, progress=told.progress):

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -95,10 +95,12 @@ class Worker:
             pass
         return f"the worker ended with {self._process.exitcode}"
 
-    def end(self, folder: Path) -> None:
-        """End the process, but not between a mask and its record in a folder."""
+    def end(self, folders: Iterable[Path]) -> None:
+        """End the process, but not between a mask and its record in one of these folders."""
         self.connection.close()
-        with alone_in(folder, _MOMENT_S):
+        with ExitStack() as held:
+            for folder in folders:
+                held.enter_context(alone_in(folder, _MOMENT_S))
             self._process.kill()
             self._process.join()
 

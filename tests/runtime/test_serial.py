@@ -14,7 +14,7 @@ from flare_runtime.errors import DeviceError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.options import RunOptions
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.cohort import segment_cases
+from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import write_nifti
 
@@ -140,6 +140,9 @@ def test_a_bad_case_is_refused_and_the_others_are_done(tmp_path, run):
     assert records["b"].line.startswith("b: refused (truncated): b.nii.gz: ")
     assert results(tmp_path) == ["a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz"]
     written = json.loads((tmp_path / "out" / "b.json").read_text(encoding="utf-8"))
+    identity = written.pop("identity")
+    changed = (tmp_path / "in" / "b.nii.gz").stat()
+    assert identity["inputs"] == [f"{changed.st_size}-{changed.st_mtime_ns}"]
     assert written == {
         "format": "flare-lite record",
         "case": "b",
@@ -266,7 +269,7 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
             seen.append("".join(read))
             return super().run(tiles)
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
+    monkeypatch.setattr("flare_runtime.run.serial.read_volume", reading)
     records = run(segmenter_of(Waiting(), patch=[16, 16, 16]))
     assert seen == ["ab", "abc", "abcd", "abcd"]
     assert [record.status for record in records.values()] == ["done"] * 4
@@ -289,7 +292,7 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
         counts.append(sum(scan() is not None for scan in scans))
         return np.concatenate([-tiles, tiles], axis=1)
 
-    monkeypatch.setattr("flare_runtime.run.cohort.read_volume", reading)
+    monkeypatch.setattr("flare_runtime.run.serial.read_volume", reading)
     run(segmenter_of(ArithmeticNetwork(count), patch=[16, 16, 16]))
     assert (len(scans), len(counts)) == (4, 2)  # each is read again to measure lesions, and let go
     assert counts[-1] == 0

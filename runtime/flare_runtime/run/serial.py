@@ -1,6 +1,5 @@
 """Segmenting one case after the other, the next being read already: each is committed or refused by itself."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,7 +23,9 @@ from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import StagedResult, commit_failure, stage_result
 from flare_runtime.run.digests import InputDigests, sha256_of
+from flare_runtime.run.identity import Recipe
 from flare_runtime.run.pictures import draw_pictures
+from flare_runtime.run.queue import CaseQueue, next_case, queued
 from flare_runtime.run.record import CaseRecord, done_record, failed_record
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
@@ -32,7 +33,7 @@ from flare_runtime.segmenter import Segmenter
 
 def segment_cases(
     segmenter: Segmenter,
-    cases: Sequence[Case],
+    cases: CaseQueue | Sequence[Case],
     *,
     progress: Callable[[Case], Progress] = lambda _case: iter,
 ) -> Iterator[CaseRecord]:
@@ -40,22 +41,26 @@ def segment_cases(
 
     Args:
         segmenter: the loaded model; its options say as well which images are too large, and what masks take of them.
-        cases: from `find_cases`.
+        cases: from `find_cases`, or a queue of them.
         progress: gives each case its wrapper of tiles.
 
     Raises:
         DeviceError, BundleError: what would fail every further case too.
     """
-    with _ReadAhead(segmenter, cases) as images:
-        for case in cases:
+    queue, recipe = queued(cases), Recipe.of(segmenter.bundle, segmenter.options)
+    with _ReadAhead(segmenter, queue) as images:
+        while case := images.next_case():
             try:
-                yield segment_alone(segmenter, case, images.reader, progress(case), images.take)
+                record = segment_alone(segmenter, case, images.reader, progress(case), images.take)
             except (DeviceError, BundleError):
                 raise
             except Exception as error:  # one bad case must not cost the others
-                yield commit_failure(case, failed_record(case.name, error), with_record=segmenter.options.records)
+                failure = failed_record(case.name, error)
+                record = commit_failure(case, failure, recipe, with_record=segmenter.options.records)
             finally:
                 images.reader.digests.forget(case)
+            queue.settle(case)
+            yield record
 
 
 class CaseReader:
@@ -124,13 +129,19 @@ class CaseReader:
 class _ReadAhead:
     """Reads a case's images while the one before it is segmented: one case ahead, in a thread of its own."""
 
-    def __init__(self, segmenter: Segmenter, cases: Sequence[Case]) -> None:
+    def __init__(self, segmenter: Segmenter, queue: CaseQueue) -> None:
         self._memory = segmenter.memory
         self._rules = segmenter.rules
-        self._coming = deque(cases)
+        self._queue = queue
         self._thread = ThreadPoolExecutor(1, "read")
         self.reader = CaseReader(segmenter)
         self._ahead: tuple[Case, Future[list[Volume] | None]] | None = None
+        self._images: Future[list[Volume] | None] | None = None
+
+    def next_case(self) -> Case | None:
+        """Return the case that is to be segmented now; None where there is none any more."""
+        (case, self._images), self._ahead = self._ahead or (None, None), None
+        return case or next_case(self._queue)
 
     def take(self, case: Case) -> list[Volume]:
         """Return the images of a case, which are then the caller's alone, and begin with those of the case after it.
@@ -138,16 +149,15 @@ class _ReadAhead:
         Raises:
             CaseError: where they cannot be read, do not fit the model, or this machine could not hold them.
         """
-        ahead, self._ahead = self._ahead, None
-        while self._coming.popleft() is not case:
-            pass  # a case that was given up before its images were asked for
-        images = ahead[1].result() if ahead and ahead[0] is case else None
+        coming, self._images = self._images, None
+        images = coming.result() if coming else None
+        del coming  # which would keep them
         if images is None:
             self._memory.check_before_reading(self.reader.grids(case))
             images = self.reader.read(case)
-        if self._coming:
+        if following := self._queue.take():
             room = self._room_beside(images)
-            self._ahead = self._coming[0], self._thread.submit(self._read_within, room, self._coming[0])
+            self._ahead = following, self._thread.submit(self._read_within, room, following)
         return images
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:
@@ -282,6 +292,8 @@ def _stage_result(
         record.inputs = [visible(path) for path in case.places]
         record.inputs_sha256 = digests.of(case)
         record.mask, record.mask_sha256 = visible(case.mask), mask_sha256
+        recipe = Recipe.of(segmenter.bundle, segmenter.options)
+        record.identity = recipe.identity(digests.stamps_of(case), case.tries)
         return record
 
     options = segmenter.options

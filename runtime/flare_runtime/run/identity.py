@@ -1,0 +1,80 @@
+"""What a case's result was made of, by which a later run tells whether it still holds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from flare_runtime.model.bundle import Bundle
+from flare_runtime.options import RunOptions
+
+# They say where and with how much a case is segmented, not what comes out.
+_OF_NO_INFLUENCE = ("device", "backend", "threads", "gpu_memory_mib", "max_voxels", "records")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a result beside the images.
+
+    Attributes:
+        bundle_sha256: of the model.
+        options_sha256: of the options that decide what comes out; `auto` counts as such.
+    """
+
+    bundle_sha256: str
+    options_sha256: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, options: RunOptions) -> "Recipe":
+        """Return the recipe of a model and its options."""
+        decisive = {name: value for name, value in asdict(options).items() if name not in _OF_NO_INFLUENCE}
+        return cls(bundle.sha256, sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest())
+
+    def identity(self, inputs: list[str], tries: int) -> "Identity":
+        """Return the identity of a case that is made by it."""
+        return Identity(
+            bundle_sha256=self.bundle_sha256, options_sha256=self.options_sha256, inputs=inputs, tries=tries
+        )
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What a record says a case was made of.
+
+    Attributes:
+        bundle_sha256, options_sha256: see `Recipe`.
+        inputs: a stamp of each channel's files, from before they were read; empty where one is missing.
+        outputs: a stamp of each file that was written, by its name.
+        tries: how many runs have begun with the case, all but the last in vain.
+    """
+
+    bundle_sha256: str
+    options_sha256: str
+    inputs: list[str]
+    outputs: dict[str, str] = {}
+    tries: int = 1
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decided the result beside the images."""
+        return Recipe(self.bundle_sha256, self.options_sha256)
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """Return the size and time of change of files, all in one text: who writes one of them anew changes it.
+
+    Raises:
+        OSError: where a file is missing.
+    """
+    each = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files)]
+    whole = f"{sum(size for size, _ in each)}-{max((changed for _, changed in each), default=0)}"
+    return whole if len(each) == 1 else f"{whole}-{sha256(repr(each).encode()).hexdigest()[:16]}"
+
+
+def stamps_of(channels: Sequence[Sequence[Path]]) -> list[str]:
+    """Return the stamp of each channel's files; none where a file is missing."""
+    try:
+        return [stamp_of(files) for files in channels]
+    except OSError:
+        return []

@@ -1,0 +1,132 @@
+"""Whether a case was done before, as its record and the files themselves say."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.imaging.read import files_of
+from flare_runtime.run.cases import Case
+from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.identity import Identity, Recipe, stamp_of, stamps_of
+from flare_runtime.run.record import RECORD_FORMAT
+
+DEFAULT_MAX_TRIES = 5
+# A record of the most lesions that are listed is much smaller.
+_MOST_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class ResumeRules:
+    """Which cases a run that resumes leaves as they are.
+
+    Attributes:
+        failed_too: try those again that were refused or failed before.
+        max_tries: the most runs that try a case that is refused, fails or costs its worker; with another model, other
+            options or other images it is tried anew.
+        verify_hashes: read every input and mask again and compare their SHA-256; otherwise a file whose size and time
+            of change are those of the record is believed to be the same.
+
+    Raises:
+        UsageError: for a number that is not allowed.
+    """
+
+    failed_too: bool = False
+    max_tries: int = DEFAULT_MAX_TRIES
+    verify_hashes: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        if self.max_tries < 1:
+            raise UsageError(f"max_tries is {self.max_tries}; it must be at least 1")
+
+
+class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
+    """What a record says of a case that is needed to resume; a record's other fields are not decoded."""
+
+    case: str
+    status: Literal["done", "refused", "failed"]
+    reason: str = ""
+    message: str = ""
+    inputs_sha256: list[str] = []
+    mask: str = ""
+    mask_sha256: str = ""
+    other_masks: dict[str, str] = {}
+    probabilities: str = ""
+    probabilities_sha256: str = ""
+    identity: Identity | None = None
+
+    @property
+    def tries(self) -> int:
+        """How many runs have begun with the case."""
+        return self.identity.tries if self.identity else 1
+
+
+def look_at(case: Case, recipe: Recipe, rules: ResumeRules) -> tuple[Before | None, bool]:
+    """Return what was made of a case before, by the same recipe from the same images, and whether it is to stay.
+
+    None where nothing was, where files were changed since, or where nobody can tell.
+    """
+    before = _read(case.record)
+    if before is None or before.identity is None or before.identity.recipe != recipe:
+        return None, False
+    if not _inputs_are_same(case, before, before.identity, rules):
+        return None, False
+    if before.status != "done":
+        return before, not rules.failed_too or before.tries >= rules.max_tries
+    stays = _outputs_are_there(case, before, before.identity, rules)
+    return (before, True) if stays else (None, False)
+
+
+def _read(path: Path) -> Before | None:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_MOST_BYTES), type=Before)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules) -> bool:
+    channels = [files_of(image) for image in case.sources]
+    stamps = stamps_of(channels)
+    if not stamps or len(stamps) != len(identity.inputs):
+        return False
+    if before.status != "done":  # such a record has no hashes
+        return stamps == identity.inputs
+    if stamps == identity.inputs and not rules.verify_hashes:
+        return True
+    return len(before.inputs_sha256) == len(channels) and all(map(_has_hash, channels, before.inputs_sha256))
+
+
+def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules) -> bool:
+    folder = case.mask.parent
+    hashes = {Path(before.mask).name: before.mask_sha256, **before.other_masks}
+    if before.probabilities:
+        hashes[Path(before.probabilities).name] = before.probabilities_sha256
+    if not set(hashes) >= {mask.name for mask in case.masks}:
+        return False
+    for name, stamp in identity.outputs.items():
+        path = folder / name
+        if (known := hashes.get(name)) is None:  # a picture, which is there or not
+            if not path.is_file():
+                return False
+        elif (rules.verify_hashes or not _has_stamp(path, stamp)) and not _has_hash([path], known):
+            return False
+    return set(identity.outputs) >= set(hashes)
+
+
+def _has_stamp(path: Path, stamp: str) -> bool:
+    try:
+        return stamp_of([path]) == stamp
+    except OSError:
+        return False
+
+
+def _has_hash(files: Iterable[Path], known: str) -> bool:
+    try:
+        return sha256_of(*files) == known
+    except (OSError, CaseError):
+        return False

@@ -1,0 +1,153 @@
+"""Cases that any number of workers take from one list: what is done stays, and each case has one worker at a time."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flare_runtime.errors import LostDeviceError, OutputError
+from flare_runtime.files.lease import Lease, Leases
+from flare_runtime.run.cases import Case
+from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.identity import Recipe
+from flare_runtime.run.queue import CaseQueue
+from flare_runtime.run.record import CaseRecord, failed_record
+from flare_runtime.run.resume import Before, ResumeRules, look_at
+
+# Where another worker has a case, so often another place in the list is tried before the cases behind it.
+_JUMPS = 8
+# Between two looks at cases that other workers have, when there are no others.
+_LOOK_S = 1.0
+_OPEN = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A case that this run leaves as it is: done, refused or failed in another one.
+
+    Attributes:
+        case: the case.
+        status, reason, message: as in its record.
+    """
+
+    case: Case
+    status: str
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, case: Case, record: CaseRecord | Before) -> "Kept":
+        """Return what a record says."""
+        return cls(case, record.status, record.reason or "", record.message or "")
+
+
+class SharedCases(CaseQueue):
+    """The cases of a run that resumes another, beside other workers with the same list and the same output.
+
+    A case is taken under a lease. A worker that finds no case free waits for those of the others: they may die.
+
+    Args:
+        cases: of all workers.
+        rules: which of them stay as they are.
+        recipe: of this run.
+        on_kept: is called with every case that stays.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], rules: ResumeRules, recipe: Recipe, on_kept: Callable[[Kept], None]
+    ) -> None:
+        super().__init__()
+        self._cases = cases
+        self._rules = rules
+        self._recipe = recipe
+        self._on_kept = on_kept
+        self._leases = Leases()
+        self._indices: dict[Path, int] = {}
+        # Those that are neither settled nor taken by this worker.
+        self._open = bytearray([_OPEN]) * len(cases)
+        self._count = len(cases)
+        self._position = 0
+        self._look_at_s = -float("inf")
+
+    def close(self) -> None:
+        """Finish, and let other workers have what was taken and is not settled."""
+        super().close()
+        self._leases.close()
+
+    def _left(self) -> int:
+        return self._count
+
+    def _next(self) -> Case | None:
+        if time.monotonic() < self._look_at_s:
+            return None
+        jumps, seen, to_see = 0, 0, self._count
+        while seen < to_see and self._count and not self._is_finished:
+            index = self._next_open()
+            self._position = index + 1
+            seen += 1
+            case, is_held = self._taken_at(index)
+            if case is not None:
+                return case
+            if is_held and jumps < _JUMPS:
+                jumps += 1
+                to_see = seen + self._count
+                self._position = random.randrange(len(self._cases))
+        self._look_at_s = time.monotonic() + _LOOK_S
+        return None
+
+    def _next_open(self) -> int:
+        index = self._open.find(_OPEN, self._position)
+        return index if index >= 0 else self._open.find(_OPEN)
+
+    def _taken_at(self, index: int) -> tuple[Case | None, bool]:
+        """Return the case of an index where it is to be done and free, and whether another worker has it."""
+        case = self._cases[index]
+        before, stays = look_at(case, self._recipe, self._rules)
+        if before and stays:
+            self._keep(index, Kept.of(case, before))
+            return None, False
+        try:
+            lease = self._leases.take(case.mask)
+        except OutputError as error:  # one bad folder must not cost the others
+            self._keep(index, Kept.of(case, failed_record(case.name, error)))
+            return None, False
+        if lease is None:
+            return None, True
+        before, stays = look_at(case, self._recipe, self._rules)  # it may have been finished just now
+        if before and stays:
+            self._leases.release(lease)
+            self._keep(index, Kept.of(case, before))
+            return None, False
+        case = replace(case, lease=lease, tries=(before.tries if before else 0) + lease.lost_before + 1)
+        if lease.lost_before >= self._rules.max_tries:
+            self._give_up(index, case, lease)
+            return None, False
+        self._close(index)
+        self._indices[case.mask] = index
+        return case, False
+
+    def _give_up(self, index: int, case: Case, lease: Lease) -> None:
+        error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")
+        record = commit_failure(case, failed_record(case.name, error), self._recipe)
+        self._leases.release(lease)
+        self._keep(index, Kept.of(case, record))
+
+    def _keep(self, index: int, kept: Kept) -> None:
+        self._close(index)
+        with suppress(OutputError):  # what a worker left that was lost just behind its result
+            self._leases.clear(kept.case.mask)
+        self._on_kept(kept)
+
+    def _close(self, index: int) -> None:
+        self._open[index] = 0
+        self._count -= 1
+
+    def _let_go(self, case: Case, *, again: bool) -> None:
+        index = self._indices.pop(case.mask)
+        if case.lease is not None:
+            self._leases.release(case.lease)
+        if again:
+            self._open[index] = _OPEN
+            self._count += 1

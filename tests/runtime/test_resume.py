@@ -1,0 +1,279 @@
+"""A run that resumes another leaves what its record and its files show to be done, and nothing else."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flare_runtime import CaseKept, ResumeRules, RunOptions, Session, UsageError
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.identity import Recipe, stamp_of
+from tests.runtime.command_runs import SPACING, names, spawn, write_cohort
+from tests.runtime.nifti_files import blobs, write_nifti
+
+OPTIONS = RunOptions(device="cpu", precision="fp32", threads=1)
+KILLED_HOLDER = """
+import os, pathlib, signal, sys
+from flare_runtime.files.lease import Leases
+assert Leases().take(pathlib.Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_bundle, tmp_path_factory):
+    """The folder of a finished run: `scans`, `masks`, with `a` and `c` done and `b` refused."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_cohort(folder / "scans")
+    list(Session(tiny_bundle, OPTIONS).run(folder / "scans", folder / "masks"))
+    return folder
+
+
+@pytest.fixture
+def cohort(finished, tmp_path):
+    """A copy of it with all times of change."""
+    return Path(shutil.copytree(finished, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def resume(cohort, tiny_bundle):
+    """A function that resumes the run and returns which cases were done again and which were kept."""
+
+    def run(bundle=None, options=OPTIONS, rules=None):
+        kept = []
+
+        def listen(event):
+            if isinstance(event, CaseKept):
+                kept.append(event.case)
+
+        session = Session(bundle or tiny_bundle, options, listener=listen)
+        records = list(session.run(cohort / "scans", cohort / "masks", resume=rules or ResumeRules()))
+        assert not [name for name in names(cohort / "masks") if "lease" in name]
+        return "".join(sorted(record.case for record in records)), "".join(sorted(kept))
+
+    return run
+
+
+def written(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_finished_run_is_left_as_it_is(cohort, resume):
+    before = written(cohort / "masks")
+    assert resume() == ("", "abc")
+    assert written(cohort / "masks") == before
+
+
+def test_a_run_into_an_empty_folder_does_all(cohort, resume):
+    shutil.rmtree(cohort / "masks")
+    assert resume() == ("abc", "")
+    assert names(cohort / "masks") == ["a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz"]
+
+
+def _other_image(cohort):
+    write_nifti(cohort / "scans" / "a_0000.nii.gz", blobs((16, 17, 18), 9), spacing_mm=SPACING)
+
+
+def _newer_image(cohort):
+    os.utime(cohort / "scans" / "a_0000.nii.gz", ns=(1, 1))
+
+
+def _other_refused_image(cohort):
+    write_nifti(cohort / "scans" / "b_0000.nii.gz", blobs((16, 17, 18), 9), spacing_mm=SPACING)
+
+
+def _other_mask(cohort):
+    shutil.copy(cohort / "masks" / "c.nii.gz", cohort / "masks" / "a.nii.gz")
+
+
+def _newer_mask(cohort):
+    os.utime(cohort / "masks" / "a.nii.gz", ns=(1, 1))
+
+
+def _no_mask(cohort):
+    (cohort / "masks" / "a.nii.gz").unlink()
+
+
+def _no_record(cohort):
+    (cohort / "masks" / "a.json").unlink()
+
+
+def _changed_record(cohort, change):
+    record = cohort / "masks" / "a.json"
+    content = json.loads(record.read_bytes())
+    change(content)
+    record.write_text(json.dumps(content))
+
+
+def _old_record(cohort):
+    _changed_record(cohort, lambda content: content.pop("identity"))
+
+
+def _record_of_no_mask(cohort):
+    _changed_record(cohort, lambda content: content["identity"].update(outputs={}))
+
+
+def _record_of_another_program(cohort):
+    (cohort / "masks" / "a.json").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (_other_image, "a"),
+        (_newer_image, ""),  # its hash is the same
+        (_other_refused_image, "b"),
+        (_other_mask, "a"),
+        (_newer_mask, ""),
+        (_no_mask, "a"),
+        (_no_record, "a"),
+        (_old_record, "a"),
+        (_record_of_no_mask, "a"),
+        (_record_of_another_program, "a"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_what_was_changed_is_done_again(change, again, cohort, resume):
+    before = (cohort / "masks" / "a.nii.gz").read_bytes()
+    change(cohort)
+    assert resume() == (again, "".join(name for name in "abc" if name not in again))
+    assert ((cohort / "masks" / "a.nii.gz").read_bytes() == before) == (change is not _other_image)
+    assert resume() == ("", "abc")
+
+
+@pytest.mark.parametrize("change", [{"step": 0.75}, {"tta": True}, {"crop": "body"}, {"preview": True}])
+def test_other_options_are_another_result(change, resume):
+    assert resume(options=replace(OPTIONS, **change)) == ("abc", "")
+
+
+@pytest.mark.parametrize("change", [{"device": "auto"}, {"threads": 2}, {"max_voxels": 10**6}, {"gpu_memory_mib": 900}])
+def test_where_it_is_computed_makes_no_difference(change, resume):
+    assert resume(options=replace(OPTIONS, **change)) == ("", "abc")
+
+
+def test_another_model_is_another_result(tiny_bundle, tmp_path, resume):
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    manifest["caution"] = "another one"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    assert resume(bundle=other) == ("abc", "")
+
+
+def test_the_content_of_a_file_counts_only_if_it_is_asked_for(cohort, resume):
+    scan = cohort / "scans" / "a_0000.nii.gz"
+    status, size = scan.stat(), scan.stat().st_size
+    data = bytearray(scan.read_bytes())
+    data[4:8] = b"time"  # of a gzip stream, whose voxels stay the same
+    scan.write_bytes(data)
+    os.utime(scan, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert scan.stat().st_size == size
+    assert resume() == ("", "abc")
+    assert resume(rules=ResumeRules(verify_hashes=True)) == ("a", "bc")
+
+
+def test_failed_cases_are_tried_again_so_often(cohort, resume):
+    rules = ResumeRules(failed_too=True, max_tries=3)
+    assert [resume(rules=rules) for _ in range(3)] == [("b", "ac"), ("b", "ac"), ("", "abc")]
+    assert json.loads((cohort / "masks" / "b.json").read_bytes())["identity"]["tries"] == 3
+    _other_refused_image(cohort)
+    assert resume(rules=rules) == ("b", "ac")
+    assert json.loads((cohort / "masks" / "b.json").read_bytes())["identity"]["tries"] == 1
+
+
+def test_every_output_has_to_be_there(cohort, resume):
+    options = replace(OPTIONS, probabilities="network", preview=True)
+    assert resume(options=options) == ("abc", "")
+    assert resume(options=options) == ("", "abc")
+    (cohort / "masks" / "a.preview.png").unlink()
+    probabilities = cohort / "masks" / "c.probabilities.npz"
+    probabilities.write_bytes(probabilities.read_bytes()[:-1] + b"x")
+    assert resume(options=options) == ("ac", "b")
+
+
+def test_the_table_of_lesions_holds_those_of_kept_cases(cohort, tiny_bundle, tmp_path):
+    tables = []
+    for index, rules in enumerate((None, ResumeRules())):
+        table = tmp_path / f"{index}.csv"
+        list(Session(tiny_bundle, OPTIONS).run(cohort / "scans", cohort / "masks", lesions=table, resume=rules))
+        tables.append(sorted(table.read_text(encoding="utf-8").splitlines()))
+    assert tables[0] == tables[1]
+    assert len(tables[0]) > 1
+
+
+def test_nothing_can_be_resumed_without_records(cohort, tiny_bundle):
+    session = Session(tiny_bundle, replace(OPTIONS, records=False))
+    with pytest.raises(UsageError, match="cannot be resumed"):
+        session.run(cohort / "scans", cohort / "masks", resume=ResumeRules())
+
+
+def test_a_stamp_knows_every_file_of_a_series(tmp_path):
+    files = [tmp_path / f"{index}.dcm" for index in range(3)]
+    for file in files:
+        file.write_bytes(b"1234")
+        os.utime(file, ns=(5, 7))
+    stamps = [stamp_of(files)]
+    assert stamps[0].startswith("12-7-")
+    assert stamp_of(files[:1]) == "4-7"
+    os.utime(files[1], ns=(5, 6))  # older than the newest
+    stamps.append(stamp_of(files))
+    assert len(set(stamps)) == 2
+
+
+def test_a_recipe_is_the_same_in_every_process(tiny_bundle):
+    from flare_runtime.model.bundle import open_bundle
+
+    recipes = {Recipe.of(open_bundle(tiny_bundle), replace(OPTIONS, device=one)) for one in ("cpu", "auto")}
+    assert len(recipes) == 1
+
+
+def test_workers_share_a_folder(tiny_bundle, tmp_path):
+    (tmp_path / "scans").mkdir()
+    for seed in range(12):
+        write_nifti(tmp_path / "scans" / f"{seed:02}.nii.gz", blobs((16, 17, 18), seed), spacing_mm=SPACING)
+    command = ["-i", tmp_path / "scans", "-o", tmp_path / "masks", "-m", tiny_bundle, "--device", "cpu", "--threads", 1]
+    workers = [spawn(*command, "--resume", "--precision", "fp32") for _ in range(3)]
+    said = [worker.communicate()[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    done = [line.split(":")[0] for text in said for line in text.splitlines() if "lesion(s)" in line]
+    assert sorted(done) == [f"{seed:02}" for seed in range(12)]
+    assert len(names(tmp_path / "masks")) == 24
+    for text in said:
+        kept = [line for line in text.splitlines() if "were done by other runs" in line]
+        assert int(kept[0].split()[0] if kept else 0) == 12 - sum("lesion(s)" in line for line in text.splitlines())
+
+
+def test_a_worker_waits_for_the_case_of_another_and_takes_it_over(tiny_bundle, tmp_path):
+    from flare_runtime.files.lease import Leases
+
+    scan = write_nifti(tmp_path / "a.nii.gz", blobs((16, 17, 18), 1), spacing_mm=SPACING)
+    (case,) = find_cases(scan, tmp_path / "masks" / "a.nii.gz", 1)
+    leases = Leases()
+    lease = leases.take(case.mask)
+    command = ["-i", scan, "-o", case.mask, "-m", tiny_bundle, "--device", "cpu", "--precision", "fp32", "--resume"]
+    worker = spawn(*command)
+    time.sleep(2)
+    assert worker.poll() is None
+    assert not case.mask.exists()
+    leases.release(lease)
+    assert worker.wait(20) == 0
+    assert case.mask.exists()
+
+
+def test_a_case_that_costs_its_workers_is_given_up(cohort, resume, tiny_bundle):
+    case = next(case for case in find_cases(cohort / "scans", cohort / "masks", 1) if case.name == "a")
+    case.record.unlink()
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED_HOLDER, str(case.mask)], check=False)
+    assert resume(rules=ResumeRules(max_tries=2)) == ("", "abc")
+    record = json.loads(case.record.read_bytes())
+    assert (record["status"], record["reason"]) == ("failed", "worker_lost")
+    assert "2 workers" in record["message"]
+    assert np.size(record["identity"]["inputs"]) == 1
+    assert resume(rules=ResumeRules(failed_too=True, max_tries=9)) == ("ab", "c")
