@@ -87,12 +87,12 @@ def test_results_may_go_beside_their_images_as_often_as_one_likes(tiny_bundle, t
 
 
 def test_files_of_other_formats_and_folders_are_pointed_out(tmp_path, caplog):
-    fill(tmp_path, "a.nii.gz", "b.mgz", "c.MHD", "d.dcm", "e.dcm", "notes.txt", ".hidden.dcm", "a.csv")
+    fill(tmp_path, "a.nii.gz", "b.mgz", "c.MHD", "d.dcm", "e.dcm", "f.zip", "notes.txt", ".hidden.dcm", "a.csv")
     fill(tmp_path / "patient 2", "g.nii.gz")
     fill(tmp_path / ".cache")
     assert found(tmp_path) == ["a.nii.gz"]
     assert caplog.messages == [
-        f"{tmp_path}: left out 4 files of other formats (.dcm, .mgz, .mhd) and 1 folder in it; convert them to "
+        f"{tmp_path}: left out 5 files of other formats (.dcm, .mgz, .mhd, .zip) and 1 folder in it; convert them to "
         "NIfTI, or give a DICOM series by itself, give folders one by one"
     ]
     assert caplog.records[0].levelno == logging.WARNING

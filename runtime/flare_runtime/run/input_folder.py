@@ -23,7 +23,7 @@ from flare_runtime.run.record import mask_in_record
 _LOG = logging.getLogger(__name__)
 
 # Files of other formats that may be meant.
-_OTHER_FORMATS = {".dcm", ".ima", ".nhdr", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz"}
+_OTHER_FORMATS = {".dcm", ".ima", ".nhdr", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz", ".zip"}
 
 
 def find_images(source: Path, target: Path) -> list[Path]:
