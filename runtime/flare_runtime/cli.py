@@ -151,7 +151,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         dest="output_types",
         type=words_of,
         metavar="TYPES",
-        help="nifti; of DICOM also dicom-seg or rtstruct; or several, with commas (default: nifti)",
+        help="nifti; of DICOM also dicom-seg or rtstruct; or several, with commas; dicom-sr adds a structured report "
+        "of the lesions (default: nifti)",
     )
     add(
         "--keep-largest",

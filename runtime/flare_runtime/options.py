@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from flare_runtime.compute.device import check_name
 from flare_runtime.errors import UsageError
-from flare_runtime.imaging.file_names import OutputType
+from flare_runtime.imaging.file_names import MaskType, OutputType
 from flare_runtime.imaging.orientation import check_orientation
 from flare_runtime.imaging.plausibility import MAX_SHEAR_DEGREES
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS
@@ -20,7 +20,7 @@ Precision: TypeAlias = Literal["fp32", "bf16", "int8", "fp16"]
 Crop: TypeAlias = Literal["nonzero", "body"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 CROPS: tuple[Crop, ...] = get_args(Crop)
-OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
+OUTPUT_TYPES: tuple[OutputType, ...] = (*get_args(MaskType), "dicom-sr")
 KEEP_LARGEST: tuple[KeepLargest, ...] = get_args(KeepLargest)
 MOST_SHEAR_DEGREES = 45
 _FLAGS = (
@@ -66,7 +66,8 @@ class RunOptions:
         page: a run writes <case>.html beside each mask: its lesions, its slices, and what ran.
         records: a run writes a .json record beside each mask, and in place of one that a case does not get.
         straighten_tilt: move a DICOM series of a tilted gantry onto a grid at right angles, with a remark.
-        output_types: the formats of the masks that a run writes: `nifti`, and of DICOM `dicom-seg` and `rtstruct`.
+        output_types: the formats of the masks that a run writes: `nifti`, and of DICOM `dicom-seg` and `rtstruct`;
+            `dicom-sr` adds a structured report of the lesions.
 
     Raises:
         UsageError: for a value that is not allowed.
@@ -132,6 +133,8 @@ class RunOptions:
             raise UsageError(f"output_types is {given!r}; give one or more of {', '.join(OUTPUT_TYPES)}, as a tuple")
         for one in given:
             check_choice("output type", one, OUTPUT_TYPES)
+        if set(given) == {"dicom-sr"}:
+            raise UsageError("output type dicom-sr is a report beside a mask; add nifti, dicom-seg or rtstruct")
         object.__setattr__(self, "output_types", tuple(one for one in OUTPUT_TYPES if one in given))
 
 

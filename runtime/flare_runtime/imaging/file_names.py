@@ -10,16 +10,18 @@ from flare_runtime.imaging.write import mask_suffixes
 
 # Of masks that are written into a folder.
 MASK_SUFFIX = ".nii.gz"
-OutputType: TypeAlias = Literal["nifti", "dicom-seg", "rtstruct"]
+MaskType: TypeAlias = Literal["nifti", "dicom-seg", "rtstruct"]
+# A structured report is of a mask, and no mask.
+OutputType: TypeAlias = MaskType | Literal["dicom-sr"]
 # Of masks of these types; the first where they are written into a folder.
-_TYPE_SUFFIXES: dict[OutputType, tuple[str, ...]] = {
+_TYPE_SUFFIXES: dict[MaskType, tuple[str, ...]] = {
     "nifti": (MASK_SUFFIX, ".nii"),
     "dicom-seg": (".seg.dcm",),
     "rtstruct": (".rtstruct.dcm",),
 }
-# Of the record, the probabilities and the pictures of a case, which lie beside its mask; none is read as an image.
+# Of the record, the probabilities, the pictures and the report of a case, beside its mask; none is read as an image.
 _RECORD_SUFFIX, _PROBABILITIES_SUFFIX = ".json", ".probabilities.npz"
-_PREVIEW_SUFFIX, _PAGE_SUFFIX = ".preview.png", ".html"
+_PREVIEW_SUFFIX, _PAGE_SUFFIX, _REPORT_SUFFIX = ".preview.png", ".html", ".sr.dcm"
 # Ends the stem of a mask of an earlier run that was set aside.
 STALE = ".stale"
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
@@ -35,12 +37,12 @@ def mask_name(case: str) -> str:
     return fitted(case, MASK_SUFFIX)
 
 
-def type_of(mask: str) -> OutputType | None:
+def type_of(mask: str) -> MaskType | None:
     """Return the type of a mask's file by its name; None for another format's."""
     return next((one for one, suffixes in _TYPE_SUFFIXES.items() if mask.endswith(suffixes)), None)
 
 
-def mask_name_in(mask: str, output_type: OutputType) -> str:
+def mask_name_in(mask: str, output_type: MaskType) -> str:
     """Return the name of a mask in another format."""
     return fitted(strip_suffix(mask), _TYPE_SUFFIXES[output_type][0])
 
@@ -65,6 +67,16 @@ def page_name(mask: str, *, stale: bool = False) -> str:
     return fitted(strip_suffix(mask), STALE * stale + _PAGE_SUFFIX)
 
 
+def report_name(mask: str, *, stale: bool = False) -> str:
+    """Return the name of the structured report beside a mask; `stale` once it was set aside."""
+    return fitted(strip_suffix(mask), STALE * stale + _REPORT_SUFFIX)
+
+
+def is_report_name(name: str) -> bool:
+    """Whether a file of this name holds a structured report."""
+    return name.endswith(_REPORT_SUFFIX)
+
+
 def stale_name(mask: str) -> str:
     """Return the name of a mask that was set aside."""
     stem = strip_suffix(mask)
@@ -72,8 +84,8 @@ def stale_name(mask: str) -> str:
 
 
 def is_beside_mask_name(name: str) -> bool:
-    """Whether a file of this name holds probabilities or pictures."""
-    return name.endswith((_PROBABILITIES_SUFFIX, _PREVIEW_SUFFIX, _PAGE_SUFFIX))
+    """Whether a file of this name holds probabilities, pictures or a structured report."""
+    return name.endswith((_PROBABILITIES_SUFFIX, _PREVIEW_SUFFIX, _PAGE_SUFFIX, _REPORT_SUFFIX))
 
 
 def is_image_name(name: str) -> bool:

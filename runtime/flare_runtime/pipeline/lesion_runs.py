@@ -85,6 +85,17 @@ class LesionRuns:
         high = [np.maximum.reduceat(side, self.first[:-1]) for side in (self.runs.z, self.runs.y, self.runs.stop)]
         return np.stack(low, axis=1), np.stack(high, axis=1) + np.array([1, 1, 0])  # runs name the one behind
 
+    def cut_out(self, index: int) -> tuple[IntArray, AnyArray]:
+        """Return the lowest voxel index of one component's box, and which voxels of the box belong to it."""
+        runs = self.of_lesion(index)
+        corner = np.array([runs.z.min(), runs.y.min(), runs.start.min()])
+        shape = np.array([runs.z.max() + 1, runs.y.max() + 1, runs.stop.max()]) - corner
+        steps = np.zeros(shape + np.array([0, 0, 1]), np.int8)
+        z, y = runs.z - corner[0], runs.y - corner[1]
+        steps[z, y, runs.start - corner[2]] = 1
+        steps[z, y, runs.stop - corner[2]] = -1  # where no other run of the row begins
+        return corner, np.cumsum(steps, axis=2, dtype=np.int8)[..., :-1].view(bool)
+
     def largest_planes(self) -> IntArray:
         """Return the plane z in which each component has most voxels, the lowest of several."""
         new = np.diff(self.runs.z, prepend=-1) != 0

@@ -13,10 +13,13 @@ from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import IsOurs, check_targets
+from flare_runtime.imaging.dicom.mask_writer import is_structured_report
 from flare_runtime.imaging.file_names import (
     STALE,
+    MaskType,
     OutputType,
     is_mask_name,
+    is_report_name,
     is_stale,
     mask_name,
     mask_name_in,
@@ -24,6 +27,7 @@ from flare_runtime.imaging.file_names import (
     preview_name,
     probabilities_name,
     record_name,
+    report_name,
     split_channel,
     stale_name,
     strip_suffix,
@@ -40,7 +44,7 @@ from flare_runtime.run.record import is_record
 if TYPE_CHECKING:  # of use where a run resumes another
     from flare_runtime.files.lease import Lease
 
-_REFERRING: tuple[OutputType, ...] = ("dicom-seg", "rtstruct")
+_REFERRING: tuple[OutputType, ...] = ("dicom-seg", "rtstruct", "dicom-sr")
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,10 @@ class Case:
         name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
         images: channel number to file, or to a series of files.
         mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
-            goes beside it as .json, probabilities as .probabilities.npz, a picture as .preview.png, a page as .html.
+            goes beside it as .json, probabilities as .probabilities.npz, a picture as .preview.png, a page as .html,
+            a structured report as .sr.dcm.
         others: where the same mask is to be written in other formats, beside it.
+        reports: whether a structured report is to be written.
         lease: keeps other workers away from it, where there may be any; without it nothing is written any more.
         tries: which attempt this is, of all runs.
     """
@@ -90,6 +96,7 @@ class Case:
     images: dict[int, ImageSource]
     mask: Path
     others: tuple[Path, ...] = ()
+    reports: bool = False
     lease: "Lease | None" = None
     tries: int = 1
 
@@ -110,8 +117,8 @@ class Case:
 
     @property
     def refers_to_images(self) -> bool:
-        """Whether masks are to be written that refer to the images that they are of, as DICOM does."""
-        return any(type_of(mask.name) in _REFERRING for mask in self.masks)
+        """Whether results are to be written that refer to the images that they are of, as DICOM does."""
+        return self.reports or any(type_of(mask.name) in _REFERRING for mask in self.masks)
 
     @property
     def record(self) -> Path:
@@ -138,6 +145,7 @@ class Case:
                 (probabilities_name, is_probabilities),
                 (preview_name, is_own_png),
                 (page_name, is_page),
+                (report_name, is_structured_report),
             )
         )
 
@@ -150,6 +158,11 @@ class Case:
     def page(self) -> Path:
         """Where the case's page is to be written."""
         return self.mask.with_name(page_name(self.mask.name))
+
+    @property
+    def structured_report(self) -> Path:
+        """Where the case's structured report is to be written."""
+        return self.mask.with_name(report_name(self.mask.name))
 
     @property
     def sources(self) -> list[ImageSource]:
@@ -186,7 +199,7 @@ def find_cases(
         channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
         probabilities: whether they are written as well.
         pictures: whether previews or pages are.
-        output_types: the formats of masks.
+        output_types: the formats of masks, and `dicom-sr` for a structured report beside them.
 
     Raises:
         UsageError: where there is nothing to do, two inputs would write one output, or a format does not go with them.
@@ -209,12 +222,13 @@ def find_cases(
 def _in_formats(case: Case, output_types: Sequence[OutputType]) -> Case:
     """Let the mask of a case be written in these formats; a file that was named is one of them."""
     named = type_of(case.mask.name) or "nifti"
-    names = {one: case.mask.name if one == named else mask_name_in(case.mask.name, one) for one in output_types}
-    mask, *others = (case.mask.with_name(name) for name in names.values())
-    case = replace(case, mask=mask, others=tuple(others))
+    types: list[MaskType] = [one for one in output_types if one != "dicom-sr"]
+    names = (case.mask.name if one == named else mask_name_in(case.mask.name, one) for one in types)
+    mask, *others = (case.mask.with_name(name) for name in names)
+    case = replace(case, mask=mask, others=tuple(others), reports=len(types) < len(output_types))
     if case.refers_to_images and any(isinstance(image, Path) for image in case.sources):
         given = case.places[0]
-        raise UsageError(f"{given}: is no DICOM, to which masks in DICOM would refer; write --output-type nifti alone")
+        raise UsageError(f"{given}: is no DICOM, to which DICOM results would refer; write --output-type nifti alone")
     return case
 
 
@@ -223,6 +237,8 @@ def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> Non
     named = type_of(target.name) if target else None
     if named not in (None, *output_types):
         raise UsageError(f"{target}: is a name for --output-type {named}, not for {','.join(output_types)}")
+    if target and "dicom-sr" in output_types and is_report_name(target.name):
+        raise UsageError(f"{target}: a structured report goes beside a mask, by its name; name the mask")
     if any(one in _REFERRING for one in output_types):
         from flare_runtime.imaging.dicom.references import check_installed
 
@@ -245,6 +261,9 @@ def _check_outputs(cases: Sequence[Case], *, probabilities: bool, pictures: bool
     if probabilities:
         targets = (case.probabilities for case in cases)
         check_targets(targets, images, over=is_probabilities, head_bytes=HEAD_BYTES)
+    if cases[0].reports:
+        targets = (case.structured_report for case in cases)
+        check_targets(targets, images, over=is_structured_report, head_bytes=HEAD_BYTES)
     if pictures:
         check_targets((case.preview for case in cases), images, over=is_own_png, head_bytes=HEAD_BYTES)
         check_targets((case.page for case in cases), images, over=is_page, head_bytes=HEAD_BYTES)

@@ -71,7 +71,7 @@ def stage_result(
     *,
     keep_text: bool = False,
     with_record: bool = True,
-    beside: Callable[[CaseRecord], Sequence[StagedFile]] = lambda _record: (),
+    beside: Callable[[CaseRecord, Sequence[StagedFile]], Sequence[StagedFile]] = lambda _record, _masks: (),
 ) -> StagedResult:
     """Write a case's mask (z, y, x) in all formats and its record, which replace an earlier run's when committed.
 
@@ -82,8 +82,8 @@ def stage_result(
         record_of: makes the record from the SHA-256 of the first mask, once all are on the disk.
         keep_text: see `template`.
         with_record: False writes the mask alone; a record of an earlier run goes all the same.
-        beside: gives what else belongs to the mask, written and settled, and names it in the record; what an earlier
-            run left of the kind goes all the same.
+        beside: gives what else belongs to the masks on the disk, written and settled, and names it in the record; what
+            an earlier run left of the kind goes all the same.
 
     Raises:
         OutputError: where one of them cannot be written.
@@ -97,7 +97,7 @@ def stage_result(
         first = masks[0]
         record = record_of(sha256_of(first.path))
         record.other_masks = {visible(other.target): sha256_of(other.path) for other in masks[1:]}
-        others = list(beside(record))
+        others = list(beside(record, masks))
         if record.identity is not None:
             stamps = {visible(new.target.name): stamp_of([new.path]) for new in (*masks, *others)}
             record.identity = msgspec.structs.replace(record.identity, outputs=stamps)

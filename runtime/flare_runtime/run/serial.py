@@ -249,9 +249,14 @@ def stage_case(
         probabilities = held.enter_context(staged(case.probabilities)) if segmenter.options.probabilities else None
         result = segment(None if probabilities is None else partial(_write_maps, probabilities.file))
 
-        def beside(record: CaseRecord) -> list[StagedFile]:
+        def beside(record: CaseRecord, masks: Sequence[StagedFile]) -> list[StagedFile]:
             files = [] if probabilities is None else [probabilities]
-            for target, content in draw_pictures(segmenter, case, result, scan, record).items():
+            others = draw_pictures(segmenter, case, result, scan, record)
+            if case.reports:
+                from flare_runtime.run.structured_report import draw_up_report  # of use for DICOM alone
+
+                others[case.structured_report] = draw_up_report(case, result, record, masks)
+            for target, content in others.items():
                 files.append(held.enter_context(staged(target)))
                 files[-1].file.write(content)
             for file in files:
@@ -276,7 +281,7 @@ def _stage_result(
     result: Segmentation,
     times: CaseTimes,
     digests: InputDigests,
-    beside: Callable[[CaseRecord], list[StagedFile]],
+    beside: Callable[[CaseRecord, Sequence[StagedFile]], list[StagedFile]],
 ) -> StagedResult:
     segmented_at = perf_counter()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
@@ -71,6 +72,15 @@ class DicomSeries:
         """Return a mask (z, y, x) of the volume on the slices as they were taken: the same unless they were moved."""
         ordered, _, starts = self._stack()
         return mask if starts is None else on_slices(mask, starts, ordered[0].shape)
+
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Return the row and the column of the volume that each slice begins at (slices, 2): 0 unless they were moved.
+
+        Raises:
+            CaseError: as `stack` does.
+        """
+        starts = self._stack()[2]
+        return np.zeros((len(self.slices), 2), np.int64) if starts is None else np.rint(starts).astype(np.int64)
 
     def check_referable(self) -> None:
         """Refuse a series that no other DICOM object can refer to.
