@@ -24,6 +24,7 @@ from flare_runtime.imaging.read import read_volume  # noqa: E402
 from flare_runtime.imaging.write import encode_mask  # noqa: E402
 from flare_runtime.pipeline.lesions import measure_lesions  # noqa: E402
 from flare_runtime.run.cases import Case, find_cases  # noqa: E402
+from flare_runtime.run.digests import sha256_of  # noqa: E402
 from flare_runtime.run.record import CaseRecord  # noqa: E402
 from flare_runtime.run.structured_report import draw_up_report  # noqa: E402
 from flare_runtime.segmentation import Segmentation  # noqa: E402
@@ -261,8 +262,20 @@ def test_the_command_writes_it_beside_the_masks(tmp_path, tiny_bundle):
     found = [(group.tracking_identifier, numbers(group)["Volume"][0]) for group in groups]
     assert found == [(str(lesion["id"]), lesion["volume_ml"]) for lesion in record["lesions"]]
     assert found
+    assert record["structured_report_sha256"] == sha256_of(out / "scan.sr.dcm")
     assert infer(folder, f"{out}/", tiny_bundle) == 0  # which is of another mask
     assert "scan.sr.dcm" not in files(out)
+
+
+def test_a_run_that_resumes_leaves_a_result_in_several_formats_that_is_whole(tmp_path, tiny_bundle):
+    folder, out = Series(count=5).write(tmp_path / "scan"), tmp_path / "masks"
+    types = ("--output-type", "nifti,dicom-seg,dicom-sr", "--resume")
+    instances = []
+    for change in (lambda: None, lambda: None, (out / "scan.sr.dcm").unlink, (out / "scan.seg.dcm").unlink):
+        change()
+        assert infer(folder, f"{out}/", tiny_bundle, *types) == 0
+        instances.append(dcmread(out / "scan.seg.dcm").SOPInstanceUID)
+    assert (instances[0] == instances[1], len(set(instances))) == (True, 3)
 
 
 def test_a_report_of_before_is_set_aside_and_a_strangers_stays(tmp_path, tiny_bundle):

@@ -77,6 +77,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     preview: str | None = None
     page: str | None = None
     structured_report: str | None = None
+    structured_report_sha256: str | None = None
     timings_s: dict[str, float] = {}
     peak_memory_mib: float | None = None
     gpu_memory_mib: dict[str, int] | None = None

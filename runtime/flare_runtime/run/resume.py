@@ -57,6 +57,8 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     other_masks: dict[str, str] = {}
     probabilities: str = ""
     probabilities_sha256: str = ""
+    structured_report: str = ""
+    structured_report_sha256: str = ""
     identity: Identity | None = None
 
     @property
@@ -103,9 +105,13 @@ def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: Resu
 
 def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules) -> bool:
     folder = case.mask.parent
-    hashes = {Path(before.mask).name: before.mask_sha256, **before.other_masks}
-    if before.probabilities:
-        hashes[Path(before.probabilities).name] = before.probabilities_sha256
+    hashes = {Path(mask).name: known for mask, known in {before.mask: before.mask_sha256, **before.other_masks}.items()}
+    for beside, sha256 in (
+        (before.probabilities, before.probabilities_sha256),
+        (before.structured_report, before.structured_report_sha256),
+    ):
+        if beside:
+            hashes[Path(beside).name] = sha256
     if not set(hashes) >= {mask.name for mask in case.masks}:
         return False
     for name, stamp in identity.outputs.items():

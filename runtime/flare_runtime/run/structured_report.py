@@ -1,6 +1,7 @@
 """The structured report of a case that a run writes beside its masks."""
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ def draw_up_report(case: Case, result: Segmentation, record: CaseRecord, masks: 
     from flare_runtime.imaging.dicom.references import source_of
 
     source = source_of(result.template)
-    record.structured_report = visible(case.structured_report)
     lesions, count = result.lesions[:MAX_REPORTED], sum(total.lesions for total in result.totals)
     if count > len(lesions):
         text = f"the structured report holds the {len(lesions):,} largest of {count:,} lesions"
@@ -52,7 +52,10 @@ def draw_up_report(case: Case, result: Segmentation, record: CaseRecord, masks: 
     file = BytesIO()
     report = structured_report(measured, _totals(result, source.labelling), source, _header(segmentation))
     report.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    content = file.getvalue()
+    record.structured_report = visible(case.structured_report)
+    record.structured_report_sha256 = sha256(content).hexdigest()
+    return content
 
 
 def _header(segmentation: Path | None) -> Any:
