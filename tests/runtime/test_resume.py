@@ -197,6 +197,16 @@ def test_every_output_has_to_be_there(cohort, resume):
     assert resume(options=options) == ("ac", "b")
 
 
+def test_a_name_that_is_no_text_is_resumed_as_others(cohort, resume):
+    for suffix in (".nii.gz", ".json"):
+        (cohort / "masks" / f"a{suffix}").unlink()
+    odd = os.fsdecode(b"M\xfcller\n.nii.gz")
+    (cohort / "scans" / "a_0000.nii.gz").rename(cohort / "scans" / odd)
+    shown = r"M\xfcller\n"
+    assert resume() == (shown, "bc")
+    assert resume() == resume(rules=ResumeRules(verify_hashes=True)) == ("", f"{shown}bc")
+
+
 def test_the_table_of_lesions_holds_those_of_kept_cases(cohort, tiny_bundle, tmp_path):
     tables = []
     for index, rules in enumerate((None, ResumeRules())):

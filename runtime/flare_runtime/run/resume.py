@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import msgspec
 
 from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.files.naming import visible
 from flare_runtime.imaging.read import files_of
 from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
-from flare_runtime.run.formats import RECORD_FORMAT
 from flare_runtime.run.identity import Identity, Recipe, stamp_of, stamps_of
+from flare_runtime.run.record import RECORD_FORMAT
 
 DEFAULT_MAX_TRIES = 5
 # A record of the most lesions that are listed is much smaller.
@@ -62,6 +63,17 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     identity: Identity | None = None
 
     @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of results by their file names."""
+        known = {
+            self.mask: self.mask_sha256,
+            self.probabilities: self.probabilities_sha256,
+            self.structured_report: self.structured_report_sha256,
+            **self.other_masks,
+        }
+        return {PurePath(path).name: sha256 for path, sha256 in known.items() if path}
+
+    @property
     def tries(self) -> int:
         """How many runs have begun with the case."""
         return self.identity.tries if self.identity else 1
@@ -104,24 +116,19 @@ def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: Resu
 
 
 def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules) -> bool:
-    folder = case.mask.parent
-    hashes = {Path(mask).name: known for mask, known in {before.mask: before.mask_sha256, **before.other_masks}.items()}
-    for beside, sha256 in (
-        (before.probabilities, before.probabilities_sha256),
-        (before.structured_report, before.structured_report_sha256),
-    ):
-        if beside:
-            hashes[Path(beside).name] = sha256
-    if not set(hashes) >= {mask.name for mask in case.masks}:
+    hashes, stamps = before.hashes, identity.outputs
+    # Records hold names as they are shown.
+    paths = {visible(path.name): path for path in (*case.masks, *(side.path for side in case.side_files))}
+    if not {visible(mask.name) for mask in case.masks} <= hashes.keys() <= stamps.keys() <= paths.keys():
         return False
-    for name, stamp in identity.outputs.items():
-        path = folder / name
-        if (known := hashes.get(name)) is None:  # a picture, which is there or not
-            if not path.is_file():
-                return False
-        elif (rules.verify_hashes or not _has_stamp(path, stamp)) and not _has_hash([path], known):
-            return False
-    return set(identity.outputs) >= set(hashes)
+    return all(_is_same(paths[name], stamp, hashes.get(name), rules) for name, stamp in stamps.items())
+
+
+def _is_same(path: Path, stamp: str, known: str | None, rules: ResumeRules) -> bool:
+    """Whether a result is as it was written; of a picture, of which no hash is kept, whether it is there."""
+    if known is None:
+        return path.is_file()
+    return (not rules.verify_hashes and _has_stamp(path, stamp)) or _has_hash([path], known)
 
 
 def _has_stamp(path: Path, stamp: str) -> bool:

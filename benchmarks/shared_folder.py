@@ -1,0 +1,183 @@
+"""What it costs that many workers share a folder: leases and records against a plain loop, a rerun, and 1,000 workers.
+
+usage: python -m benchmarks.shared_folder [--workers 10 100 1000] [--case-s 20] [--table FILE]
+A stand-in waits in place of a network; queue, leases, records and masks are those of `flare-infer --resume`. Exits
+with 1 where leases and records cost 5 ms a case or more.
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.tables import Column, Table, add_table_option
+from flare_runtime.imaging.geometry import Geometry
+from flare_runtime.imaging.volume import Template
+from flare_runtime.model.bundle import Bundle, open_bundle
+from flare_runtime.options import RunOptions
+from flare_runtime.run.cases import Case, find_cases
+from flare_runtime.run.commit import stage_result
+from flare_runtime.run.identity import Recipe, stamp_of
+from flare_runtime.run.queue import CaseQueue, ListedCases, next_case
+from flare_runtime.run.record import CaseRecord
+from flare_runtime.run.resume import ResumeRules
+from flare_runtime.run.shared import SharedCases
+
+MAX_OVERHEAD_S = 0.005
+SHAPE = (16, 16, 16)
+_CASES_OF_A_WORKER = 5
+# A stand-in's time for a case is so much shorter or longer than the mean, at most.
+_SPREAD = 0.2
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--case-s", type=float, default=20.0, help="the mean time of the stand-in for a case")
+    parser.add_argument("--cases", type=int, default=10_000, help="for the loop and the rerun")
+    add_table_option(parser)
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Cases of a folder, and what makes their results."""
+
+    cases: Sequence[Case]
+    recipe: Recipe
+    template: Template
+
+    @classmethod
+    def make(cls, folder: Path, bundle: Bundle, count: int) -> "Cohort":
+        """Write files that nobody reads, and find the cases."""
+        (folder / "scans").mkdir()
+        for index in range(count):
+            (folder / "scans" / f"case{index:06}.nii.gz").write_bytes(b"a stand-in reads nothing")
+        options = RunOptions(device="cpu")
+        template = Template(Geometry.of_affine(np.eye(4), SHAPE))
+        return cls(find_cases(folder / "scans", folder / "masks", 1), Recipe.of(bundle, options), template)
+
+    def shared(self, kept: list[object]) -> SharedCases:
+        """Return the queue of a worker."""
+        return SharedCases(self.cases, ResumeRules(), self.recipe, kept.append)
+
+    def commit(self, case: Case, *, with_record: bool = True) -> None:
+        """Write a mask and the record of it as a run does."""
+
+        def record_of(mask_sha256: str) -> CaseRecord:
+            identity = self.recipe.identity([stamp_of(case.files)], case.tries)
+            return CaseRecord(
+                case=case.name, status="done", mask=str(case.mask), mask_sha256=mask_sha256, identity=identity
+            )
+
+        mask = np.zeros(SHAPE, np.uint8)
+        stage_result(case, mask, self.template, record_of, with_record=with_record).commit()
+
+
+def work_through(queue: CaseQueue, do: Callable[[Case], None]) -> int:
+    """Do every case that a queue gives, and return how many there were."""
+    count = 0
+    while case := next_case(queue):
+        do(case)
+        queue.settle(case)
+        count += 1
+    queue.close()
+    return count
+
+
+def loop_s(folder: Path, bundle: Bundle, count: int) -> tuple[float, float, float]:
+    """Return what a case takes in a loop that writes masks alone, what it takes shared, and what a rerun takes."""
+    plain, shared = (Cohort.make(_made(folder / name), bundle, count) for name in ("plain", "shared"))
+    started = time.perf_counter()
+    work_through(ListedCases(plain.cases), lambda case: plain.commit(case, with_record=False))
+    plain_at = time.perf_counter()
+    done = work_through(shared.shared([]), shared.commit)
+    shared_at = time.perf_counter()
+    kept: list[object] = []
+    again = work_through(shared.shared(kept), shared.commit)
+    rerun_at = time.perf_counter()
+    if (done, again, len(kept)) != (count, 0, count):
+        raise RuntimeError(f"{done} of {count} cases done, {again} done again, {len(kept)} kept")
+    return (plain_at - started) / count, (shared_at - plain_at) / count, rerun_at - shared_at
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """So many workers on one folder."""
+
+    workers: int
+    cases: int
+    wall_s: float
+    busy_share: float
+
+
+def crowd(folder: Path, bundle: Bundle, workers: int, case_s: float) -> Crowd:
+    """Let workers, each a process, share a folder, and return how much of their time they waited for the stand-in."""
+    cohort = Cohort.make(_made(folder / str(workers)), bundle, workers * _CASES_OF_A_WORKER)
+    started = time.perf_counter()
+    pids = [_fork(cohort, case_s) for _ in range(workers)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    wall_s = time.perf_counter() - started
+    left = {path.name for path in (folder / str(workers) / "masks").iterdir()}
+    if any(codes) or len(left) != 2 * len(cohort.cases):
+        raise RuntimeError(f"exit codes {set(codes)}, {len(left)} files for {len(cohort.cases)} cases")
+    return Crowd(workers, len(cohort.cases), wall_s, len(cohort.cases) * case_s / (workers * wall_s))
+
+
+def _fork(cohort: Cohort, case_s: float) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code, chance = 1, random.Random(os.getpid())
+    try:
+
+        def do(case: Case) -> None:
+            time.sleep(case_s * chance.uniform(1 - _SPREAD, 1 + _SPREAD))
+            cohort.commit(case)
+
+        work_through(cohort.shared([]), do)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, and return the exit code."""
+    bundle = open_bundle(None)
+    with TemporaryDirectory() as scratch:
+        plain_s, shared_s, rerun_s = loop_s(Path(scratch), bundle, args.cases)
+        overhead_s = shared_s - plain_s
+        print(f"a case takes {1000 * plain_s:.2f} ms with its mask alone, {1000 * shared_s:.2f} ms shared")
+        print(f"leases and records: {1000 * overhead_s:.2f} ms; a rerun of {args.cases:,} cases: {rerun_s:.2f} s")
+        crowds = [crowd(Path(scratch), bundle, workers, args.case_s) for workers in args.workers]
+    for one in crowds:
+        print(f"{one.workers:>6} workers, {one.cases:>6} cases: {one.wall_s:.1f} s, {100 * one.busy_share:.1f} % busy")
+    if args.table:
+        rows = [
+            ("leases and records, more than a loop that writes masks alone, ms a case", 1000 * overhead_s),
+            (f"a rerun of {args.cases:,} finished cases, s", rerun_s),
+            *(
+                (f"{one.workers:,} workers, {one.cases:,} cases: time spent on cases, %", 100 * one.busy_share)
+                for one in crowds
+            ),
+        ]
+        columns = (Column("many workers on one folder"), Column("measured", 2))
+        Table.measured("python -m benchmarks.shared_folder", columns, rows).write(args.table)
+    return 0 if overhead_s < MAX_OVERHEAD_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run(parse_args()))

@@ -1,1 +1,0 @@
-"""What a folder of results says as a whole: how far a cohort is, and its records as tables."""
