@@ -46,7 +46,7 @@ class Journal:
         self.kept = 0
         self.kept_failed = 0
         self._report = report
-        self._not_begun = dict.fromkeys(case.name for case in cases)
+        self._not_begun = dict.fromkeys(case.name for case in cases) if report else {}
         # As compressed JSON they take a tenth of the memory.
         self._records: list[bytes] = []
         self._lesions = lesions

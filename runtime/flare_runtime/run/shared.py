@@ -1,5 +1,6 @@
 """Cases that any number of workers take from one list: what is done stays, and each case has one worker at a time."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from flare_runtime.run.queue import CaseQueue
 from flare_runtime.run.record import CaseRecord, failed_record
 from flare_runtime.run.resume import Before, ResumeRules, look_at
 
+_LOG = logging.getLogger(__name__)
 # Where another worker has a case, so often another place in the list is tried before the cases behind it.
 _JUMPS = 8
 # Between two looks at cases that other workers have, when there are no others.
@@ -111,6 +113,7 @@ class SharedCases(CaseQueue):
         try:
             lease = self._leases.take(case.mask)
         except OutputError as error:  # one bad folder must not cost the others
+            _LOG.warning("%s: %s", case.name, error)
             self._keep(index, Kept.of(case, failed_record(case.name, error)))
             return None, False
         if lease is None:
@@ -131,6 +134,7 @@ class SharedCases(CaseQueue):
     def _give_up(self, index: int, case: Case, lease: Lease) -> None:
         error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")
         record = commit_failure(case, failed_record(case.name, error), self._recipe)
+        _LOG.warning("%s: %s; it is given up", case.name, error)
         self._leases.release(lease)
         self._keep(index, Kept.of(case, record))
 
