@@ -58,6 +58,8 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
         yield from ((f"{program} {name}", one) for name, one in below.items())
         if not below:
             yield program, parser
+    for name in ("status", "merge"):
+        yield f"flare-infer {name}", subcommands(parser_of("flare-infer", name))[name]
     for name in ("trt", "int8", "triton"):
         yield f"flare-export {name}", parser_of("flare-export", name)
 

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 FLARE = "--crop body --gpu-memory 3584 --no-records"
 # What can be asked in place of segmenting.
 QUESTIONS = ("list", "info", "doctor", "check")
+# What can be asked of a folder of results.
+COHORT_QUESTIONS = ("status", "merge")
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted
 before segmenting: flare-infer list | info | doctor | check, each with --help
+of a folder of results: flare-infer status | merge, each with --help
 """
 
 
@@ -242,6 +245,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flare_runtime.introspection.cli import main as answer
 
         return answer(words)
+    if words and words[0] in COHORT_QUESTIONS:
+        from flare_runtime.cohort.cli import main as look
+
+        return look(words)
     if argv is not None:
         return _main(parse_args(argv), ("flare-infer", *argv), None)
     interruption = Interruption()

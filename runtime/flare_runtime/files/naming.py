@@ -23,7 +23,8 @@ def visible(text: object) -> str:
         >>> print(visible("liver\n\x1b[31m"), visible(os.fsdecode(b"M\xfcller.nii")))
         liver\n\x1b[31m M\xfcller.nii
     """
-    return str(text).translate(_SPELLED)
+    shown = str(text)
+    return shown if shown.isprintable() else shown.translate(_SPELLED)  # the former is faster; nothing odd is printable
 
 
 def as_cell(text: str) -> str:

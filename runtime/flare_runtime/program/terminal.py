@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+from itertools import islice
 
 from flare_runtime.files.naming import visible, visible_lines
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
 
 _CLEAR_LINE = "\r\x1b[K"
+_BEGIN_PAGE, _CLEAR_REST, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 # After so long a person wonders whether anything happens.
 _DELAY_S = 0.3
 
@@ -57,6 +59,15 @@ def clear_line() -> None:
     """Clear the terminal's current line, which may hold a progress bar."""
     if sys.stderr.isatty():
         print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
+
+
+def show_page(lines: Iterable[str]) -> None:
+    """Show lines on standard output, which is a terminal, in place of all that it shows, as far as it has room."""
+    from shutil import get_terminal_size  # not needed by most
+
+    room = get_terminal_size()  # where it does not say, 80 by 24
+    shown = [visible(line)[: room.columns] for line in islice(lines, max(room.lines - 1, 1))]
+    print(_BEGIN_PAGE + "".join(f"{line}{_CLEAR_REST}\n" for line in shown), end=_CLEAR_BELOW, flush=True)
 
 
 def progress_bar(items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterable[Item]:

@@ -23,22 +23,28 @@ _COLUMNS = (
     "touches_border",
 )
 _PLACES = ("centre_mm", "centre_lps_mm")
-_HEAD = ["case", "status", *_COLUMNS, *(f"{name}_{axis}" for name in _PLACES for axis in "xyz")]
+HEAD = ["case", "status", *_COLUMNS, *(f"{name}_{axis}" for name in _PLACES for axis in "xyz")]
 
 
-def _line(cells: Sequence[object]) -> str:
+def line_of(cells: Sequence[object]) -> str:
+    """Return a row of a CSV, in which no text is a formula."""
     line = StringIO()
     csv.writer(line, lineterminator="\n").writerow([as_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return line.getvalue()
 
 
-def rows_of(record: CaseRecord) -> str:
-    """Return the lines of a case: one for each lesion, and one that names none where there is none."""
-    rows = []
+def cells_of(record: CaseRecord) -> list[list[object]]:
+    """Return the rows of a case: one for each lesion, and one that names none where there is none."""
+    rows: list[list[object]] = []
     for lesion in record.lesions or []:
-        places = [side for name in _PLACES for side in getattr(lesion, name) or ("", "", "")]
+        places = [side for name in _PLACES for side in getattr(lesion, name) or (None, None, None)]
         rows.append([record.case, record.status, *(getattr(lesion, name) for name in _COLUMNS), *places])
-    return "".join(map(_line, rows or [[record.case, record.status, *[""] * (len(_HEAD) - 2)]]))
+    return rows or [[record.case, record.status, *[None] * (len(HEAD) - 2)]]
+
+
+def rows_of(record: CaseRecord) -> str:
+    """Return the lines of a case; see `cells_of`."""
+    return "".join(map(line_of, cells_of(record)))
 
 
 def write_table(target: Path, rows: Sequence[str]) -> None:
@@ -48,9 +54,9 @@ def write_table(target: Path, rows: Sequence[str]) -> None:
         OutputError: where it cannot be written.
     """
     with replacing(target) as file:
-        file.write("".join([_line(_HEAD), *rows]).encode())
+        file.write("".join([line_of(HEAD), *rows]).encode())
 
 
 def is_table(head: bytes) -> bool:
     """Whether a file that begins so is a table of lesions."""
-    return head.startswith(_line(_HEAD).encode())
+    return head.startswith(line_of(HEAD).encode())

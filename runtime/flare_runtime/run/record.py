@@ -16,12 +16,11 @@ from flare_runtime.files.naming import visible, visible_lines
 from flare_runtime.files.output import replacing
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
+from flare_runtime.run.formats import RECORD_FORMAT, REPORT_FORMAT
 from flare_runtime.run.identity import Identity
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
 
-RECORD_FORMAT = "flare-lite record"
-_REPORT_FORMAT = "flare-lite report"
 # 1 held the whole of `model` as strings, and less beside it.
 _SCHEMA_VERSION = 2
 _PACKAGES = (
@@ -198,7 +197,7 @@ def mask_in_record(data: bytes) -> str | None:
 
 def is_report(data: bytes) -> bool:
     """Whether a file holds a run's report; one written before there was a `format` is recognised by its versions."""
-    return _is_ours(data, _REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
+    return _is_ours(data, REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
 
 
 def _was_record(content: dict[str, Any]) -> bool:
@@ -250,7 +249,7 @@ def write_report(
         OutputError: where it cannot be written.
     """
     content = {
-        "format": _REPORT_FORMAT,
+        "format": REPORT_FORMAT,
         "schema_version": _SCHEMA_VERSION,
         **asdict(run),
         "complete": not not_begun,

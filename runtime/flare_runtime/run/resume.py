@@ -12,8 +12,8 @@ from flare_runtime.files.naming import visible
 from flare_runtime.imaging.read import files_of
 from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.formats import RECORD_FORMAT
 from flare_runtime.run.identity import Identity, Recipe, stamp_of, stamps_of
-from flare_runtime.run.record import RECORD_FORMAT
 
 DEFAULT_MAX_TRIES = 5
 # A record of the most lesions that are listed is much smaller.
