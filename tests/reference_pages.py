@@ -94,4 +94,8 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
+    from tests.completion_scripts import scripts  # which imports this module
+
+    for path, script in scripts().items():
+        path.write_text(script, encoding="utf-8")
     COMMANDS_PAGE.write_text(filled(COMMANDS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 # but masks in the output.
 FLARE = "--crop body --gpu-memory 3584 --no-records"
 # What can be asked in place of segmenting.
-QUESTIONS = ("list", "info", "doctor", "check")
+QUESTIONS = ("list", "info", "doctor", "check", "completion")
 # What can be asked of a folder of results.
 COHORT_QUESTIONS = ("status", "merge")
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted
-before segmenting: flare-infer list | info | doctor | check, each with --help
+before segmenting: flare-infer list | info | doctor | check | completion, each with --help
 of a folder of results: flare-infer status | merge, each with --help
 """
 

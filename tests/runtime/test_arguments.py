@@ -48,6 +48,5 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
 
 def test_the_help_groups_every_option():
     groups = {group.title: group._group_actions for group in parser_of("flare-infer")._action_groups}
-    titles = [title for title, actions in groups.items() if actions]
-    assert titles == ["options", "input", "network", "output", "this run"]
+    assert {"input", "network", "output", "this run"} < set(groups)
     assert [action.dest for action in groups["options"]] == ["help", "version"]

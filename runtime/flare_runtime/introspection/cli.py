@@ -1,10 +1,11 @@
-"""The commands `flare-infer list`, `info`, `doctor` and `check`, whose answers go to standard output."""
+"""The commands `flare-infer list`, `info`, `doctor`, `check` and `completion`, whose answers go to standard output."""
 
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
+from flare_runtime.introspection.completion import SHELLS, script_path
 from flare_runtime.program.command_line import exit_code_of, new_parser, path_of
 from flare_runtime.program.terminal import WaitingLine, print_line
 
@@ -27,9 +28,17 @@ def _parser() -> argparse.ArgumentParser:
         ("info", _info, "what a bundle is: labels, training, licence, caution, agreement with nnU-Net"),
         ("doctor", _doctor, "what this machine has, and what auto takes of it for a bundle, and why"),
         ("check", _check, "what would be read and refused, with tiles and memory; no network runs"),
+        (
+            "completion",
+            _completion,
+            "what a shell completes the words of flare-infer by: source <(flare-infer completion bash)",
+        ),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
+        if name == "completion":
+            command.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"{' or '.join(SHELLS)}")
+            continue
         if name == "check":
             command.add_argument("input", type=path_of, metavar="IN", help="what -i would be")
         default = "(default: the model that is shipped)"
@@ -108,3 +117,8 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         _print_json([asdict(forecast) for forecast in forecasts])
     return _SOME_FAILED if any(forecast.reason for forecast in forecasts) else 0
+
+
+def _completion(args: argparse.Namespace) -> int:
+    _print(script_path(args.shell).read_text(encoding="utf-8").splitlines())
+    return 0

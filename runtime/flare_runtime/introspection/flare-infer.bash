@@ -1,0 +1,48 @@
+# Completion of flare-infer by bash, made by `python -m tests.reference_pages`.
+_flare_infer() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command="" first="" options words
+    if [[ $word == = ]]; then
+        word=""
+    elif [[ $before == = ]]; then
+        before=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    ((COMP_CWORD > 1)) && case ${COMP_WORDS[1]} in
+        list | info | doctor | check | completion) command=${COMP_WORDS[1]} ;;
+    esac
+    case $command in
+        "") options="-h --help --version -i --input --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
+        list) options="-h --help --json" ;;
+        info) options="-h --help --json" ;;
+        doctor) options="-h --help -m --model --json" ;;
+        check) options="-h --help -m --model --json" ;;
+        completion) options="-h --help" ;;
+    esac
+    words=$options
+    case "$command $before" in
+        " -i" | " --input" | " -m" | " --model" | " -o" | " --output" | " --lesions" | " --report") words="FILES" ;;
+        " --max-shear" | " --reorient" | " --max-voxels" | " --step" | " --threads" | " --gpu-memory" | " --min-volume-mm3" | " --max-tries") words="" ;;
+        " --device") words="auto cpu cuda" ;;
+        " --backend") words="auto openvino onnxruntime tensorrt cudnn tensorrt-rtx" ;;
+        " --precision") words="auto fp32 bf16 int8 fp16" ;;
+        " --crop") words="nonzero body" ;;
+        " --output-type") words="nifti dicom-seg rtstruct" ;;
+        " --keep-largest") words="label foreground" ;;
+        " --probabilities") words="input network" ;;
+        " flare-infer" | " "*/flare-infer) words="list info doctor check completion" ;;
+        "info "*) words="FILES" ;;
+        "doctor -m" | "doctor --model") words="FILES" ;;
+        "check -m" | "check --model") words="FILES" ;;
+        "check "*) words="FILES" ;;
+        "completion "*) words="bash zsh" ;;
+    esac
+    COMPREPLY=()
+    if [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+    elif [[ $words == FILES ]]; then
+        compopt -o default
+    else
+        [[ $word == *,* ]] && first=${word%,*},
+        mapfile -t COMPREPLY < <(compgen -P "$first" -W "$words" -- "${word#"$first"}")
+    fi
+}
+complete -F _flare_infer flare-infer
