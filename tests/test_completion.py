@@ -56,7 +56,7 @@ def test_the_choices_are_of_options_that_there_are():
         ("flare-infer --prec", ["--precision"]),
         ("flare-infer --precision f", ["fp32", "fp16"]),
         ("flare-infer -i scans --crop b", ["body"]),
-        ("flare-infer -i scans --output-type nifti,dicom", ["nifti,dicom-seg"]),
+        ("flare-infer -i scans --output-type nifti,rt", ["nifti,rtstruct"]),
         ("flare-infer -i ", ["FILES"]),
         ("flare-infer -i scans -o masks --report rep", ["FILES"]),
         ("flare-infer --threads ", []),

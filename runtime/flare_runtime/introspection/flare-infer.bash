@@ -7,7 +7,7 @@ _flare_infer() {
         before=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     ((COMP_CWORD > 1)) && case ${COMP_WORDS[1]} in
-        list | info | doctor | check | completion) command=${COMP_WORDS[1]} ;;
+        list | info | doctor | check | completion | status | merge) command=${COMP_WORDS[1]} ;;
     esac
     case $command in
         "") options="-h --help --version -i --input --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
@@ -16,6 +16,8 @@ _flare_infer() {
         doctor) options="-h --help -m --model --json" ;;
         check) options="-h --help -m --model --json" ;;
         completion) options="-h --help" ;;
+        status) options="-h --help --json --watch --max-tries" ;;
+        merge) options="-h --help -o --output --lesions" ;;
     esac
     words=$options
     case "$command $before" in
@@ -25,15 +27,19 @@ _flare_infer() {
         " --backend") words="auto openvino onnxruntime tensorrt cudnn tensorrt-rtx" ;;
         " --precision") words="auto fp32 bf16 int8 fp16" ;;
         " --crop") words="nonzero body" ;;
-        " --output-type") words="nifti dicom-seg rtstruct" ;;
+        " --output-type") words="nifti dicom-seg rtstruct dicom-sr" ;;
         " --keep-largest") words="label foreground" ;;
         " --probabilities") words="input network" ;;
-        " flare-infer" | " "*/flare-infer) words="list info doctor check completion" ;;
+        " flare-infer" | " "*/flare-infer) words="list info doctor check completion status merge" ;;
         "info "*) words="FILES" ;;
         "doctor -m" | "doctor --model") words="FILES" ;;
         "check -m" | "check --model") words="FILES" ;;
         "check "*) words="FILES" ;;
         "completion "*) words="bash zsh" ;;
+        "status --watch" | "status --max-tries") words="" ;;
+        "status "*) words="FILES" ;;
+        "merge -o" | "merge --output" | "merge --lesions") words="FILES" ;;
+        "merge "*) words="FILES" ;;
     esac
     COMPREPLY=()
     if [[ $word == -* ]]; then

@@ -7,6 +7,8 @@ _flare_infer() {
         'doctor:what this machine has, and what auto takes of it for a bundle, and why'
         'check:what would be read and refused, with tiles and memory; no network runs'
         'completion:what a shell completes the words of flare-infer by - source <(flare-infer completion bash)'
+        'status:how far the cases of an output folder are - done, refused or failed and why, in work and by whom, the rate'
+        'merge:write the records of an output folder as one table, a row a case'
     )
     if ((CURRENT > 2)); then
         case $words[2] in
@@ -49,6 +51,25 @@ _flare_infer() {
                     '(-h --help)'{-h,--help}'[show this help message and exit]' \
                     ':SHELL:(bash zsh)'
                 return ;;
+            status)
+                shift words
+                ((CURRENT--))
+                _arguments \
+                    '(-h --help)'{-h,--help}'[show this help message and exit]' \
+                    ':OUT:_files' \
+                    --json'[print JSON, with the names of all cases that are not done]' \
+                    --watch='[look again and again until all is done (default\: every 5 s)]::SECONDS: ' \
+                    --max-tries='[after how many runs a case is given up, as --max-tries of the runs says (default\: 5)]:N: '
+                return ;;
+            merge)
+                shift words
+                ((CURRENT--))
+                _arguments \
+                    '(-h --help)'{-h,--help}'[show this help message and exit]' \
+                    ':OUT:_files' \
+                    '(-o --output)'{-o+,--output=}'[a .csv or .parquet file for the cases]:TABLE:_files' \
+                    --lesions='[another one for the lesions, a row each]:TABLE:_files'
+                return ;;
         esac
     fi
     if ((CURRENT == 2)) && [[ $words[2] != -* ]]; then
@@ -75,7 +96,7 @@ _flare_infer() {
         --threads='[for the network (default\: all cores)]:N: ' \
         --gpu-memory='[take at most so much of a GPU'\''s memory (default\: 4096)]:MIB: ' \
         '(-o --output)'{-o+,--output=}'[a file or a FOLDER/ for a file, a folder for a folder]:OUT:_files' \
-        --output-type='[nifti; of DICOM also dicom-seg or rtstruct; or several, with commas (default\: nifti)]:TYPES:_values -s , TYPES nifti dicom-seg rtstruct' \
+        --output-type='[nifti; of DICOM also dicom-seg or rtstruct; or several, with commas; dicom-sr adds a structured report of the lesions (default\: nifti)]:TYPES:_values -s , TYPES nifti dicom-seg rtstruct dicom-sr' \
         --keep-largest='[keep the largest component alone\: of every label, or of the whole foreground (default HOW\: label)]::HOW:(label foreground)' \
         --min-volume-mm3='[remove components of the mask that are smaller]:MM3: ' \
         --probabilities='[also write <case>.probabilities.npz, on the grid of the input or of the network (default GRID\: input)]::GRID:(input network)' \
