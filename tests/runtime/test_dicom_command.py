@@ -15,6 +15,7 @@ from flare_runtime.imaging.read import find_series
 from flare_runtime.imaging.write import write_mask
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.digests import sha256_of
+from tests.runtime.command_runs import spawn
 from tests.runtime.dicom_files import Series, enhanced
 from tests.runtime.nifti_files import write_nifti
 
@@ -141,6 +142,17 @@ def test_every_format_holds_the_same_mask(tmp_path, tiny_bundle):
     for z, plane in zip(np.arange(12) * 3.0 + 100, mask, strict=True):
         assert np.array_equal(frames.get(z, np.zeros_like(plane)), plane)
     assert dcmread(out / "scan.seg.dcm").PatientName == "Secret^Patient"
+
+
+def test_the_program_writes_every_format_which_keeps_pydicom_out_until_then(tmp_path, tiny_bundle):
+    pytest.importorskip("highdicom")
+    folder = Series(count=5).write(tmp_path / "scan")
+    types = ("--output-type", "nifti,dicom-seg,rtstruct,dicom-sr")
+    process = spawn("-i", folder, "-o", tmp_path / "masks/", "-m", tiny_bundle, *CPU, *types)
+    assert process.wait() == 0, process.communicate()[1]
+    assert files(tmp_path / "masks") == [
+        *("scan.json", "scan.nii.gz", "scan.rtstruct.dcm", "scan.seg.dcm", "scan.sr.dcm")
+    ]
 
 
 def test_results_beside_the_images_are_no_images_and_are_replaced(tmp_path, tiny_bundle):

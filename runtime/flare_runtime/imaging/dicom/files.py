@@ -1,6 +1,7 @@
 """DICOM files, told by their content: in a folder and those below it, or in a zip archive."""
 
 import os
+import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -97,6 +98,12 @@ def archive_of(files: Iterable[DicomFile]) -> Iterator[zipfile.ZipFile | None]:
             raise CaseError("corrupt", f"{path.name} cannot be unpacked ({error}); copy the archive anew") from error
         with archive:
             yield archive
+
+
+def let_pydicom_in() -> None:
+    """Let pydicom be imported again, after the command has kept nibabel from importing it."""
+    if sys.modules.get("pydicom", sys) is None:
+        del sys.modules["pydicom"]
 
 
 def is_zip(path: Path) -> bool:

@@ -10,7 +10,7 @@ from warnings import catch_warnings, simplefilter
 from zipfile import ZipFile
 
 from flare_runtime.errors import CaseError, UsageError, first_line, install_hint
-from flare_runtime.imaging.dicom.files import DicomFile, archive_of
+from flare_runtime.imaging.dicom.files import DicomFile, archive_of, let_pydicom_in
 from flare_runtime.imaging.dicom.headers import Slice, complete
 from flare_runtime.imaging.dicom.mask_writer import MAKER
 from flare_runtime.imaging.dicom.series import DicomSeries
@@ -78,6 +78,7 @@ def check_installed() -> None:
     Raises:
         UsageError: with the command that installs them.
     """
+    let_pydicom_in()
     missing = [name for name in ("pydicom", "highdicom", "contourpy") if find_spec(name) is None]
     if missing:
         raise UsageError(f"writing DICOM needs {' and '.join(missing)}: {install_hint('dicom')}")

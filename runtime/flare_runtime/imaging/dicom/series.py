@@ -1,7 +1,6 @@
 """The series of a study: which slices make one volume, which are left out, and what the volume is called."""
 
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO
-from flare_runtime.imaging.dicom.files import DicomFile, archive_of, find_files
+from flare_runtime.imaging.dicom.files import DicomFile, archive_of, find_files, let_pydicom_in
 from flare_runtime.imaging.dicom.headers import Slice, read_slices
 from flare_runtime.imaging.dicom.pixels import read_voxels, stored_type
 from flare_runtime.imaging.dicom.stack import SAME_DIRECTION, Floats, stack, stack_tilted
@@ -154,8 +153,7 @@ def find_series(source: Path) -> list[DicomSeries]:
     files = find_files(source)
     if not files:
         return []
-    if sys.modules.get("pydicom", sys) is None:  # as the command keeps nibabel from importing it
-        del sys.modules["pydicom"]
+    let_pydicom_in()
     try:
         import pydicom  # noqa: F401
     except ImportError as error:
