@@ -16,7 +16,7 @@ from flare_runtime.run.lesion_table import rows_of, write_table
 from flare_runtime.run.record import CaseRecord, RunTime, read_record, write_report
 
 if TYPE_CHECKING:  # of use where a run resumes another
-    from flare_runtime.run.shared import Kept
+    from flare_runtime.run.claims import Kept
 
 
 class Journal:

@@ -29,8 +29,8 @@ from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
+    from flare_runtime.run.claims import Kept
     from flare_runtime.run.resume import ResumeRules
-    from flare_runtime.run.shared import Kept
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
@@ -82,6 +82,11 @@ class Session:
         """The model."""
         return self._choice.bundle
 
+    @property
+    def recipe(self) -> Recipe:
+        """What decides its results beside the images."""
+        return Recipe.of(self.bundle, self._choice.options)
+
     def run(
         self,
         source: str | Path,
@@ -128,12 +133,15 @@ class Session:
         journal = Journal(report_path, cases, command, table)
         return self._run_over(cases, journal, resume)
 
-    def over(self, cases: Sequence[Case], resume: "ResumeRules | None" = None) -> "Run":
-        """Return a run over cases whose outputs have been checked, which has not started; see `run`."""
+    def over(self, cases: CaseQueue | Sequence[Case], resume: "ResumeRules | None" = None) -> "Run":
+        """Return a run over cases whose outputs have been checked, or a queue of them, which has not started."""
+        if isinstance(cases, CaseQueue):
+            queue, journal = cases, Journal(None, ())
+            return Run((), journal, queue, lambda: self._segment(queue, journal, self.recipe))
         return self._run_over(cases, Journal(None, cases), resume)
 
     def _run_over(self, cases: Sequence[Case], journal: Journal, resume: "ResumeRules | None") -> "Run":
-        recipe = Recipe.of(self.bundle, self._choice.options)
+        recipe = self.recipe
         if resume is None:
             queue: CaseQueue = ListedCases(cases)
         elif self._choice.options.records:

@@ -1,48 +1,21 @@
 """Cases that any number of workers take from one list: what is done stays, and each case has one worker at a time."""
 
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flare_runtime.errors import LostDeviceError, OutputError
-from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.run.cases import Case
-from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.claims import Claims, Kept
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.queue import CaseQueue
-from flare_runtime.run.record import CaseRecord, failed_record
-from flare_runtime.run.resume import Before, ResumeRules, look_at
+from flare_runtime.run.resume import ResumeRules
 
-_LOG = logging.getLogger(__name__)
 # Where another worker has a case, so often another place in the list is tried before the cases behind it.
 _JUMPS = 8
 # Between two looks at cases that other workers have, when there are no others.
 _LOOK_S = 1.0
 _OPEN = 1
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A case that this run leaves as it is: done, refused or failed in another one.
-
-    Attributes:
-        case: the case.
-        status, reason, message: as in its record.
-    """
-
-    case: Case
-    status: str
-    reason: str
-    message: str
-
-    @classmethod
-    def of(cls, case: Case, record: CaseRecord | Before) -> "Kept":
-        """Return what a record says."""
-        return cls(case, record.status, record.reason or "", record.message or "")
 
 
 class SharedCases(CaseQueue):
@@ -62,10 +35,8 @@ class SharedCases(CaseQueue):
     ) -> None:
         super().__init__()
         self._cases = cases
-        self._rules = rules
-        self._recipe = recipe
+        self._claims = Claims(rules, recipe)
         self._on_kept = on_kept
-        self._leases = Leases()
         self._indices: dict[Path, int] = {}
         # Those that are neither settled nor taken by this worker.
         self._open = bytearray([_OPEN]) * len(cases)
@@ -76,7 +47,7 @@ class SharedCases(CaseQueue):
     def close(self) -> None:
         """Finish, and let other workers have what was taken and is not settled."""
         super().close()
-        self._leases.close()
+        self._claims.close()
 
     def _left(self) -> int:
         return self._count
@@ -105,44 +76,15 @@ class SharedCases(CaseQueue):
 
     def _taken_at(self, index: int) -> tuple[Case | None, bool]:
         """Return the case of an index where it is to be done and free, and whether another worker has it."""
-        case = self._cases[index]
-        before, stays = look_at(case, self._recipe, self._rules)
-        if before and stays:
-            self._keep(index, Kept.of(case, before))
-            return None, False
-        try:
-            lease = self._leases.take(case.mask)
-        except OutputError as error:  # one bad folder must not cost the others
-            _LOG.warning("%s: %s", case.name, error)
-            self._keep(index, Kept.of(case, failed_record(case.name, error)))
-            return None, False
-        if lease is None:
+        case = self._claims.claim(self._cases[index])
+        if case is None:
             return None, True
-        before, stays = look_at(case, self._recipe, self._rules)  # it may have been finished just now
-        if before and stays:
-            self._leases.release(lease)
-            self._keep(index, Kept.of(case, before))
-            return None, False
-        case = replace(case, lease=lease, tries=(before.tries if before else 0) + lease.lost_before + 1)
-        if lease.lost_before >= self._rules.max_tries:
-            self._give_up(index, case, lease)
-            return None, False
         self._close(index)
+        if isinstance(case, Kept):
+            self._on_kept(case)
+            return None, False
         self._indices[case.mask] = index
         return case, False
-
-    def _give_up(self, index: int, case: Case, lease: Lease) -> None:
-        error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")
-        record = commit_failure(case, failed_record(case.name, error), self._recipe)
-        _LOG.warning("%s: %s; it is given up", case.name, error)
-        self._leases.release(lease)
-        self._keep(index, Kept.of(case, record))
-
-    def _keep(self, index: int, kept: Kept) -> None:
-        self._close(index)
-        with suppress(OutputError):  # what a worker left that was lost just behind its result
-            self._leases.clear(kept.case.mask)
-        self._on_kept(kept)
 
     def _close(self, index: int) -> None:
         self._open[index] = 0
@@ -150,8 +92,7 @@ class SharedCases(CaseQueue):
 
     def _let_go(self, case: Case, *, again: bool) -> None:
         index = self._indices.pop(case.mask)
-        if case.lease is not None:
-            self._leases.release(case.lease)
+        self._claims.release(case)
         if again:
             self._open[index] = _OPEN
             self._count += 1

@@ -1,0 +1,89 @@
+"""Claims on cases: each is taken under a lease, unless its result stays as it is or another worker has it."""
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from flare_runtime.errors import LostDeviceError, OutputError
+from flare_runtime.files.lease import Lease, Leases
+from flare_runtime.run.cases import Case
+from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.identity import Recipe
+from flare_runtime.run.record import CaseRecord, failed_record
+from flare_runtime.run.resume import Before, ResumeRules, look_at
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A case that this run leaves as it is: done, refused or failed in another one.
+
+    Attributes:
+        case: the case.
+        status, reason, message: as in its record.
+    """
+
+    case: Case
+    status: str
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, case: Case, record: CaseRecord | Before) -> "Kept":
+        """Return what a record says."""
+        return cls(case, record.status, record.reason or "", record.message or "")
+
+
+class Claims:
+    """The cases that this process has claimed.
+
+    Args:
+        rules: which cases stay as they are.
+        recipe: of this run.
+    """
+
+    def __init__(self, rules: ResumeRules, recipe: Recipe) -> None:
+        self._rules = rules
+        self._recipe = recipe
+        self._leases = Leases()
+
+    def claim(self, case: Case) -> Case | Kept | None:
+        """Return a case with its lease, what it is kept as, or None where another worker has it."""
+        before, stays = look_at(case, self._recipe, self._rules)
+        if before and stays:
+            return self._keep(Kept.of(case, before))
+        try:
+            lease = self._leases.take(case.mask)
+        except OutputError as error:  # one bad folder must not cost the others
+            _LOG.warning("%s: %s", case.name, error)
+            return self._keep(Kept.of(case, failed_record(case.name, error)))
+        if lease is None:
+            return None
+        before, stays = look_at(case, self._recipe, self._rules)  # it may have been finished just now
+        if before and stays:
+            self._leases.release(lease)
+            return self._keep(Kept.of(case, before))
+        case = replace(case, lease=lease, tries=(before.tries if before else 0) + lease.lost_before + 1)
+        return self._give_up(case, lease) if lease.lost_before >= self._rules.max_tries else case
+
+    def release(self, case: Case) -> None:
+        """Let others have a claimed case, or what was made of it."""
+        if case.lease is not None:
+            self._leases.release(case.lease)
+
+    def close(self) -> None:
+        """Let others have all that is claimed."""
+        self._leases.close()
+
+    def _give_up(self, case: Case, lease: Lease) -> Kept:
+        error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")
+        record = commit_failure(case, failed_record(case.name, error), self._recipe)
+        _LOG.warning("%s: %s; it is given up", case.name, error)
+        self._leases.release(lease)
+        return self._keep(Kept.of(case, record))
+
+    def _keep(self, kept: Kept) -> Kept:
+        with suppress(OutputError):  # what a worker left that was lost just behind its result
+            self._leases.clear(kept.case.mask)
+        return kept
