@@ -202,6 +202,14 @@ OUTPUTS = (
         ),
     ),
     Row(
+        "SIGUSR1 or SIGUSR2, as by a scheduler",
+        "the cases in work are finished and no other is begun; exit 138 or 140 where cases are left",
+        tests=(
+            f"{_RT}preemption.py::test_the_case_in_work_is_finished_and_no_other_begun",
+            f"{_RT}preemption.py::test_the_worker_of_a_gpu_gets_back_what_it_has_not_begun",
+        ),
+    ),
+    Row(
         "resuming after either",
         "to take as done what has its mask, its record and their hashes",
         open="there is no --resume yet: the next run does every case again",

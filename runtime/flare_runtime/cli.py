@@ -22,7 +22,7 @@ QUESTIONS = ("list", "info", "doctor", "check", "completion")
 COHORT_QUESTIONS = ("status", "merge")
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
-            6 output; 7 bundle; 129, 130 and 143 interrupted
+            6 output; 7 bundle; 129, 130 and 143 interrupted; 138 and 140 preempted, cases are left
 before segmenting: flare-infer list | info | doctor | check | completion, each with --help
 of a folder of results: flare-infer status | merge, each with --help
 """

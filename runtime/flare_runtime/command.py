@@ -29,7 +29,7 @@ class Command:
     Args:
         args: the parsed command line.
         command: the command line itself, for the report.
-        interruption: gets the final steps of a run that a signal ends; None where the caller handles signals.
+        interruption: gets what a signal that ends the run calls; None where the caller handles signals.
     """
 
     def __init__(self, args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> None:
@@ -37,6 +37,7 @@ class Command:
         self._places: set[NetworkReady] = set()
         self._bar: Any = None
         self._bar_case = ""
+        self._interruption = interruption
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
         self._session = Session(args.model, options_of(args), listener=self._on_event)
         self._run = self._session.run(
@@ -49,6 +50,7 @@ class Command:
         )
         if interruption is not None:
             interruption.final_steps = [(self._stop, 1.0), (self._clean_up, 0.2), (self._print_ending, 0.2)]
+            interruption.finish = self._finish
 
     def run(self) -> int:
         """Segment the cases and return the exit code."""
@@ -60,6 +62,10 @@ class Command:
             self._print_kept(journal)
         if journal.failed:
             say(f"{journal.failed} of {journal.count} case(s) not done")
+        left = len(self._run.cases) - journal.count - journal.kept
+        if left and self._interruption and (number := self._interruption.warned_by):
+            say(f"flare-infer: preempted; {left} case(s) are left")
+            return 128 + number
         return SOME_FAILED if journal.failed or journal.kept_failed else 0
 
     def _print_kept(self, journal: Journal) -> None:
@@ -121,6 +127,10 @@ class Command:
             say(f"  lesion of label {lesion.label}: {lesion.volume_ml:.3f} ml about voxel {lesion.centre} (z, y, x)")
         if record.traceback:
             say_lines(record.traceback)
+
+    def _finish(self) -> None:
+        self._run.finish()
+        say("flare-infer: told to end soon; no further case is begun, those in work are finished")
 
     def _stop(self, _word: str) -> None:
         try:

@@ -204,6 +204,20 @@ class NumberedWork(StuckWork):
         return str(os.getpid())
 
 
+class AheadWork(StuckWork):
+    """Begins two cases, says so, and goes on once there is a file `go` beside the folder of the output."""
+
+    def __call__(self, cases: Iterable[Case], _listener: Listener) -> Iterator[CaseRecord]:
+        coming = iter(cases)
+        begun = [*islice(coming, 2)]
+        sys.stdout.write("in work\n")
+        sys.stdout.flush()
+        while not (begun[0].mask.parent.parent / "go").exists():
+            time.sleep(0.02)
+        for case in (*begun, *coming):
+            yield CaseRecord(case=case.name, status="failed", reason="trouble", message="stands in for a result")
+
+
 def _counted(path: Path, name: str) -> int:
     """Write a case's name down and return how often it stands there."""
     with path.open("a+", encoding="utf-8") as file:

@@ -25,6 +25,11 @@ class CaseQueue(ABC):
         return tuple(self._taken.values())
 
     @property
+    def is_finished(self) -> bool:
+        """Whether no further case is to be begun, not even one that was taken."""
+        return self._is_finished
+
+    @property
     def left(self) -> int:
         """How many cases may still come, at most."""
         return 0 if self._is_finished else self._left()

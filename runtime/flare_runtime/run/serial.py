@@ -140,6 +140,8 @@ class _ReadAhead:
 
     def next_case(self) -> Case | None:
         """Return the case that is to be segmented now; None where there is none any more."""
+        if self._queue.is_finished:  # one that was read ahead is not begun
+            return None
         (case, self._images), self._ahead = self._ahead or (None, None), None
         return case or next_case(self._queue)
 

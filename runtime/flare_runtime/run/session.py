@@ -209,7 +209,7 @@ class Run:
         return self._records
 
     def finish(self) -> None:
-        """Begin with no further case; for another thread."""
+        """Begin with no further case, and end with those that are in work; for another thread."""
         self._queue.finish()
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 _MOST_OF_A_CASE, _MOST_OF_A_DEVICE = 2, 3
 # Cases that a worker has at most: what it works on at once, and the next one.
 _MOST_GIVEN = 6
-# Between two looks at cases that other processes have.
+# Between two looks at cases that other processes have, and at whether the run is to finish.
 _PAUSE_S = 0.2
 
 
@@ -82,11 +82,12 @@ class _Lane:
         self.loss: LostDeviceError | None = None
         self.lost = 0
         self._is_told = True
+        self._is_recalled = False
 
     def begin(self, case: Case, *, is_alone: bool) -> None:
         """Note the first case of a worker that is to be started."""
         self.given = deque([case])
-        self.is_alone, self.loss, self._is_told = is_alone, None, False
+        self.is_alone, self.loss, self._is_told, self._is_recalled = is_alone, None, False, False
 
     @property
     def takes_more(self) -> bool:
@@ -101,6 +102,12 @@ class _Lane:
         else:
             self.given.append(case)
         self.worker.give(case)
+
+    def recall(self) -> None:
+        """Have the worker, where there is one, begin no further case, and end."""
+        if self.worker and not self._is_recalled:
+            self._is_told = self._is_recalled = True
+            self.worker.recall()
 
 
 class _Supervision:
@@ -126,8 +133,9 @@ class _Supervision:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether a case waits or a worker is there."""
-        return bool(self._left or self._suspects or any(lane.worker for lane in self.lanes))
+        """Whether a worker is there, or a case waits that is to be begun."""
+        waiting = not self._queue.is_finished and (self._left or self._suspects)
+        return bool(waiting or any(lane.worker for lane in self.lanes))
 
     @property
     def _left(self) -> int:
@@ -139,6 +147,8 @@ class _Supervision:
 
     def start(self, lane: _Lane) -> Iterator[CaseRecord]:
         """Give a lane a worker where there is something to do for it."""
+        if self._queue.is_finished:
+            return
         suspect = next((one for one in self._suspects if one[1] is not lane or len(self.lanes) == 1), None)
         if suspect:
             self._suspects.remove(suspect)
@@ -159,7 +169,14 @@ class _Supervision:
         self._supply()
 
     def _supply(self) -> None:
-        """Give the workers the cases that wait: each its share of what is left, and not too many at once."""
+        """Give the workers the cases that wait: each its share of what is left, and not too many at once.
+
+        Where none is to be begun any more, also those are left that they have not begun.
+        """
+        if self._queue.is_finished:
+            for lane in self.lanes:
+                lane.recall()
+            return
         left = self._left + sum(len(lane.given) for lane in self.lanes)
         most = min(-(-left // len(self.lanes)), _MOST_GIVEN)
         for lane in self.lanes:
@@ -171,8 +188,8 @@ class _Supervision:
     def ready(self) -> list[_Lane]:
         """Wait until a worker says something, and return the lanes of all that do."""
         by_connection = {lane.worker.connection: lane for lane in self.lanes if lane.worker}
-        # Meanwhile cases of other processes may come to be free.
-        said = wait(list(by_connection), _PAUSE_S if self._left or not by_connection else None)
+        # Meanwhile cases of other processes may come to be free, or the run may be told to finish.
+        said = wait(list(by_connection), _PAUSE_S)
         if not said:
             self._supply()
         return [by_connection[one] for one in said if isinstance(one, Connection)]
@@ -184,7 +201,7 @@ class _Supervision:
         if message is None:
             ended = lane.loss or LostDeviceError(lane.worker.wait())
             self._end(lane)
-            if lane.given:
+            if lane.given and not self._queue.is_finished:
                 yield from self._lost(lane, ended)
         elif isinstance(message, CaseRecord):
             self._queue.settle(lane.given.popleft())
@@ -240,5 +257,7 @@ class _Supervision:
         for lane in self.lanes:
             self._end(lane)
             self._waiting.extend(lane.given)
+        if self._queue.is_finished:  # who closes it gives back all
+            return
         for case in reversed((*self._waiting, *(case for case, _ in self._suspects))):
             self._queue.give_back(case)

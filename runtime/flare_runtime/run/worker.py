@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.files.commit_lock import committing
@@ -29,6 +29,8 @@ from flare_runtime.run.worker_server import CONTEXT
 # Segments cases as they come, yields the record of each in their order, and calls the listener with events.
 Work: TypeAlias = Callable[[Iterable[Case], Listener], Iterable[CaseRecord]]
 _PACKAGE = __name__.partition(".")[0]
+# Sent in place of a case.
+_RECALL: Final = "recall"
 # How long a worker that is to be killed may take to write the record beside a mask.
 _MOMENT_S = 0.3
 _NAME = "flare-worker"
@@ -79,6 +81,11 @@ class Worker:
         """Give the process a case, or say that none will come."""
         with suppress(OSError):  # it has ended, which its messages will show
             self.connection.send(case)
+
+    def recall(self) -> None:
+        """Have the process end behind the cases that it has begun."""
+        with suppress(OSError):
+            self.connection.send(_RECALL)
 
     def receive(self) -> Message | None:
         """Wait for a message; None where the process has ended."""
@@ -132,7 +139,8 @@ class _Forwarder(logging.Handler):
 
 def _run(work: Work, connection: Connection, log_level: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # the parent gets them too, and ends this process
+        signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
     open_streams()
     one_at_a_time = threading.Lock()
@@ -166,8 +174,11 @@ def _run(work: Work, connection: Connection, log_level: int) -> None:
 
 def _take_cases(connection: Connection, coming: "SimpleQueue[Case | None]") -> None:
     try:
-        while case := connection.recv():
+        while (case := connection.recv()) != _RECALL:
             coming.put(case)
+        with suppress(Empty):
+            while True:
+                coming.get_nowait()
     except (EOFError, OSError):  # the parent is gone
         pass
     finally:
