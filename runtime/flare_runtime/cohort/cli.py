@@ -73,12 +73,13 @@ def _seconds(text: str) -> float:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from flare_runtime.cohort.record_files import read_head
     from flare_runtime.cohort.status import HeadReader, status_of
 
-    reader = HeadReader()
+    read = HeadReader().read if args.watch else read_head
 
     def look() -> CohortStatus:
-        return status_of(args.folder, args.max_tries, None, reader.read)
+        return status_of(args.folder, args.max_tries, None, read)
 
     with WaitingLine(f"flare-infer status: looking through {args.folder} ..."):
         status = look()

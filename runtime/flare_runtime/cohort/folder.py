@@ -21,15 +21,22 @@ _FILES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Listing:
-    """What one folder holds, in the order of the names.
+    """What one folder holds.
 
     Attributes:
-        json: the paths of its JSON files, records among them.
-        leases: the paths of its leases.
+        folder: its path.
+        json: the names of its JSON files in their order, records among them.
+        leases: the names of its leases.
     """
 
+    folder: str
     json: list[str]
     leases: list[str]
+
+    @property
+    def json_paths(self) -> Iterator[str]:
+        """The paths of the JSON files, in their order."""
+        return (f"{self.folder}/{name}" for name in self.json)
 
 
 def listings(top: Path, note: Callable[[str], None]) -> Iterator[Listing]:
@@ -66,14 +73,14 @@ def _list(folder: str) -> tuple[Listing, list[str]]:
         for entry in entries:
             name = entry.name
             if name.endswith(".flare-lease"):
-                leases.append(entry.path)
+                leases.append(name)
             elif name[0] == ".":
                 continue
             elif name.endswith(".json") and entry.is_file(follow_symlinks=False):
-                json.append(entry.path)
+                json.append(name)
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
-    return Listing(sorted(json), sorted(leases)), sorted(folders)
+    return Listing(folder, sorted(json), leases), sorted(folders)
 
 
 def read_each(paths: Iterable[str], read: Callable[[str], Content], at_once: int = _FILES_AT_ONCE) -> Iterator[Content]:

@@ -107,7 +107,7 @@ def _lesion_rows(lesions: Path | None) -> Iterator[Rows | None]:
 
 def _records(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, CaseRecord]]:
     """Yield where each record lies, below the folder, and what it says."""
-    paths = (path for listing in listings(folder, unreadable.append) for path in listing.json)
+    paths = (path for listing in listings(folder, unreadable.append) for path in listing.json_paths)
     contents = read_each(paths, read_content, _FILES_AT_ONCE)
     for content in progress_bar(contents, "merging", "file"):
         if isinstance(content, Unreadable):

@@ -11,6 +11,7 @@ from flare_runtime.run.formats import RECORD_FORMAT
 
 Status: TypeAlias = Literal["done", "refused", "failed"]
 Record = TypeVar("Record")
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # Holds all that comes before the lesions, unless names are very long.
 _HEAD_BYTES = 4096
 # A file beyond this was written by something else.
@@ -129,7 +130,7 @@ def _read(path: str, *, whole: bool) -> Content | Unreadable | None:
 
 def _read_file(path: str, whole: bool) -> Content | None:
     """Return a record, without its lesions and what follows where these may be left out; None for another file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, _FLAGS)
     try:
         status = os.fstat(descriptor)
         size, changed_ns = status.st_size, status.st_mtime_ns

@@ -2,6 +2,7 @@
 
 import os
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -158,8 +159,8 @@ def status_of(
 
     def paths() -> Iterator[str]:
         for listing in listings(folder, unreadable.append):
-            leases.extend(listing.leases)
-            yield from listing.json
+            leases.extend(f"{listing.folder}/{name}" for name in listing.leases)
+            yield from listing.json_paths
 
     tally = _Tally(expected or ())
     for head in read_each(paths(), read):
@@ -168,7 +169,7 @@ def status_of(
         elif head is not None:
             unreadable.append(head.line)
     holders = _holders(leases, unreadable.append)
-    if not tally.ends and not holders:
+    if not tally.ended_s and not holders:
         raise UsageError(f"{folder}: holds no record of a case{_so_many(unreadable)}")
     return CohortStatus(
         folder=visible(folder),
@@ -178,7 +179,7 @@ def status_of(
         running=[_in_work(mask, holder) for mask, holder in holders.items() if holder.is_alive],
         lost=[_in_work(mask, holder) for mask, holder in holders.items() if not holder.is_alive],
         unreadable=unreadable,
-        rate=_rate(tally.ends),
+        rate=_rate(tally.ended_s, tally.took_s),
         total=None if expected is None else len(expected),
         open=len(tally.missing),
         not_begun=[case.name for case in tally.missing.values() if case.mask not in holders],
@@ -191,23 +192,18 @@ class _Tally:
     def __init__(self, expected: Iterable[Expected]) -> None:
         self.done = 0
         self.not_done: list[NotDone] = []
-        self.ends: list[_End] = []
+        # When each case ended, since 1970, and how long it took.
+        self.ended_s, self.took_s = array("d"), array("d")
         self.missing = {case.record: case for case in expected}
 
     def add(self, head: Head) -> None:
         self.missing.pop(head.path, None)
-        self.ends.append(_End(head.changed_ns / 1e9, head.duration_s))
+        self.ended_s.append(head.changed_ns / 1e9)
+        self.took_s.append(head.duration_s)
         if head.status == "done":
             self.done += 1
         else:
             self.not_done.append(_not_done(head))
-
-
-class _End(NamedTuple):
-    """When a case ended, in seconds since 1970, and how long it took."""
-
-    at_s: float
-    took_s: float
 
 
 def _so_many(unreadable: Sequence[str]) -> str:
@@ -247,17 +243,17 @@ def _holders(leases: Sequence[str], note: Callable[[str], None]) -> dict[str, Ho
     return holders
 
 
-def _rate(ends: Sequence[_End]) -> Rate | None:
+def _rate(ended_s: Sequence[float], took_s: Sequence[float]) -> Rate | None:
     """Return the rate at which cases ended of late.
 
     It is counted from the begin of the earliest case that ended in the window, where that lies in it: a run that has
     just begun is as fast as one that goes on.
     """
-    now = max([time.time(), *(end.at_s for end in ends)])  # a file server's clock may be ahead
-    recent: list[_End] = []
+    now = max(time.time(), max(ended_s, default=0.0))  # a file server's clock may be ahead
+    recent: list[tuple[float, float]] = []
     for window_s in _WINDOWS_S:
-        recent = [end for end in ends if end.at_s > now - window_s]
+        recent = [(end, took) for end, took in zip(ended_s, took_s, strict=True) if end > now - window_s]
         if len(recent) >= _ENOUGH:
             break
-    over_s = min(window_s, max((now - end.at_s + end.took_s for end in recent), default=0.0))
+    over_s = min(window_s, max((now - end + took for end, took in recent), default=0.0))
     return Rate(len(recent) / over_s * 3600, over_s) if over_s > 0 else None
