@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import fields
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flare_runtime.errors import FlareError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.options import RunOptions
+from flare_runtime.program.duration import duration
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import WaitingLine, clear_line, say, say_lines
 from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, Event, NetworkReady
@@ -37,6 +39,7 @@ class Command:
         self._places: set[NetworkReady] = set()
         self._bar: Any = None
         self._bar_case = ""
+        self._begun_s = time.monotonic()
         self._interruption = interruption
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
         self._session = Session(args.model, options_of(args), listener=self._on_event)
@@ -90,6 +93,8 @@ class Command:
         self._waiting.end()
         if place in self._places or self._args.quiet:
             return
+        if not self._places:
+            self._begun_s = time.monotonic()
         self._places.add(place)
         manifest = self._session.bundle.manifest
         where = f"{place.device} ({place.backend}, {place.precision})"
@@ -102,12 +107,27 @@ class Command:
         if self._bar is None and progress.done < progress.total and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=visible(progress.case), unit="tile", total=progress.total, leave=False)
+            name = "; ".join([*self._cohort(), visible(progress.case)])
+            self._bar = tqdm(desc=name, unit="tile", total=progress.total, leave=False)
             self._bar_case = progress.case
         if self._bar is not None and self._bar_case == progress.case:
             self._bar.update(progress.done - self._bar.n)
             if progress.done == progress.total:
                 self._end_bar()
+
+    def _cohort(self) -> list[str]:
+        """Return how far a run over several cases is, and how fast by the cases of its own; nothing of one case."""
+        journal, count = self._run.journal, len(self._run.cases)
+        if count == 1:
+            return []
+        settled = journal.count + journal.kept
+        words = [f"{settled:,} of {count:,} cases"]
+        if journal.failed:
+            words.append(f"{journal.failed:,} not done")
+        if journal.count:
+            case_s = (time.monotonic() - self._begun_s) / journal.count
+            words += [f"{3600 / case_s:,.0f} an hour", f"{duration((count - settled) * case_s)} left"]
+        return [", ".join(words)]
 
     def _end_bar(self) -> None:
         if self._bar is not None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -150,6 +151,21 @@ def test_the_command_shows_how_far_a_case_is(tmp_path, tiny_bundle):
     # The bar has gone before the line of the case comes.
     assert "".join(shown[-3:-1]).strip().startswith("a: ")
     assert "/4 [" not in on_a_terminal(command, "--quiet")
+
+
+def test_the_command_shows_how_far_a_folder_of_cases_is(tmp_path, tiny_bundle):
+    (tmp_path / "in").mkdir()
+    for name in "acd":
+        write_nifti(tmp_path / "in" / f"{name}.nii", blobs((16, 17, 18)), spacing_mm=SPACING)
+    (tmp_path / "in" / "b.nii").write_bytes(b"no image")
+    options = ["-i", tmp_path / "in", "-o", tmp_path / "out", "-m", tiny_bundle, "--threads", "1", "--device", "cpu"]
+    command = f"from flare_runtime import cli; cli.main({list(map(str, options))})"
+    bars = [part.split(":")[0] for part in on_a_terminal(command).split("\r") if "| 0/4 [" in part]
+    assert bars[0] == "0 of 4 cases; a"
+    assert [re.sub(r"[\d,]+ (an hour|s left)", r"N \1", bar) for bar in bars[1:]] == [
+        "2 of 4 cases, 1 not done, N an hour, N s left; c",
+        "3 of 4 cases, 1 not done, N an hour, N s left; d",
+    ]
 
 
 def test_a_pipe_gets_no_passing_lines():

@@ -7,6 +7,7 @@ from typing import Any
 
 from flare_runtime.cohort.status import CohortStatus, InWork, NotDone
 from flare_runtime.files.this_process import process_number
+from flare_runtime.program.duration import duration
 
 # So many names of a kind are shown to a person, and so many workers.
 _NAMES, _WORKERS = 3, 20
@@ -65,18 +66,6 @@ def by_reason(cases: Iterable[NotDone]) -> dict[tuple[str, str], list[NotDone]]:
     for case in cases:
         found.setdefault((case.status, case.reason), []).append(case)
     return dict(sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0])))
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it, of which the two largest units matter."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _workers(what: str, cases: Sequence[InWork]) -> Iterator[str]:
