@@ -11,6 +11,7 @@ import pytest
 from flare_runtime.errors import OutputError
 from flare_runtime.files.lease import Leases, holder_of, lease_path
 from flare_runtime.files.this_process import process_id
+from tests.runtime.lease_schedules import Schedule
 
 # Takes a target and waits until it is killed.
 TAKER = """
@@ -102,3 +103,22 @@ def test_of_a_lease_it_is_told_who_holds_it(target, leases):
 def test_a_folder_that_is_not_there_is_said_so(tmp_path, leases):
     with pytest.raises(OutputError, match=r"case: cannot be written \(its lease: No such file or directory\)"):
         leases.take(tmp_path / "missing" / "case")
+
+
+def run_schedules(folder, seeds):
+    for seed in seeds:
+        place = folder / str(seed)
+        place.mkdir()
+        try:
+            Schedule(place, seed).run(deaths=seed % 6, suspensions=seed % 4)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def test_in_whatever_order_workers_take_their_steps_a_target_is_written_once_and_nothing_is_left(tmp_path):
+    run_schedules(tmp_path, range(100))
+
+
+@pytest.mark.slow
+def test_in_many_orders_of_the_workers_steps_a_target_is_written_once_and_nothing_is_left(tmp_path):
+    run_schedules(tmp_path, range(100, 10_000))

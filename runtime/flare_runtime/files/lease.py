@@ -43,13 +43,15 @@ class Lease:
 
         It is asked right before the target is written, by this process or by one that works for it.
         """
-        # In this order: who takes it over makes his lease first and then looks for a sign of life, so that one of both
-        # sees the other.
+        path = lease_path(self.target, self.generation)
+        # Who takes it over makes his lease first and looks for a sign of life after that, and puts his lease in place
+        # of this one when he is done. So in this order each sees what the other did.
         try:
-            if not lease_file.touch(lease_path(self.target, self.generation), self.token):
+            if not lease_file.touch(path, self.token):
                 return False
             lease_file.forget_cached(self.target.parent)
-            return not lease_file.exists(lease_path(self.target, self.generation + 1))
+            is_last = not lease_file.exists(lease_path(self.target, self.generation + 1))
+            return is_last and lease_file.has_token(path, self.token)
         except OSError:
             return False
 
@@ -75,7 +77,7 @@ class Leases:
         self._watched: dict[tuple[int, int, int], int] = {}
 
     def take(self, target: Path) -> Lease | None:
-        """Take the lease of a target; None where somebody holds it who is alive.
+        """Take the lease of a target; None where somebody holds it who is alive, and after `close`.
 
         Raises:
             OutputError: where it cannot be written.
@@ -108,11 +110,8 @@ class Leases:
     def close(self) -> None:
         """Give back what is held; how many workers were lost there is kept for the next one."""
         self._closed.set()
-        while self._held:
-            lease = self._held.pop()
-            with suppress(OSError):
-                if lease.is_held():
-                    lease_path(lease.target, lease.generation).unlink()
+        for lease in tuple(self._held):
+            self._give_back(lease)
 
     def _take(self, target: Path) -> Lease | None:
         for _ in range(_ATTEMPTS):
@@ -127,10 +126,8 @@ class Leases:
                 lease_file.forget_cached(target.parent)  # another was faster
                 continue
             if before == (lease_file.look_at(lease_path(target, last)) if last else None) and lease.is_held():
-                self._hold(lease)
-                return lease
-            if lease_file.touch(path, lease.token):  # the other gave a sign of life just then
-                path.unlink()
+                return self._hold(lease)
+            self._give_back(lease)  # the other gave a sign of life just then, or somebody was faster
             return None
         return None
 
@@ -154,11 +151,21 @@ class Leases:
             clock = self._clocks[device] = (server_ns, time.monotonic_ns())
         return clock[0] + time.monotonic_ns() - clock[1]
 
-    def _hold(self, lease: Lease) -> None:
+    def _hold(self, lease: Lease) -> Lease | None:
         self._held.add(lease)
         with self._starting:
             if self._thread.ident is None:
                 self._thread.start()
+        if self._closed.is_set():  # by another thread, which may have missed this one
+            self._give_back(lease)
+            return None
+        return lease
+
+    def _give_back(self, lease: Lease) -> None:
+        self._held.discard(lease)
+        with suppress(OSError):
+            if lease.is_held():
+                lease_path(lease.target, lease.generation).unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._closed.wait(self._beat_s):

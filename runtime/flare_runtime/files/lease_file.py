@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,14 +156,16 @@ def touch(path: Path, token: str) -> bool:
     Raises:
         OSError: where that cannot be known.
     """
-    try:
-        with _opened(path) as descriptor:
-            if _decoded(os.read(descriptor, MOST_BYTES)).token != token:
-                return False
-            os.utime(descriptor)  # without a time: the server takes its own
-            return True
-    except FileNotFoundError:
-        return False
+    return _is_there(path, token, os.utime)  # without a time, for which a server takes its own
+
+
+def has_token(path: Path, token: str) -> bool:
+    """Whether the lease of this token is still there.
+
+    Raises:
+        OSError: where that cannot be known.
+    """
+    return _is_there(path, token)
 
 
 def exists(path: Path) -> bool:
@@ -186,6 +188,18 @@ def forget_cached(folder: Path) -> None:
         OSError: where it cannot be opened.
     """
     os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _is_there(path: Path, token: str, act: Callable[[int], None] | None = None) -> bool:
+    """Whether the lease of this token is there; if so, something is done to the open file."""
+    try:
+        with _opened(path) as descriptor:
+            is_there = _decoded(os.read(descriptor, MOST_BYTES)).token == token
+            if is_there and act:
+                act(descriptor)
+            return is_there
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
