@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    from flare_runtime.program.command_line import path_of, positive
+    from flare_runtime.program.command_line import path_of, positive, share_of
 
     add = parser.add_argument_group("input").add_argument
     add(
@@ -60,8 +60,10 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         type=path_of,
         required=True,
         metavar="IN",
-        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM",
+        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl)",
     )
+    add("--recursive", action="store_true", help="look into folders in the folder too; the output mirrors them")
+    add("--shard", type=share_of, metavar="I/N", help="segment the Ith of N shares of the cases, such as 1/4")
     add("--any-intensity", action="store_true", help="take a CT that cannot be in Hounsfield units, with a remark")
     add("--any-spacing", action="store_true", help="take scans however far their spacing is from the model's")
     add(

@@ -15,6 +15,7 @@ from flare_runtime.program.duration import duration
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import WaitingLine, clear_line, say, say_lines
 from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, Event, NetworkReady
+from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.session import Session
@@ -50,6 +51,7 @@ class Command:
             lesions=args.lesions,
             command=command,
             resume=resume_rules_of(args),
+            input_rules=InputRules(args.recursive, args.shard),
         )
         if interruption is not None:
             interruption.final_steps = [(self._stop, 1.0), (self._clean_up, 0.2), (self._print_ending, 0.2)]
@@ -63,6 +65,8 @@ class Command:
         journal = self._run.journal
         if journal.kept and not self._args.quiet:
             self._print_kept(journal)
+        if not self._run.cases and not self._args.quiet:
+            say("flare-infer: no case is in shard {}/{}".format(*self._args.shard))
         if journal.failed:
             say(f"{journal.failed} of {journal.count} case(s) not done")
         left = len(self._run.cases) - journal.count - journal.kept

@@ -93,7 +93,7 @@ def test_files_of_other_formats_and_folders_are_pointed_out(tmp_path, caplog):
     assert found(tmp_path) == ["a.nii.gz"]
     assert caplog.messages == [
         f"{tmp_path}: left out 5 files of other formats (.dcm, .mgz, .mhd, .zip) and 1 folder in it; convert them to "
-        "NIfTI, or give a DICOM series by itself, give folders one by one"
+        "NIfTI, or give a DICOM series by itself, --recursive looks into folders"
     ]
     assert caplog.records[0].levelno == logging.WARNING
 
@@ -122,7 +122,7 @@ def test_a_folder_of_nothing_else_is_told_as_much(tmp_path):
         find_images(tmp_path, tmp_path / "out")
     (tmp_path / "IM1.dcm").unlink()
     fill(tmp_path / "one"), fill(tmp_path / "two")
-    with pytest.raises(UsageError, match=r"file, but 2 folders in it; give folders one by one$"):
+    with pytest.raises(UsageError, match=r"file, but 2 folders in it; --recursive looks into folders$"):
         find_images(tmp_path, tmp_path / "out")
 
 

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,35 +28,55 @@ _KINDS = {
 def check_targets(
     targets: Iterable[Path], inputs: Iterable[Path] = (), *, over: IsOurs | None = None, head_bytes: int | None = None
 ) -> None:
-    """Refuse files that must not be written, before any work is done.
+    """Refuse files that must not be written, before any work is done; see `TargetCheck`."""
+    check = TargetCheck(inputs)
+    for target in targets:
+        check(target, over, head_bytes)
+
+
+class TargetCheck:
+    """Refuses files that must not be written, of many that are written beside each other.
 
     Args:
-        targets: the files to be written.
         inputs: files that are read.
-        over: what a target that is there has to hold, or be empty; None for any content.
-        head_bytes: how much of it `over` looks at, from the beginning; all where None.
-
-    Raises:
-        OutputError: where a target is no regular file, is an input, lies in a bundle, or holds something else.
     """
-    read = cache(lambda: {identity: path for path in inputs if (identity := _identity(path))})
-    around, names = cache(lambda folder: bundle_around(Path(folder))), cache(_names)
-    for target in targets:
+
+    def __init__(self, inputs: Iterable[Path]) -> None:
+        self._inputs = inputs
+        self._bundle_around = cache(lambda folder: bundle_around(Path(folder)))
+        self._names = cache(_names)
+
+    def __call__(self, target: Path, over: IsOurs | None = None, head_bytes: int | None = None) -> None:
+        """Refuse a file where it must not be written.
+
+        Args:
+            target: the file to be written.
+            over: what it has to hold if it is there, or be empty; None for any content.
+            head_bytes: how much of it `over` looks at, from the beginning; all where None.
+
+        Raises:
+            OutputError: where it is no regular file, is an input, lies in a bundle, or holds something else.
+        """
         folder, name = os.path.split(target)
-        bundle = around(folder)
+        bundle = self._bundle_around(folder)
         if bundle is not None:
             raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
         # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
-        if name.casefold() not in names(folder) and len(os.fsencode(name)) <= LONGEST_NAME:
-            continue
+        if name.casefold() not in self._names(folder) and len(os.fsencode(name)) <= LONGEST_NAME:
+            return
         status = check_kind(target)
         if status is None:
-            continue
-        if source := read().get((status.st_dev, status.st_ino)):
+            return
+        if source := self._read.get((status.st_dev, status.st_ino)):
             name = "" if source == target else f", {source}"
             raise OutputError(f"{target}: is the input itself{name}; choose another output")
         if over is not None and status.st_size and not _holds(target, status.st_size, over, head_bytes):
             raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
+
+    @cached_property
+    def _read(self) -> dict[tuple[int, int], Path]:
+        """The files that are read, by what tells a file from all others."""
+        return {identity: path for path in self._inputs if (identity := _identity(path))}
 
 
 def check_kind(target: Path) -> os.stat_result | None:

@@ -100,14 +100,19 @@ def is_mask_name(name: str) -> bool:
 
 def is_stale(name: str) -> bool:
     """Whether a file's name is that of a mask that was set aside, which is an input of nothing."""
+    if STALE not in name.lower():  # as of almost all
+        return False
     stem = strip_suffix(name)
     return stem != name and stem.lower().endswith(STALE)
 
 
 def strip_suffix(name: str) -> str:
     """Return the name of an image's or a mask's file without .nii, .nii.gz or the suffix of another format."""
-    suffixes = [suffix for suffix in (*image_suffixes(), *mask_suffixes()) if name.lower().endswith(suffix)]
-    return name[: -max(map(len, suffixes))] if suffixes else name
+    lower, length = name.lower(), 0
+    for suffix in (*image_suffixes(), *mask_suffixes()):
+        if len(suffix) > length and lower.endswith(suffix):
+            length = len(suffix)
+    return name[:-length] if length else name
 
 
 def split_channel(name: str) -> tuple[str, int | None]:

@@ -1,11 +1,13 @@
 """Reading images: the readers of all file formats, and which of them a file's name asks for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from flare_runtime.errors import CaseError
+from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.imaging.metaimage import METAIMAGE
 from flare_runtime.imaging.nifti import NiftiReader
@@ -117,8 +119,10 @@ def read_grid(source: str | ImageSource, max_voxels: int = DEFAULT_MAX_VOXELS) -
         return source.read_grid(max_voxels)
 
 
-def find_series(source: Path) -> list[ImageSeries]:
+def find_series(source: Path, folders: Sequence[Path] | None = None) -> list[ImageSeries]:
     """Return the DICOM series of a folder, a zip archive or a DICOM file; none of anything else.
+
+    Of a tree of folders, those in some of its `folders` alone, which then have the path of their folder for a name.
 
     Raises:
         UsageError: where the folder or archive cannot be read, or pydicom is not installed.
@@ -129,7 +133,71 @@ def find_series(source: Path) -> list[ImageSeries]:
 
     if not (source.is_dir() or files.is_zip(source) or files.is_dicom(source)):
         return []
-    return [*series.find_series(source)]
+    return [*series.find_series(source, folders)]
+
+
+@dataclass(frozen=True)
+class ImageAt:
+    """The image of a path whose name is of no format, such as a folder: what it is, is found out when it is asked for.
+
+    It is an `ImageSeries`; where the path is of no DICOM, it is read as NIfTI.
+
+    Attributes:
+        place: the path.
+    """
+
+    place: Path
+
+    @property
+    def name(self) -> str:
+        """The path's last part."""
+        return self.place.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of its series; its path where there is none."""
+        try:
+            return files_of(self._image)
+        except CaseError:
+            return (self.place,)
+
+    def check_referable(self) -> None:
+        """Refuse what is no DICOM, and as its series does."""
+        if isinstance(self._image, Path):
+            raise CaseError(
+                "unreferable", f"{self.name} is no DICOM, to which a mask in DICOM would refer; write NIfTI alone"
+            )
+        self._image.check_referable()
+
+    def straightening(self) -> ImageSeries:
+        """Return it as its series does."""
+        return self if isinstance(self._image, Path) else self._image.straightening()
+
+    def read_volume(self, max_voxels: int) -> Volume:
+        """Read the image, as a `Reader` does."""
+        image = self._image
+        if isinstance(image, Path):
+            return _reader_of(image).read_volume(image, max_voxels)
+        return image.read_volume(max_voxels)
+
+    def read_grid(self, max_voxels: int) -> Grid:
+        """Read what its headers say of the voxels, as a `Reader` does."""
+        image = self._image
+        return (
+            _reader_of(image).read_grid(image, max_voxels) if isinstance(image, Path) else image.read_grid(max_voxels)
+        )
+
+    @cached_property
+    def _image(self) -> ImageSource:
+        try:
+            return _only_series(self.place)
+        except UsageError as error:
+            raise CaseError("unreadable", str(error)) from error
+
+
+def image_at(path: Path) -> ImageSource:
+    """Return the image of a path, which is not looked at: its file where its name is of a format."""
+    return path if path.name.lower().endswith(image_suffixes()) else ImageAt(path)
 
 
 def files_of(source: ImageSource) -> tuple[Path, ...]:

@@ -60,6 +60,15 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
 
 
+def share_of(text: str) -> tuple[int, int]:
+    """Read a share, I/N."""
+    number, _, count = text.partition("/")
+    try:
+        return int(number), int(count)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not I/N, such as 1/4") from error
+
+
 def natural(text: str) -> int:
     """Read a whole number of at least 0."""
     number = _whole(text)

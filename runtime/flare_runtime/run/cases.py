@@ -2,25 +2,21 @@
 
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.naming import visible
-from flare_runtime.files.output import check_folder
-from flare_runtime.files.target import IsOurs, check_targets
+from flare_runtime.files.target import IsOurs
 from flare_runtime.imaging.dicom.mask_writer import is_structured_report
 from flare_runtime.imaging.file_names import (
-    STALE,
     MaskType,
     OutputType,
     is_mask_name,
     is_report_name,
-    is_stale,
     mask_name,
     mask_name_in,
     page_name,
@@ -28,18 +24,26 @@ from flare_runtime.imaging.file_names import (
     probabilities_name,
     record_name,
     report_name,
-    split_channel,
     stale_name,
-    strip_suffix,
     type_of,
 )
 from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities
-from flare_runtime.imaging.read import ImageSeries, ImageSource, files_of, find_series
-from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
+from flare_runtime.imaging.read import (
+    ImageSeries,
+    ImageSource,
+    files_of,
+    find_series,
+    image_at,
+    image_suffixes,
+)
+from flare_runtime.imaging.write import HEAD_BYTES, mask_suffixes
 from flare_runtime.pictures.page_head import is_page
-from flare_runtime.run.input_folder import find_channels, find_images
-from flare_runtime.run.record import is_record
+from flare_runtime.run.case_list import ListedCase, is_case_list, read_case_list
+from flare_runtime.run.input_folder import by_channel, find_channels, find_images, same_mask
+from flare_runtime.run.input_rules import ALL_CASES, InputRules
+from flare_runtime.run.input_tree import find_in_tree
+from flare_runtime.run.output_checks import check_outputs
 
 if TYPE_CHECKING:  # of use where a run resumes another
     from flare_runtime.files.lease import Lease
@@ -188,18 +192,20 @@ def find_cases(
     probabilities: bool = False,
     pictures: bool = False,
     output_types: Sequence[OutputType] = ("nifti",),
-) -> list[Case]:
-    """Return the case of an image, or the cases of a folder of images.
+    rules: InputRules = ALL_CASES,
+) -> Sequence[Case]:
+    """Return the case of an image, or the cases of a folder of images, or those of a list.
 
     Args:
         source: a file, or a folder with <case>_0000.nii.gz (nnU-Net's naming) or <case>.nii.gz; or a DICOM file, or
-            a folder or zip archive of one or more series.
-        target: a folder for a folder; for a file or one series another one, or a folder that exists or whose name ends
-            in /.
+            a folder or zip archive of one or more series; or a list of cases, see `case_list`.
+        target: a folder for a folder or a list; for a file or one series another one, or a folder that exists or whose
+            name ends in /.
         channels: how many images the model takes; for a file the others are looked for beside it, by their numbers.
         probabilities: whether they are written as well.
         pictures: whether previews or pages are.
         output_types: the formats of masks, and `dicom-sr` for a structured report beside them.
+        rules: what of it is taken; it may be that no case is in a share.
 
     Raises:
         UsageError: where there is nothing to do, two inputs would write one output, or a format does not go with them.
@@ -208,28 +214,90 @@ def find_cases(
     place = Path(target)
     into = str(target).endswith(os.sep) or _is_there_as(Path.is_dir, place)
     _check_types(None if into else place, output_types)
-    if _is_folder(source):
-        cases = _folder(source, place, channels, into_folder=into)
-    elif series := find_series(source):
-        cases = _series(series, place, into_folder=into)
+    is_folder = _is_folder(source)
+    if rules.recursive and not is_folder:
+        raise UsageError(f"{source}: is no folder, which --recursive takes")
+    if not is_folder and is_case_list(source):
+        _check_is_no_file(place, "a list of cases")
+        every, taken = _listed(source, place, output_types, rules)
     else:
-        cases = [_single(source, place, channels, into_folder=into)]
-    cases = [_in_formats(case, output_types) for case in cases]
-    _check_outputs(cases, probabilities=probabilities, pictures=pictures)
-    return cases
+        if rules.recursive:
+            found = _tree(source, place, channels)
+        elif is_folder:
+            found = _folder(source, place, channels, into_folder=into)
+        elif series := find_series(source):
+            found = _series(series, place, into_folder=into)
+        else:
+            found = [_single(source, place, channels, into_folder=into)]
+        for case in found:
+            _check_referable(case, output_types)
+        every = [_in_formats(case, output_types) for case in found]
+        taken = [case for case in every if rules.takes(_below(case.mask, place))]
+    check_outputs(taken, every, probabilities=probabilities, pictures=pictures)
+    return taken
+
+
+class _Listed(Sequence[Case]):
+    """The cases of a list, each made when it is asked for.
+
+    Args:
+        cases: packed, as `read_case_list` returns them.
+        folder: that their images are relative to.
+        target: the output folder.
+        output_types: the formats of masks.
+    """
+
+    def __init__(self, cases: Sequence[str], folder: Path, target: Path, output_types: Sequence[OutputType]) -> None:
+        self._cases, self._folder, self._target, self._output_types = cases, folder, target, output_types
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Case]: ...
+
+    def __getitem__(self, index: int | slice) -> Case | Sequence[Case]:
+        if isinstance(index, slice):
+            return _Listed(self._cases[index], self._folder, self._target, self._output_types)
+        listed = ListedCase.unpacked(self._cases[index])
+        images = {channel: image_at(self._folder / image) for channel, image in enumerate(listed.images)}
+        return _in_formats(Case(listed.name, images, self._target / listed.output), self._output_types)
+
+
+def _listed(
+    source: Path, target: Path, output_types: Sequence[OutputType], rules: InputRules
+) -> tuple[Sequence[Case], Sequence[Case]]:
+    """Return all cases of a list, and those that are taken."""
+    every = read_case_list(source)
+    taken = [text for text in every if rules.takes(ListedCase.unpacked(text).output)]
+    all_of, part = (_Listed(texts, source.parent, target, output_types) for texts in (every, taken))
+    return all_of, part
 
 
 def _in_formats(case: Case, output_types: Sequence[OutputType]) -> Case:
     """Let the mask of a case be written in these formats; a file that was named is one of them."""
     named = type_of(case.mask.name) or "nifti"
+    if tuple(output_types) == (named,):
+        return case
     types: list[MaskType] = [one for one in output_types if one != "dicom-sr"]
     names = (case.mask.name if one == named else mask_name_in(case.mask.name, one) for one in types)
     mask, *others = (case.mask.with_name(name) for name in names)
-    case = replace(case, mask=mask, others=tuple(others), reports=len(types) < len(output_types))
-    if case.refers_to_images and any(isinstance(image, Path) for image in case.sources):
+    return replace(case, mask=mask, others=tuple(others), reports=len(types) < len(output_types))
+
+
+def _below(mask: Path, target: Path) -> str:
+    """Return the path of a mask below the output; its name where it is the output itself."""
+    return mask.name if mask == target else str(mask.relative_to(target))
+
+
+def _check_referable(case: Case, output_types: Sequence[OutputType]) -> None:
+    """Refuse masks in a format that would refer to images in another one."""
+    if any(one in _REFERRING for one in output_types) and any(isinstance(image, Path) for image in case.sources):
         given = case.places[0]
         raise UsageError(f"{given}: is no DICOM, to which DICOM results would refer; write --output-type nifti alone")
-    return case
 
 
 def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> None:
@@ -243,31 +311,6 @@ def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> Non
         from flare_runtime.imaging.dicom.references import check_installed
 
         check_installed()
-
-
-def _check_outputs(cases: Sequence[Case], *, probabilities: bool, pictures: bool) -> None:
-    for case in cases:
-        if any(is_stale(one.name) for one in (*case.sources, *case.masks)):
-            raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
-    owners = {file: case for case in cases for file in case.files}
-    for case in cases:
-        for mask in case.masks:
-            if owners.get(mask, case) is not case:
-                raise OutputError(f"{mask}: is an input, that of {owners[mask].name}; choose another output")
-    images = list(owners)
-    masks = (path for case in cases for path in (*case.masks, *case.stale_masks))
-    check_targets(masks, images, over=is_mask, head_bytes=HEAD_BYTES)
-    check_targets((case.record for case in cases), images, over=is_record)
-    if probabilities:
-        targets = (case.probabilities for case in cases)
-        check_targets(targets, images, over=is_probabilities, head_bytes=HEAD_BYTES)
-    if cases[0].reports:
-        targets = (case.structured_report for case in cases)
-        check_targets(targets, images, over=is_structured_report, head_bytes=HEAD_BYTES)
-    if pictures:
-        check_targets((case.preview for case in cases), images, over=is_own_png, head_bytes=HEAD_BYTES)
-        check_targets((case.page for case in cases), images, over=is_page, head_bytes=HEAD_BYTES)
-    check_folder(cases[0].mask.parent)
 
 
 def _is_folder(source: Path) -> bool:
@@ -315,28 +358,24 @@ def _folder(source: Path, target: Path, channels: int, *, into_folder: bool) -> 
             return _series(series, target, into_folder=into_folder)
         raise
     _check_is_no_file(target, "a folder")
-    by_name: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in images:
-        name, channel = split_channel(path.name)
-        if (channel or 0) in by_name[name]:
-            raise _same_mask(by_name[name][channel or 0], path, name)
-        by_name[name][channel or 0] = path
-    if channels == 1:
-        by_name = _without_numbers(by_name)
+    by_name = by_channel(images, channels)
     return [Case(visible(name), {**files}, target / mask_name(name)) for name, files in by_name.items()]
 
 
-def _without_numbers(by_name: dict[str, dict[int, Path]]) -> dict[str, dict[int, Path]]:
-    """Take numbers for part of the name where no file of theirs is channel 0: x_0001, x_0002 are cases of their own."""
-    cases: dict[str, dict[int, Path]] = {}
-    for name, images in by_name.items():
-        numbered = {name: images} if 0 in images else {strip_suffix(p.name): {0: p} for p in images.values()}
-        for own, files in numbered.items():
-            if own in cases:
-                raise _same_mask(cases[own][0], files[0], own)
-            cases[own] = files
-    return cases
-
-
-def _same_mask(first: Path, second: Path, name: str) -> UsageError:
-    return UsageError(f"{first.name} and {second.name} would both be written to {mask_name(name)}; move one")
+def _tree(source: Path, target: Path, channels: int) -> list[Case]:
+    _check_is_no_file(target, "a folder")
+    images, others = find_in_tree(source, target)
+    cases = dict[str, Case]()
+    for folder, of_folder in images.items():
+        below = folder.relative_to(source)
+        for name, files in by_channel(of_folder, channels).items():
+            path = str(below / name)
+            cases[path] = Case(visible(path), {**files}, target / below / mask_name(name))
+    for one in find_series(source, others):
+        below = Path(one.name)
+        if one.name in cases:
+            raise same_mask(cases[one.name].places[0], source / below, one.name)
+        cases[one.name] = Case(visible(one.name), {0: one}, target / below.parent / mask_name(below.name))
+    if not cases:
+        raise UsageError(f"{source}: neither it nor a folder in it holds DICOM or a {', '.join(image_suffixes())} file")
+    return [cases[path] for path in sorted(cases)]

@@ -15,7 +15,7 @@ from flare_runtime.errors import BundleError, CaseError, DeviceError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.imaging.probabilities import encode_probabilities
-from flare_runtime.imaging.read import ImageSource, read_grid, read_volume
+from flare_runtime.imaging.read import ImageAt, ImageSource, read_grid, read_volume
 from flare_runtime.imaging.volume import Grid, Volume
 from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.inference import Progress
@@ -117,12 +117,11 @@ class CaseReader:
             raise CaseError(
                 "wrong_channels", f"{case.name} has the channels {found}; the model takes {self._channels} from _0000"
             )
-        series = [one for one in case.sources if not isinstance(one, Path)]
         if case.refers_to_images:
-            for one in series:
-                one.check_referable()
-        if series and self._straightens:
-            return [one.straightening() for one in series]
+            for one in case.sources:
+                (ImageAt(one) if isinstance(one, Path) else one).check_referable()
+        if self._straightens:
+            return [one if isinstance(one, Path) else one.straightening() for one in case.sources]
         return case.sources
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,8 +22,10 @@ from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
 from flare_runtime.run.identity import Recipe
+from flare_runtime.run.input_rules import ALL_CASES, InputRules
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.lesion_table import is_table
+from flare_runtime.run.output_checks import files_known
 from flare_runtime.run.queue import CaseQueue, ListedCases
 from flare_runtime.run.record import CaseRecord, is_report
 from flare_runtime.run.work import CaseWork
@@ -96,17 +99,19 @@ class Session:
         lesions: str | Path | None = None,
         command: Sequence[str] = (),
         resume: "ResumeRules | None" = None,
+        input_rules: InputRules = ALL_CASES,
     ) -> "Run":
         """Find the cases, check every output, and return a run that has not started.
 
         Args:
-            source: an image, or a folder of them; or DICOM, see `find_cases`.
+            source: an image, or a folder of them; or DICOM, or a list of cases, see `find_cases`.
             target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
             report: a file for the JSON report of the whole run.
             lesions: a file for the CSV table of all lesions.
             command: the command line for the report, such as `sys.argv`.
             resume: leave what other runs have done with the same model, options and images, and share the rest with
                 all workers that resume into the same target.
+            input_rules: what of the source is taken.
 
         Raises:
             UsageError: where there is nothing to do, two inputs would write one output, or something is no path.
@@ -122,6 +127,7 @@ class Session:
             probabilities=options.probabilities is not None,
             pictures=options.preview or options.page,
             output_types=options.output_types,
+            rules=input_rules,
         )
         report_path = None if report is None else as_path(report, "the report")
         table = None if lesions is None else as_path(lesions, "the table of lesions")
@@ -260,9 +266,13 @@ def _noted(segment: Callable[[], _Records], journal: Journal, queue: CaseQueue) 
 
 
 def _check_report(report: Path, what: str, over: IsOurs, cases: Sequence[Case]) -> None:
-    paths = ((*case.masks, *case.stale_masks, case.record, *(side.path for side in case.side_files)) for case in cases)
-    results = {path.name for of_case in paths for path in of_case}
-    if report.name in results and report.parent.resolve() == cases[0].mask.parent.resolve():
-        raise UsageError(f"the {what} would replace a result")
-    check_targets([report], [file for case in cases for file in case.files], over=over)
+    place = report.parent.resolve()
+    of_folder = cache(lambda folder: folder.resolve() == place)
+    # A result's name begins as its mask's does.
+    alike = (case for case in cases if report.name[:1] == case.mask.name[:1] and of_folder(case.mask.parent))
+    for case in alike:
+        sides = (side.path for side in case.side_files)
+        if report.name in (path.name for path in (*case.masks, *case.stale_masks, case.record, *sides)):
+            raise UsageError(f"the {what} would replace a result")
+    check_targets([report], (file for case in cases for file in files_known(case)), over=over)
     check_folder(report.parent)

@@ -116,25 +116,42 @@ def is_dicom(path: Path) -> bool:
     return _begins_as_dicom(_head(path))
 
 
-def find_files(source: Path) -> list[DicomFile]:
+def find_files(source: Path, folders: Iterable[Path] | None = None) -> list[DicomFile]:
     """Return the DICOM files of a folder and of all below it, or of a zip archive, in the order of their names.
 
     Zip archives in a folder, hidden files and links to folders are left alone.
+
+    Args:
+        source: the folder or archive.
+        folders: those below the folder, or it itself, whose files are wanted; all where None.
 
     Raises:
         UsageError: where there are more files than a study has, or the folder or archive cannot be read.
     """
     if source.is_file():
         return sorted(_members(source)) if is_zip(source) else [DicomFile(source)]
-    found, seen = [], 0
-    for folder, folders, names in os.walk(source, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        seen += len(names)
-        if seen > _MAX_FILES:
+    found, seen = list[DicomFile](), 0
+    for folder, names in _all_below(source) if folders is None else _each(folders):
+        seen += len(names) if folders is None else 0
+        if max(seen, len(found)) > _MAX_FILES:
             raise UsageError(f"{source}: holds more than {_MAX_FILES:,} files; give the folder of one study")
         paths = (Path(folder, name) for name in names if name[0] != ".")
         found += [DicomFile(path) for path in paths if is_dicom(path)]
     return sorted(found)
+
+
+def _all_below(source: Path) -> Iterator[tuple[str | Path, list[str]]]:
+    for folder, folders, names in os.walk(source, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        yield folder, names
+
+
+def _each(folders: Iterable[Path]) -> Iterator[tuple[str | Path, list[str]]]:
+    for folder in folders:
+        try:
+            yield folder, os.listdir(folder)  # noqa: PTH208
+        except OSError as error:
+            _refuse(error)
 
 
 def _refuse(error: OSError) -> None:

@@ -1,8 +1,10 @@
 """The series of a study: which slices make one volume, which are left out, and what the volume is called."""
 
+import logging
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.files.naming import visible
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of, find_files, let_pydicom_in
 from flare_runtime.imaging.dicom.headers import Slice, read_slices
@@ -23,6 +26,7 @@ from flare_runtime.imaging.dicom.tilt import on_slices, straightened
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Grid, Remark, Volume
 
+_LOG = logging.getLogger(__name__)
 _THREADS = 8
 _INSTALL = "DICOM needs pydicom: pip install 'flare-lite[dicom]'"
 
@@ -140,17 +144,22 @@ class DicomSeries:
         return stack_tilted(self.slices)
 
 
-def find_series(source: Path) -> list[DicomSeries]:
+def find_series(source: Path, folders: Sequence[Path] | None = None) -> list[DicomSeries]:
     """Return the volumes that a DICOM file, or a folder or zip archive of them, holds; none where it holds no image.
 
     Where there is computed tomography, images of other modalities are left out. Scout views, and objects that are no
     images of slices, are left out as well.
 
+    Args:
+        source: the file, folder or archive.
+        folders: of a tree of which DICOM is a part: its folders that are looked into. Volumes then have the path of
+            their folder for a name.
+
     Raises:
         UsageError: where files are to be read and pydicom is not installed, the folder or archive cannot be read, or
-            none of its DICOM files is an image of a slice.
+            none of its DICOM files is an image of a slice; of `folders`, that is a warning.
     """
-    files = find_files(source)
+    files = find_files(source, folders)
     if not files:
         return []
     let_pydicom_in()
@@ -169,10 +178,15 @@ def find_series(source: Path) -> list[DicomSeries]:
     if not wanted:
         reasons = [*(remark.text for remark in remarks), *([f"{len(scouts)} localizer(s)"] if scouts else [])]
         text = f"{source}: holds {len(files)} DICOM file(s), none of them a slice of CT, MR or PET"
-        raise UsageError(f"{text}{': ' if reasons else ''}{'; '.join(reasons)}")
+        text += f"{': ' if reasons else ''}{'; '.join(reasons)}"
+        if folders is None:
+            raise UsageError(text)
+        _LOG.warning("%s", visible(text))
+        return []
     if other := {one.modality for one in kept} - {one.modality for one in wanted}:
         remarks.append(Remark("other_modalities", f"images of {' and '.join(sorted(other))} beside it were left out"))
-    volumes = _named(source, [volume for series in _by_series(wanted) for volume in _volumes(series)])
+    name_of = _folder_name if folders is None else _folder_path
+    volumes = _named(source, [volume for series in _by_series(wanted) for volume in _volumes(series)], name_of)
     return [replace(one, remarks=(*remarks, *_scouts_of(one, scouts), *_copies_of(one, copies))) for one in volumes]
 
 
@@ -261,11 +275,13 @@ def _places(slices: Iterable[Slice]) -> int:
     return len({None if one.position_mm is None else tuple(np.round(one.position_mm, 3)) for one in slices})
 
 
-def _named(source: Path, volumes: Sequence[list[Slice]]) -> list[DicomSeries]:
+def _named(
+    source: Path, volumes: Sequence[list[Slice]], name_of: Callable[[Path, Sequence[Slice]], str]
+) -> list[DicomSeries]:
     """Name volumes after the folder that they lie in, and those of one folder by their series' numbers as well."""
     by_name: dict[str, list[list[Slice]]] = defaultdict(list)
     for slices in volumes:
-        by_name[_folder_name(source, slices)].append(slices)
+        by_name[name_of(source, slices)].append(slices)
     named, taken = [], set()
     for name, group in by_name.items():
         for slices in group:
@@ -288,6 +304,12 @@ def _folder_name(source: Path, slices: Sequence[Slice]) -> str:
     folders = {_parts(source, one.file) for one in slices}
     common = next(iter(folders)) if len(folders) == 1 else ()
     return "_".join((own, *common)) or "dicom"
+
+
+def _folder_path(source: Path, slices: Sequence[Slice]) -> str:
+    """Return the path below the source of the folder that all of a series lies in; the source's name for itself."""
+    common = os.path.commonpath([source / Path(*_parts(source, one.file)) for one in slices])
+    return os.path.relpath(common, source) if Path(common) != source else source.resolve().name or "dicom"
 
 
 def _parts(source: Path, file: DicomFile) -> tuple[str, ...]:

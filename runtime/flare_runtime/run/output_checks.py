@@ -1,0 +1,67 @@
+"""Whether the results of cases can be written, beside each other and beside what is read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.files.output import check_folder
+from flare_runtime.files.target import TargetCheck
+from flare_runtime.imaging.dicom.mask_writer import is_structured_report
+from flare_runtime.imaging.file_names import STALE, is_stale, type_of
+from flare_runtime.imaging.png import is_own_png
+from flare_runtime.imaging.probabilities import is_probabilities
+from flare_runtime.imaging.read import ImageAt, files_of
+from flare_runtime.imaging.write import HEAD_BYTES, is_mask
+from flare_runtime.pictures.page_head import is_page
+from flare_runtime.run.record import is_record
+
+if TYPE_CHECKING:  # which imports this module
+    from flare_runtime.run.cases import Case
+
+
+def check_outputs(cases: "Sequence[Case]", every: "Sequence[Case]", *, probabilities: bool, pictures: bool) -> None:
+    """Check what cases are to write, before any work is done.
+
+    Args:
+        cases: those of a run.
+        every: all that there are, beside them.
+        probabilities: whether they are written as well.
+        pictures: whether previews or pages are.
+
+    Raises:
+        UsageError: where the masks of two cases cannot both be there, or a name is that of a mask set aside.
+        OutputError: where an output cannot or must not be written.
+    """
+    owners, around = dict[str, str](), set[Path]()
+    for case in every:
+        if any(is_stale(one.name) for one in (*case.sources, *case.masks)):
+            raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
+        owners.update((str(file), case.name) for file in files_known(case))
+        around.add(case.mask.parent)
+    around = {folder for below in around for folder in (below, *below.parents) if type_of(folder.name)}
+    if both := next((mask for case in every if around for mask in case.masks if mask in around), None):
+        raise UsageError(f"{both}: would be a mask, and the folder of another; rename one")
+    folders, check = set[Path](), TargetCheck(map(Path, owners))
+    for case in cases:
+        for mask in case.masks:
+            if owners.get(str(mask), case.name) != case.name:
+                raise OutputError(f"{mask}: is an input, that of {owners[str(mask)]}; choose another output")
+        for mask in (*case.masks, *case.stale_masks):
+            check(mask, is_mask, HEAD_BYTES)
+        check(case.record, is_record)
+        if probabilities:
+            check(case.probabilities, is_probabilities, HEAD_BYTES)
+        if case.reports:
+            check(case.structured_report, is_structured_report, HEAD_BYTES)
+        if pictures:
+            check(case.preview, is_own_png, HEAD_BYTES)
+            check(case.page, is_page, HEAD_BYTES)
+        folders.add(case.mask.parent)
+    for folder in folders:
+        check_folder(folder)
+
+
+def files_known(case: "Case") -> list[Path]:
+    """Return the files that are read, without a look at what a path is of that may be a series."""
+    return [file for image in case.sources if not isinstance(image, ImageAt) for file in files_of(image)]
