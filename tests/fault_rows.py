@@ -247,6 +247,29 @@ OUTPUTS = (
         tests=(f"{_RT}cases.py::test_two_inputs_for_one_output_are_refused",),
     ),
     Row(
+        "a tree of folders with links in circles, links to `/`, results of earlier runs, the output itself",
+        "each folder is looked into once; results and the output are left out",
+        tests=(
+            f"{_RT}input_tree.py::test_links_lead_to_each_folder_once_and_in_no_circle",
+            f"{_RT}input_tree.py::test_results_in_the_tree_are_left_out",
+        ),
+    ),
+    Row(
+        "a list of cases with a wrong line: no column or path, a name or output twice, an output outside of `-o`",
+        "exit 2, naming the first such line",
+        tests=(f"{_RT}case_list.py::test_the_first_wrong_line_is_named",),
+    ),
+    Row(
+        "a list of cases of 1 GB, or in binary",
+        "exit 2 in little memory",
+        tests=(f"{_RT}case_list.py::test_large_and_binary_files_are_refused_in_little_memory",),
+    ),
+    Row(
+        "an image of a list that is not there, is no image, or lacks a channel",
+        "its case is refused; the others go on",
+        tests=(f"{_RT}case_list.py::test_a_bad_row_costs_the_others_nothing",),
+    ),
+    Row(
         "an input that is refused on a second run",
         "the first run's mask is set aside as `<case>.stale.nii.gz`, the record says why",
         tests=(f"{_RT}commit.py::test_a_refusal_is_a_record_and_an_earlier_mask_is_set_aside",),

@@ -10,7 +10,7 @@ _flare_infer() {
         list | info | doctor | check | completion | status | merge) command=${COMP_WORDS[1]} ;;
     esac
     case $command in
-        "") options="-h --help --version -i --input --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
+        "") options="-h --help --version -i --input --recursive --shard --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
         list) options="-h --help --json" ;;
         info) options="-h --help --json" ;;
         doctor) options="-h --help -m --model --json" ;;
@@ -22,7 +22,7 @@ _flare_infer() {
     words=$options
     case "$command $before" in
         " -i" | " --input" | " -m" | " --model" | " -o" | " --output" | " --lesions" | " --report") words="FILES" ;;
-        " --max-shear" | " --reorient" | " --max-voxels" | " --step" | " --threads" | " --gpu-memory" | " --min-volume-mm3" | " --max-tries") words="" ;;
+        " --shard" | " --max-shear" | " --reorient" | " --max-voxels" | " --step" | " --threads" | " --gpu-memory" | " --min-volume-mm3" | " --max-tries") words="" ;;
         " --device") words="auto cpu cuda" ;;
         " --backend") words="auto openvino onnxruntime tensorrt cudnn tensorrt-rtx" ;;
         " --precision") words="auto fp32 bf16 int8 fp16" ;;

@@ -79,7 +79,9 @@ _flare_infer() {
     _arguments \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         --version'[show program'\''s version number and exit]' \
-        '(-i --input)'{-i+,--input=}'[a NIfTI, .nrrd or .mha file, a folder of them, or DICOM]:IN:_files' \
+        '(-i --input)'{-i+,--input=}'[a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl)]:IN:_files' \
+        --recursive'[look into folders in the folder too; the output mirrors them]' \
+        --shard='[segment the Ith of N shares of the cases, such as 1/4]:I/N: ' \
         --any-intensity'[take a CT that cannot be in Hounsfield units, with a remark]' \
         --any-spacing'[take scans however far their spacing is from the model'\''s]' \
         --max-shear='[take scans whose axes are at most so far off right angles (default\: 0.6)]:DEGREES: ' \

@@ -232,7 +232,7 @@ def find_cases(
         for case in found:
             _check_referable(case, output_types)
         every = [_in_formats(case, output_types) for case in found]
-        taken = [case for case in every if rules.takes(_below(case.mask, place))]
+        taken = [new for case, new in zip(found, every, strict=True) if rules.takes(_below(case.mask, place))]
     check_outputs(taken, every, probabilities=probabilities, pictures=pictures)
     return taken
 
