@@ -23,6 +23,7 @@ from flare_runtime.imaging.volume import Template
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.run.cases import Case, find_cases
+from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import stage_result
 from flare_runtime.run.identity import Recipe, stamp_of
 from flare_runtime.run.queue import CaseQueue, ListedCases, next_case
@@ -72,7 +73,7 @@ class Cohort:
 
     def shared(self, kept: list[object]) -> SharedCases:
         """Return the queue of a worker."""
-        return SharedCases(self.cases, ResumeRules(), self.recipe, kept.append)
+        return SharedCases(self.cases, Claims(ResumeRules(), self.recipe), kept.append)
 
     def commit(self, case: Case, *, with_record: bool = True) -> None:
         """Write a mask and the record of it as a run does."""

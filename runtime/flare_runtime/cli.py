@@ -51,16 +51,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    from flare_runtime.program.command_line import path_of, positive, share_of
+    from flare_runtime.program.command_line import place_of, positive, share_of
 
     add = parser.add_argument_group("input").add_argument
     add(
         "-i",
         "--input",
-        type=path_of,
+        type=place_of,
         required=True,
         metavar="IN",
-        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl)",
+        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl); or a URL of "
+        "images (s3://, gs://, az://)",
     )
     add("--recursive", action="store_true", help="look into folders in the folder too; the output mirrors them")
     add("--shard", type=share_of, metavar="I/N", help="segment the Ith of N shares of the cases, such as 1/4")
@@ -149,7 +150,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         type=name_of,
         required=True,
         metavar="OUT",
-        help="a file or a FOLDER/ for a file, a folder for a folder",
+        help="a file or a FOLDER/ for a file, a folder for a folder; or its URL",
     )
     add(
         "--output-type",

@@ -79,7 +79,7 @@ _flare_infer() {
     _arguments \
         '(-h --help)'{-h,--help}'[show this help message and exit]' \
         --version'[show program'\''s version number and exit]' \
-        '(-i --input)'{-i+,--input=}'[a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl)]:IN:_files' \
+        '(-i --input)'{-i+,--input=}'[a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl); or a URL of images (s3\://, gs\://, az\://)]:IN:_files' \
         --recursive'[look into folders in the folder too; the output mirrors them]' \
         --shard='[segment the Ith of N shares of the cases, such as 1/4]:I/N: ' \
         --any-intensity'[take a CT that cannot be in Hounsfield units, with a remark]' \
@@ -97,7 +97,7 @@ _flare_infer() {
         --tta'[average over mirrored tiles, as nnU-Net does by default; up to 8 times the work]' \
         --threads='[for the network (default\: all cores)]:N: ' \
         --gpu-memory='[take at most so much of a GPU'\''s memory (default\: 4096)]:MIB: ' \
-        '(-o --output)'{-o+,--output=}'[a file or a FOLDER/ for a file, a folder for a folder]:OUT:_files' \
+        '(-o --output)'{-o+,--output=}'[a file or a FOLDER/ for a file, a folder for a folder; or its URL]:OUT:_files' \
         --output-type='[nifti; of DICOM also dicom-seg or rtstruct; or several, with commas; dicom-sr adds a structured report of the lesions (default\: nifti)]:TYPES:_values -s , TYPES nifti dicom-seg rtstruct dicom-sr' \
         --keep-largest='[keep the largest component alone\: of every label, or of the whole foreground (default HOW\: label)]::HOW:(label foreground)' \
         --min-volume-mm3='[remove components of the mask that are smaller]:MM3: ' \
