@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flare_runtime.files.lease import Leases, holder_of, is_lease_name
+from flare_runtime.files.output import check_folder
 from tests.processes import fork
 
 TARGETS = 50
@@ -65,6 +66,7 @@ class Contest:
 
     def finish(self) -> int:
         """Settle every target, see that nothing is left, and return how often one was held."""
+        check_folder(self.out)  # as a run does, before it looks at leases
         for path in self.out.iterdir():
             os.utime(path, (0, 0))  # of a worker that was killed before it wrote its name, age tells alone
         leases = Leases()
@@ -80,12 +82,12 @@ def test_a_target_never_has_two_holders_whoever_is_killed(tmp_path):
     killed = contest.run(4, 1.5, 0.05)
     left = [holder_of(path) for path in contest.out.iterdir() if is_lease_name(path.name)]
     assert not any(holder.is_alive for holder in left if holder.process)
-    assert killed > 10
-    assert contest.finish() > 100
+    assert killed > 5
+    assert contest.finish() > 20
 
 
 @pytest.mark.slow
 def test_a_target_never_has_two_holders_for_a_minute(tmp_path):
     contest = Contest(tmp_path)
-    assert contest.run(12, 60, 0.03) > 500
-    assert contest.finish() > 5000
+    assert contest.run(12, 60, 0.03) > 200
+    assert contest.finish() > 1000
