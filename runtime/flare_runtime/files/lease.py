@@ -97,6 +97,8 @@ class Leases:
     def take(self, target: Path) -> Lease | None:
         """Take the lease of a target; None where somebody holds it who is alive, and after `close`.
 
+        Which files there are in its folder is known afresh after that, on NFS too.
+
         Raises:
             OutputError: where it cannot be written.
         """
