@@ -16,7 +16,7 @@ _flare_infer() {
         doctor) options="-h --help -m --model --json" ;;
         check) options="-h --help -m --model --json" ;;
         completion) options="-h --help" ;;
-        status) options="-h --help --json --watch --max-tries" ;;
+        status) options="-h --help --of --recursive --json --watch --max-tries" ;;
         merge) options="-h --help -o --output --lesions" ;;
     esac
     words=$options
@@ -36,6 +36,7 @@ _flare_infer() {
         "check -m" | "check --model") words="FILES" ;;
         "check "*) words="FILES" ;;
         "completion "*) words="bash zsh" ;;
+        "status --of") words="FILES" ;;
         "status --watch" | "status --max-tries") words="" ;;
         "status "*) words="FILES" ;;
         "merge -o" | "merge --output" | "merge --lesions") words="FILES" ;;

@@ -57,6 +57,8 @@ _flare_infer() {
                 _arguments \
                     '(-h --help)'{-h,--help}'[show this help message and exit]' \
                     ':OUT:_files' \
+                    --of='[what -i was\: also say what is not begun and how long it takes]:IN:_files' \
+                    --recursive'[with --of, as the run had it]' \
                     --json'[print JSON, with the names of all cases that are not done]' \
                     --watch='[look again and again until all is done (default\: every 5 s)]::SECONDS: ' \
                     --max-tries='[after how many runs a case is given up, as --max-tries of the runs says (default\: 5)]:N: '
