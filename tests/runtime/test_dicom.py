@@ -15,6 +15,7 @@ sitk = pytest.importorskip("SimpleITK")
 from pydicom import uid  # noqa: E402
 
 from flare_runtime.errors import CaseError, UsageError  # noqa: E402
+from flare_runtime.files import looking  # noqa: E402
 from flare_runtime.imaging.dicom.series import find_series  # noqa: E402
 from flare_runtime.imaging.read import read_grid, read_volume  # noqa: E402
 from tests.runtime.dicom_files import Series, enhanced  # noqa: E402
@@ -111,6 +112,19 @@ def test_files_are_told_by_their_content(tmp_path):
         (folder / name).write_bytes(b"DICM" * 100)
     (folder / ".hidden").write_bytes((folder / "0.txt").read_bytes())
     assert len(only(folder).slices) == 12
+
+
+def test_headers_that_were_read_are_counted(tmp_path, monkeypatch):
+    counted = []
+
+    def counting(results, total):
+        for result in looking.looking_at(results, total):
+            counted.append(looking.looked_at())
+            yield result
+
+    monkeypatch.setattr("flare_runtime.imaging.dicom.series.looking_at", counting)
+    only(Series().write(tmp_path / "scan"))
+    assert (counted[0], counted[-1], looking.looked_at()) == (" 1 of 12 files", " 12 of 12 files", "")
 
 
 def missing(dataset, index):

@@ -110,6 +110,22 @@ def test_a_terminal_shows_that_something_takes_long():
     assert on_a_terminal(PATIENT, "0") == "done\r\n"
 
 
+def test_a_terminal_shows_how_many_files_were_looked_at():
+    code = """
+import time
+from flare_runtime.files.looking import looking_at
+from flare_runtime.program import terminal
+terminal._DELAY_S = terminal._ANEW_S = 0.05
+with terminal.WaitingLine("looking ..."):
+    for _ in looking_at("ab", 2000):
+        time.sleep(0.5)
+    time.sleep(0.5)
+terminal.say("done")
+"""
+    shown = [*(f"looking ...{count}" for count in (" 1 of 2,000 files", " 2 of 2,000 files", "")), "done\r\n"]
+    assert on_a_terminal(code).split("\r\x1b[K") == shown
+
+
 def test_what_is_logged_takes_the_passing_line_away():
     code = """
 import logging, time

@@ -8,6 +8,7 @@ import sys
 import threading
 from itertools import islice
 
+from flare_runtime.files.looking import looked_at
 from flare_runtime.files.naming import visible, visible_lines
 
 TYPE_CHECKING = False  # of `typing`, which takes longer to import than all of this
@@ -23,6 +24,8 @@ _CLEAR_LINE = "\r\x1b[K"
 _BEGIN_PAGE, _CLEAR_REST, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 # After so long a person wonders whether anything happens.
 _DELAY_S = 0.3
+# Between two looks at a count that is shown.
+_ANEW_S = 0.2
 
 
 def open_streams() -> None:
@@ -81,13 +84,16 @@ def progress_bar(items: Iterable[Item], name: str, unit: str, total: int | None 
 
 
 class WaitingLine:
-    """A line that a terminal shows while the block takes long; it is cleared after it and before other output."""
+    """A line that a terminal shows while the block takes long; it is cleared after it and before other output.
+
+    Where many files are looked at, it says again and again how many of them were.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = visible(text)
         self._lock = threading.Lock()
-        self._timer = threading.Timer(_DELAY_S, self._show)
-        self._timer.daemon = True
+        self._shown = ""
+        self._timer = self._show_after(_DELAY_S)
 
     def __enter__(self) -> WaitingLine:
         if sys.stderr.isatty():
@@ -99,17 +105,28 @@ class WaitingLine:
 
     def end(self) -> None:
         """Clear the line, or do not show it any more."""
-        self._timer.cancel()
         with self._lock:
+            self._timer.cancel()
             if self in _SHOWN:
                 clear_line()
                 _SHOWN.remove(self)
 
+    def _show_after(self, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self._show)
+        timer.daemon = True
+        return timer
+
     def _show(self) -> None:
         with self._lock:
-            if not self._timer.finished.is_set():
-                print(self._text, end="", file=sys.stderr, flush=True)
-                _SHOWN.add(self)
+            if self._timer.finished.is_set():
+                return
+            text = f"{self._text}{looked_at()}"
+            if text != self._shown:
+                print(f"{_CLEAR_LINE if self._shown else ''}{text}", end="", file=sys.stderr, flush=True)
+            self._shown = text
+            _SHOWN.add(self)
+            self._timer = self._show_after(_ANEW_S)
+            self._timer.start()
 
 
 _SHOWN: set[WaitingLine] = set()

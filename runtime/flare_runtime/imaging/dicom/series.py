@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.files.looking import looking_at
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of, find_files, let_pydicom_in
@@ -205,7 +206,7 @@ def _read_all(files: Sequence[DicomFile]) -> tuple[list[Slice], list[str]]:
 
     with archive_of(files) as archive, ThreadPoolExecutor(_THREADS, "headers") as threads:
         read = threads.map(lambda file: read_file(file, archive), files)
-        return [one for slices in read for one in slices], damaged
+        return [one for slices in looking_at(read, len(files)) for one in slices], damaged
 
 
 def _without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:

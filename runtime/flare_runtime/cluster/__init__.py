@@ -1,1 +1,0 @@
-"""Workers on machines that a cluster gives out."""
