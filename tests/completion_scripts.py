@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from flare_runtime import options
 from flare_runtime.backends.registry import backend_names
-from flare_runtime.cli import COHORT_QUESTIONS, QUESTIONS
+from flare_runtime.cli import CLUSTERS, COHORT_QUESTIONS, QUESTIONS
 from flare_runtime.introspection.completion import SHELLS, script_path
-from flare_runtime.program.command_line import name_of, path_of, words_of
+from flare_runtime.program.command_line import name_of, path_of, place_of, words_of
 from tests.reference_pages import parser_of, subcommands
 
-COMMANDS = (*QUESTIONS, *COHORT_QUESTIONS)
+COMMANDS = (*QUESTIONS, *COHORT_QUESTIONS, *CLUSTERS)
 # What can be given where the parser takes any word, since a wrong one is refused later, by name.
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -100,7 +100,7 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[Argument]:
         words = tuple(action.choices or CHOICES.get(action.dest, ()))
         noun = parser._get_formatter()._metavar_formatter(action, action.dest)(1)[0]
         text = parser._get_formatter()._expand_help(action) if action.help else ""
-        given = None if takes and action.type in (path_of, name_of) else words
+        given = None if takes and action.type in (path_of, place_of, name_of) else words
         yield Argument(tuple(action.option_strings), takes, given, action.type is words_of, noun, text)
 
 

@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
+from flare_runtime.cluster.cli import _add_array
+
 COMMANDS_PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "commands.md"
 PROGRAMS = {
     "flare-infer": "flare_runtime.cli",
@@ -60,6 +62,10 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
             yield program, parser
     for name in ("status", "merge"):
         yield f"flare-infer {name}", subcommands(parser_of("flare-infer", name))[name]
+    # Beside those of a run, which stand in its own table.
+    array = argparse.ArgumentParser(add_help=False)
+    _add_array(array)
+    yield "flare-infer slurm", array
     for name in ("trt", "int8", "triton"):
         yield f"flare-export {name}", parser_of("flare-export", name)
 

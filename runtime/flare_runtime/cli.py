@@ -11,7 +11,7 @@ from flare_runtime.program.terminal import WaitingLine, open_streams, say
 TYPE_CHECKING = False  # of `typing`
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # What `--flare` stands for: a case within 60 s and 4 GB of a GPU, half a GB of which is left to its driver, and nothing
 # but masks in the output.
@@ -20,25 +20,31 @@ FLARE = "--crop body --gpu-memory 3584 --no-records"
 QUESTIONS = ("list", "info", "doctor", "check", "completion")
 # What can be asked of a folder of results.
 COHORT_QUESTIONS = ("status", "merge")
+# What has a cluster do it.
+CLUSTERS = ("slurm",)
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted; 138 and 140 preempted, cases are left
 before segmenting: flare-infer list | info | doctor | check | completion, each with --help
 of a folder of results: flare-infer status | merge, each with --help
+on a cluster: flare-infer slurm, with --help
 """
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+def parse_args(
+    argv: Sequence[str] | None = None,
+    program: str = "flare-infer",
+    description: str = "Segment lesions in CT volumes with a network exported from nnU-Net, without torch.",
+    add_group: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> argparse.Namespace:
+    """Parse the command line, or that of another program which takes a group of options beside those of a run."""
     from flare_runtime.program.command_line import new_parser
 
-    parser = new_parser(
-        "flare-infer",
-        "Segment lesions in CT volumes with a network exported from nnU-Net, without torch.",
-        EXIT_CODES,
-    )
-    for add_group in (_add_input, _add_network, _add_output, _add_resuming, _add_run):
+    parser = new_parser(program, description, EXIT_CODES)
+    if add_group:
         add_group(parser)
+    for add_own_group in (_add_input, _add_network, _add_output, _add_resuming, _add_run):
+        add_own_group(parser)
     words = sys.argv[1:] if argv is None else argv
     args, surplus = parser.parse_known_args(words)
     if args.flare:
@@ -51,16 +57,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    from flare_runtime.program.command_line import path_of, positive, share_of
+    from flare_runtime.program.command_line import place_of, positive, share_of
 
     add = parser.add_argument_group("input").add_argument
     add(
         "-i",
         "--input",
-        type=path_of,
+        type=place_of,
         required=True,
         metavar="IN",
-        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl)",
+        help="a NIfTI, .nrrd or .mha file, a folder of them, or DICOM; or a list of cases (.csv, .jsonl); or a URL of "
+        "images (s3://, gs://, az://)",
     )
     add("--recursive", action="store_true", help="look into folders in the folder too; the output mirrors them")
     add("--shard", type=share_of, metavar="I/N", help="segment the Ith of N shares of the cases, such as 1/4")
@@ -149,7 +156,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         type=name_of,
         required=True,
         metavar="OUT",
-        help="a file or a FOLDER/ for a file, a folder for a folder",
+        help="a file or a FOLDER/ for a file, a folder for a folder; or its URL",
     )
     add(
         "--output-type",
@@ -251,6 +258,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flare_runtime.cohort.cli import main as look
 
         return look(words)
+    if words and words[0] in CLUSTERS:
+        from flare_runtime.cluster.cli import main as submit
+
+        return submit(words, parse_args)
     if argv is not None:
         return _main(parse_args(argv), ("flare-infer", *argv), None)
     interruption = Interruption()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -235,9 +236,7 @@ def test_of_a_known_input_it_says_what_is_left(tmp_path):
     put(tmp_path, done("of another input"))
     leases = Leases()
     leases.take(tmp_path / "case10.nii.gz")
-    expected = [
-        Expected(f"case{n}", str(tmp_path / f"case{n}.json"), str(tmp_path / f"case{n}.nii.gz")) for n in range(13)
-    ]
+    expected = [Expected(f"case{n}", str(tmp_path / f"case{n}.json")) for n in range(13)]
     status = status_of(tmp_path, 5, expected)
     leases.close()
     assert (status.total, status.open, status.not_begun) == (13, 3, ["case11", "case12"])
@@ -336,3 +335,48 @@ def test_a_usage_error_names_what_could_not_be_read(tmp_path):
     with pytest.raises(UsageError, match="holds no record of a case, but 1 file"):
         status_of(tmp_path, 5)
     assert lease_path(tmp_path / "a.nii.gz", 1).name == ".a.nii.gz.1.flare-lease"
+
+
+# --- the cases of an input
+
+
+def test_the_cases_of_an_input_that_have_no_record_are_not_begun(tmp_path, capsys, monkeypatch):
+    scans = tmp_path / "in"
+    for name in ("a", "b", "sub/c", "sub/d", "sub/e"):
+        (scans / name).parent.mkdir(parents=True, exist_ok=True)
+        for channel in (0, 1):
+            (scans / f"{name}_{channel:04d}.nii.gz").touch()
+    monkeypatch.chdir(tmp_path)
+    for out in (tmp_path / "out", Path("out2")):
+        put(out, done("a", inputs=["a_0000.nii.gz", "a_0001.nii.gz"]))
+        put(out / "sub", refused("c"))
+        leases = Leases()
+        leases.take(out / "sub" / "d.nii.gz")
+        content = json.loads(asked(capsys, out, "--of", scans, "--recursive", "--json", code=4))
+        assert (content["total"], content["open"], content["not_begun"]) == (5, 3, ["b", "sub/e"])
+        lines = asked(capsys, out, "--of", scans, "--recursive", code=4).splitlines()
+        assert ": 1 of 5 case(s) done, 1 refused, 1 in work, 2 not begun, " in lines[0]
+        assert lines[-1] == "not begun  2: b, sub/e"
+        leases.close()
+    assert json.loads(asked(capsys, "out2", "--of", scans, "--json", code=4))["not_begun"] == ["b"]
+    assert not list(tmp_path.glob("**/*.flare-lease"))
+
+
+def test_a_list_of_cases_is_counted_without_its_images(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("case,images\na,a.nii\nb,b.nii\n", encoding="utf-8")
+    put(tmp_path / "out", done("a"))
+    assert json.loads(asked(capsys, tmp_path / "out", "--of", tmp_path / "list.csv", "--json"))["not_begun"] == ["b"]
+
+
+def test_watching_ends_when_all_cases_of_the_input_have_a_record(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("case,images\na,a.nii\n", encoding="utf-8")
+    put(tmp_path / "out", done("a"))
+    line = asked(capsys, tmp_path / "out", "--of", tmp_path / "list.csv", "--watch")
+    assert line == f"{tmp_path / 'out'}: 1 of 1 case(s) done\n"
+
+
+def test_an_input_that_is_not_there_is_a_usage_error(tmp_path, capsys):
+    put(tmp_path, done("a"))
+    for words, why in ((["--of", "nowhere"], "there is no such file"), (["--recursive"], "goes with --of alone")):
+        assert cli.main(["status", str(tmp_path), *words]) == 2
+        assert why in capsys.readouterr().err

@@ -2,26 +2,18 @@
 
 import os
 import pickle
-import subprocess
-import sys
+import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from flare_runtime.errors import OutputError
 from flare_runtime.files.lease import Leases, holder_of, lease_path
 from flare_runtime.files.this_process import process_id
+from tests.processes import fork
 from tests.runtime.lease_schedules import Schedule
-
-# Takes a target and waits until it is killed.
-TAKER = """
-import sys
-from pathlib import Path
-from flare_runtime.files.lease import Leases
-leases = Leases()
-print(leases.take(Path(sys.argv[1])).generation, flush=True)
-sys.stdin.read()
-"""
 
 
 def names(folder):
@@ -42,11 +34,18 @@ def leases():
 
 def lose(target):
     """Let a worker take a target and be lost; return the generation of its lease."""
-    command = [sys.executable, "-c", TAKER, target]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    generation = int(process.stdout.readline())
-    process.kill()
-    process.communicate()
+    reading, writing = os.pipe()
+
+    def work():
+        os.write(writing, bytes([Leases().take(target).generation]))
+        signal.pause()
+
+    worker = fork(work)
+    generation = os.read(reading, 1)[0]
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    os.close(reading)
+    os.close(writing)
     return generation
 
 
@@ -103,6 +102,74 @@ def test_of_a_lease_it_is_told_who_holds_it(target, leases):
 def test_a_folder_that_is_not_there_is_said_so(tmp_path, leases):
     with pytest.raises(OutputError, match=r"case: cannot be written \(its lease: No such file or directory\)"):
         leases.take(tmp_path / "missing" / "case")
+
+
+def test_of_many_threads_that_share_leases_one_takes_a_target(tmp_path, leases):
+    start = threading.Barrier(8)
+
+    def take_all(_number):
+        start.wait()
+        return [lease for number in range(40) if (lease := leases.take(tmp_path / f"{number}"))]
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = [lease for one in threads.map(take_all, range(8)) for lease in one]
+    assert sorted(lease.target.name for lease in taken) == sorted(map(str, range(40)))
+    assert {lease.generation for lease in taken} == {1}
+
+
+def test_after_the_end_nothing_is_taken(target):
+    leases = Leases()
+    leases.close()
+    assert leases.take(target) is None
+    assert names(target.parent) == []
+
+
+def wait_until(is_so, limit_s=10.0):
+    end_s = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_a_holder_gives_signs_of_life(target):
+    leases = Leases(beat_s=0.02)
+    leases.take(target)
+    os.utime(lease_path(target, 1), (0, 0))
+    wait_until(lambda: lease_path(target, 1).stat().st_mtime > 0)
+    leases.close()
+
+
+def test_a_suspended_holder_is_overtaken_and_knows_it(target):
+    beat_s, dead_after_s = 0.05, 1.0
+    to_worker, of_worker = os.pipe(), os.pipe()
+
+    def work():
+        leases = Leases(beat_s, dead_after_s)
+        lease = leases.take(target)
+        os.write(of_worker[1], b"t")
+        os.read(to_worker[0], 1)
+        os.write(of_worker[1], b"h" if lease.is_held() else b"l")
+        leases.release(lease)
+        leases.close()
+
+    worker = fork(work)
+    leases = Leases(beat_s, dead_after_s)
+    try:
+        assert os.read(of_worker[0], 1) == b"t"
+        os.kill(worker, signal.SIGSTOP)
+        assert leases.take(target) is None
+        taken = []
+        wait_until(lambda: taken.append(leases.take(target)) or taken[-1])
+        assert (taken[-1].generation, taken[-1].is_held()) == (2, True)
+        os.kill(worker, signal.SIGCONT)
+        os.write(to_worker[1], b"g")
+        assert os.read(of_worker[0], 1) == b"l"
+        assert os.waitpid(worker, 0)[1] == 0
+        assert taken[-1].is_held()
+        leases.release(taken[-1])
+        assert names(target.parent) == []
+    finally:
+        leases.close()
 
 
 def run_schedules(folder, seeds):

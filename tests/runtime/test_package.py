@@ -11,7 +11,7 @@ from tests.runtime.nifti_files import write_nifti
 
 HEAVY = {"torch", "nnunetv2", "matplotlib", "numpy", "scipy", "nibabel", "openvino", "onnxruntime", "onnx", "skimage"}
 # What no NIfTI on a CPU needs; of these folders of the runtime, all but the modules named.
-NEEDLESS = HEAVY - {"numpy", "openvino"} | {"pydicom", "tqdm", "multiprocessing", "email", "xml"}
+NEEDLESS = HEAVY - {"numpy", "openvino"} | {"pydicom", "tqdm", "multiprocessing", "email", "xml", "fsspec"}
 NEEDED_OF = {
     "imaging.dicom": {"mask_writer"},
     "pictures": {"page_head"},

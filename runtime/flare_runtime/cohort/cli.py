@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from flare_runtime.errors import UsageError
 from flare_runtime.program.command_line import above_zero, exit_code_of, new_parser, path_of, positive
 from flare_runtime.program.terminal import WaitingLine, print_line, say, show_page
 
 TYPE_CHECKING = False  # of `typing`
 if TYPE_CHECKING:
-    from flare_runtime.cohort.status import CohortStatus
+    from flare_runtime.cohort.status import CohortStatus, Expected
 
 # Some cases were refused or have failed.
 _SOME_FAILED = 4
@@ -37,6 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help=text, description=text)
     status.set_defaults(run=_status)
     status.add_argument("folder", type=path_of, metavar="OUT", help="what -o was")
+    status.add_argument(
+        "--of",
+        dest="input",
+        type=path_of,
+        metavar="IN",
+        help="what -i was: also say what is not begun and how long it takes",
+    )
+    status.add_argument("--recursive", action="store_true", help="with --of, as the run had it")
     status.add_argument("--json", action="store_true", help="print JSON, with the names of all cases that are not done")
     status.add_argument(
         "--watch",
@@ -79,9 +88,10 @@ def _status(args: argparse.Namespace) -> int:
     read = HeadReader().read if args.watch else read_head
 
     def look() -> CohortStatus:
-        return status_of(args.folder, args.max_tries, None, read)
+        return status_of(args.folder, args.max_tries, expected, read)
 
     with WaitingLine(f"flare-infer status: looking through {args.folder} ..."):
+        expected = _expected(args)
         status = look()
     _show(status, args)
     was_running, looks = bool(status.running), 0
@@ -94,6 +104,16 @@ def _status(args: argparse.Namespace) -> int:
         is_quiet = was_running and not status.running and status.settled == before.settled
         looks = looks + 1 if is_quiet and status.total is None else 0
     return _SOME_FAILED if status.not_done else 0
+
+
+def _expected(args: argparse.Namespace) -> Sequence[Expected] | None:
+    if not args.input:
+        if args.recursive:
+            raise UsageError("--recursive goes with --of alone; OUT is looked through with all folders in it")
+        return None
+    from flare_runtime.cohort.expected import expected_of  # slow to import
+
+    return expected_of(args.input, args.folder, recursive=args.recursive)
 
 
 def _show(status: CohortStatus, args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +111,10 @@ class CohortStatus:
 
 
 class Expected(NamedTuple):
-    """A case of the input: its name, and where its record and its mask are to be."""
+    """A case of the input: its name, and where its record is to be."""
 
     name: str
     record: str
-    mask: str
 
 
 class HeadReader:
@@ -182,8 +181,19 @@ def status_of(
         rate=_rate(tally.ended_s, tally.took_s),
         total=None if expected is None else len(expected),
         open=len(tally.missing),
-        not_begun=[case.name for case in tally.missing.values() if case.mask not in holders],
+        not_begun=_not_begun(tally.missing, holders),
     )
+
+
+def channels_in(folder: Path) -> int:
+    """Return how many images a case of these results has, as the record of one that is done says.
+
+    Raises:
+        UsageError: where the folder cannot be read.
+    """
+    paths = (path for listing in listings(folder, lambda _line: None) for path in listing.json_paths)
+    heads = (head for head in map(read_head, paths) if isinstance(head, Head) and head.status == "done")
+    return next((head.channels for head in heads if head.channels), 1)
 
 
 class _Tally:
@@ -219,6 +229,16 @@ def _not_done(head: Head) -> NotDone:
         visible(head.message or ""),
         head.tries,
     )
+
+
+def _not_begun(missing: Mapping[str, Expected], masks: Iterable[str]) -> list[str]:
+    """Return the names of the cases without a record, less those of whose masks somebody holds a lease."""
+    if not missing:
+        return []
+    from flare_runtime.imaging.file_names import record_name  # slow to import
+
+    begun = {os.path.join(folder, record_name(name)) for folder, name in map(os.path.split, masks)}  # noqa: PTH118
+    return [case.name for record, case in missing.items() if record not in begun]
 
 
 def _in_work(mask: str, holder: Holder) -> InWork:

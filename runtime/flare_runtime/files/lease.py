@@ -1,4 +1,22 @@
-"""Leases: which of any number of workers, on any machines that share a folder, may write a target."""
+"""Leases: which of any number of workers, on any machines that share a folder, may write a target.
+
+What this asks of a file system, with NFS in mind:
+
+- A new file has one maker (`O_EXCL`), on NFS since version 3 (open(2)). A request that is sent again because its reply
+  was lost is known by its verifier (RFC 1813, CREATE). Should a server forget that, the maker takes its own lease for
+  another's; without a sign of life it is soon overtaken.
+- No locks: a share may keep none, or show those of one machine to no other (flock(2)).
+- What a client remembers of a file, or that there is none, may be a minute old (nfs(5): acregmax, acdirmax,
+  lookupcache). It asks the server when it opens a file or a folder, unless mounted with `nocto`. So leases are opened
+  to be looked at, and their folder before one is said to be missing.
+- Ages are differences of times that the server set itself: `utimensat` without a time. A server of NFS 3 may keep the
+  verifier in the times of a new file (RFC 1813; Linux does), which then looks old, or of the future, for a moment. So
+  who takes a lease over looks at the old one again after making the new one.
+- No lease is kept open, so none stays as a `.nfs` file when it is removed.
+
+One thing no lease can exclude: a worker that stands still for more than `DEAD_AFTER_S` between asking whether its lease
+is held and writing. Its target is then written twice.
+"""
 
 import os
 import stat
@@ -79,6 +97,8 @@ class Leases:
     def take(self, target: Path) -> Lease | None:
         """Take the lease of a target; None where somebody holds it who is alive, and after `close`.
 
+        Which files there are in its folder is known afresh after that, on NFS too.
+
         Raises:
             OutputError: where it cannot be written.
         """
@@ -94,18 +114,11 @@ class Leases:
             _remove_all(lease)
 
     def clear(self, target: Path) -> None:
-        """Remove the leases that dead workers left at a target that is settled.
-
-        Raises:
-            OutputError: where they cannot be removed.
-        """
-        try:
-            is_left = _highest(target) > 0
-        except OSError:
-            return
-        lease = self.take(target) if is_left else None
-        if lease:
-            self.release(lease)
+        """Remove the leases that dead workers left at a target that is settled, if that can be done."""
+        with suppress(OSError, OutputError):
+            lease = self.take(target) if _highest(target) else None
+            if lease:
+                self.release(lease)
 
     def close(self) -> None:
         """Give back what is held; how many workers were lost there is kept for the next one."""

@@ -7,7 +7,7 @@ _flare_infer() {
         before=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     ((COMP_CWORD > 1)) && case ${COMP_WORDS[1]} in
-        list | info | doctor | check | completion | status | merge) command=${COMP_WORDS[1]} ;;
+        list | info | doctor | check | completion | status | merge | slurm) command=${COMP_WORDS[1]} ;;
     esac
     case $command in
         "") options="-h --help --version -i --input --recursive --shard --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
@@ -16,8 +16,9 @@ _flare_infer() {
         doctor) options="-h --help -m --model --json" ;;
         check) options="-h --help -m --model --json" ;;
         completion) options="-h --help" ;;
-        status) options="-h --help --json --watch --max-tries" ;;
+        status) options="-h --help --of --recursive --json --watch --max-tries" ;;
         merge) options="-h --help -o --output --lesions" ;;
+        slurm) options="-h --help --version --tasks --partition --time --gpus-per-task --cpus-per-task --mem --array-parallelism --signal-delay --sbatch --log-folder --executor --wait -i --input --recursive --shard --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
     esac
     words=$options
     case "$command $before" in
@@ -30,16 +31,27 @@ _flare_infer() {
         " --output-type") words="nifti dicom-seg rtstruct dicom-sr" ;;
         " --keep-largest") words="label foreground" ;;
         " --probabilities") words="input network" ;;
-        " flare-infer" | " "*/flare-infer) words="list info doctor check completion status merge" ;;
+        " flare-infer" | " "*/flare-infer) words="list info doctor check completion status merge slurm" ;;
         "info "*) words="FILES" ;;
         "doctor -m" | "doctor --model") words="FILES" ;;
         "check -m" | "check --model") words="FILES" ;;
         "check "*) words="FILES" ;;
         "completion "*) words="bash zsh" ;;
+        "status --of") words="FILES" ;;
         "status --watch" | "status --max-tries") words="" ;;
         "status "*) words="FILES" ;;
         "merge -o" | "merge --output" | "merge --lesions") words="FILES" ;;
         "merge "*) words="FILES" ;;
+        "slurm --tasks" | "slurm --partition" | "slurm --time" | "slurm --gpus-per-task" | "slurm --cpus-per-task" | "slurm --mem" | "slurm --array-parallelism" | "slurm --signal-delay" | "slurm --sbatch" | "slurm --shard" | "slurm --max-shear" | "slurm --reorient" | "slurm --max-voxels" | "slurm --step" | "slurm --threads" | "slurm --gpu-memory" | "slurm --min-volume-mm3" | "slurm --max-tries") words="" ;;
+        "slurm --log-folder" | "slurm -i" | "slurm --input" | "slurm -m" | "slurm --model" | "slurm -o" | "slurm --output" | "slurm --lesions" | "slurm --report") words="FILES" ;;
+        "slurm --executor") words="slurm local debug" ;;
+        "slurm --device") words="auto cpu cuda" ;;
+        "slurm --backend") words="auto openvino onnxruntime tensorrt cudnn tensorrt-rtx" ;;
+        "slurm --precision") words="auto fp32 bf16 int8 fp16" ;;
+        "slurm --crop") words="nonzero body" ;;
+        "slurm --output-type") words="nifti dicom-seg rtstruct dicom-sr" ;;
+        "slurm --keep-largest") words="label foreground" ;;
+        "slurm --probabilities") words="input network" ;;
     esac
     COMPREPLY=()
     if [[ $word == -* ]]; then

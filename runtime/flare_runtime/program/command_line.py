@@ -11,6 +11,7 @@ from pathlib import Path
 from flare_runtime import __version__
 from flare_runtime.compute.available_memory import MORE_MEMORY, lacked_memory
 from flare_runtime.errors import DeviceError, FlareError, UsageError, install_hint
+from flare_runtime.paths import is_url
 from flare_runtime.program.telemetry import silence_command
 from flare_runtime.program.terminal import say, say_lines
 
@@ -33,7 +34,14 @@ def name_of(text: str) -> str:
 
 def path_of(text: str) -> Path:
     """Read the path of a file or folder, of which a / at the end is no part; see `name_of`."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is a URL; give a local path")
     return Path(name_of(text))
+
+
+def place_of(text: str) -> str | Path:
+    """Read a path, see `path_of`, or a URL."""
+    return text if is_url(text) else path_of(text)
 
 
 def _whole(text: str) -> int:

@@ -211,6 +211,23 @@ def find_cases(
         UsageError: where there is nothing to do, two inputs would write one output, or a format does not go with them.
         OutputError: where an output cannot or must not be written.
     """
+    every, taken = cases_in(source, target, channels, output_types, rules)
+    check_outputs(taken, every, probabilities=probabilities, pictures=pictures)
+    return taken
+
+
+def cases_in(
+    source: Path,
+    target: str | Path,
+    channels: int,
+    output_types: Sequence[OutputType] = ("nifti",),
+    rules: InputRules = ALL_CASES,
+) -> tuple[Sequence[Case], Sequence[Case]]:
+    """Return all cases of an input, and those that are taken; what they would write over is not looked at.
+
+    Raises:
+        UsageError: as `find_cases` does.
+    """
     place = Path(target)
     into = str(target).endswith(os.sep) or _is_there_as(Path.is_dir, place)
     _check_types(None if into else place, output_types)
@@ -233,8 +250,7 @@ def find_cases(
             _check_referable(case, output_types)
         every = [_in_formats(case, output_types) for case in found]
         taken = [new for case, new in zip(found, every, strict=True) if rules.takes(_below(case.mask, place))]
-    check_outputs(taken, every, probabilities=probabilities, pictures=pictures)
-    return taken
+    return every, taken
 
 
 class _Listed(Sequence[Case]):

@@ -8,9 +8,10 @@ from flare_runtime.errors import LostDeviceError, OutputError
 from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure
+from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record
-from flare_runtime.run.resume import Before, ResumeRules, look_at
+from flare_runtime.run.resume import Before, Hash, ResumeRules, look_at
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,16 +42,18 @@ class Claims:
     Args:
         rules: which cases stay as they are.
         recipe: of this run.
+        hash_of: hashes images and results.
     """
 
-    def __init__(self, rules: ResumeRules, recipe: Recipe) -> None:
+    def __init__(self, rules: ResumeRules, recipe: Recipe, hash_of: Hash = sha256_of) -> None:
         self._rules = rules
         self._recipe = recipe
+        self._hash_of = hash_of
         self._leases = Leases()
 
     def claim(self, case: Case) -> Case | Kept | None:
         """Return a case with its lease, what it is kept as, or None where another worker has it."""
-        before, stays = look_at(case, self._recipe, self._rules)
+        before, stays = self._look_at(case)
         if before and stays:
             return self._keep(Kept.of(case, before))
         try:
@@ -60,7 +63,7 @@ class Claims:
             return self._keep(Kept.of(case, failed_record(case.name, error)))
         if lease is None:
             return None
-        before, stays = look_at(case, self._recipe, self._rules)  # it may have been finished just now
+        before, stays = self._look_at(case)  # it may have been finished just now
         if before and stays:
             self._leases.release(lease)
             return self._keep(Kept.of(case, before))
@@ -75,6 +78,9 @@ class Claims:
     def close(self) -> None:
         """Let others have all that is claimed."""
         self._leases.close()
+
+    def _look_at(self, case: Case) -> tuple[Before | None, bool]:
+        return look_at(case, self._recipe, self._rules, self._hash_of)
 
     def _give_up(self, case: Case, lease: Lease) -> Kept:
         error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")

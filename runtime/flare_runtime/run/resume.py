@@ -1,9 +1,10 @@
 """Whether a case was done before, as its record and the files themselves say."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -16,6 +17,8 @@ from flare_runtime.run.formats import RECORD_FORMAT
 from flare_runtime.run.identity import Identity, Recipe, stamp_of, stamps_of
 
 DEFAULT_MAX_TRIES = 5
+# Gives the SHA-256 of files one after the other; see `sha256_of`.
+Hash: TypeAlias = Callable[..., str]
 # A record of the most lesions that are listed is much smaller.
 _MOST_BYTES = 1 << 26
 
@@ -79,7 +82,7 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
         return self.identity.tries if self.identity else 1
 
 
-def look_at(case: Case, recipe: Recipe, rules: ResumeRules) -> tuple[Before | None, bool]:
+def look_at(case: Case, recipe: Recipe, rules: ResumeRules, hash_of: Hash = sha256_of) -> tuple[Before | None, bool]:
     """Return what was made of a case before, by the same recipe from the same images, and whether it is to stay.
 
     None where nothing was, where files were changed since, or where nobody can tell.
@@ -87,11 +90,11 @@ def look_at(case: Case, recipe: Recipe, rules: ResumeRules) -> tuple[Before | No
     before = _read(case.record)
     if before is None or before.identity is None or before.identity.recipe != recipe:
         return None, False
-    if not _inputs_are_same(case, before, before.identity, rules):
+    if not _inputs_are_same(case, before, before.identity, rules, hash_of):
         return None, False
     if before.status != "done":
         return before, not rules.failed_too or before.tries >= rules.max_tries
-    stays = _outputs_are_there(case, before, before.identity, rules)
+    stays = _outputs_are_there(case, before, before.identity, rules, hash_of)
     return (before, True) if stays else (None, False)
 
 
@@ -103,7 +106,7 @@ def _read(path: Path) -> Before | None:
         return None
 
 
-def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules) -> bool:
+def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
     channels = [files_of(image) for image in case.sources]
     stamps = stamps_of(channels)
     if not stamps or len(stamps) != len(identity.inputs):
@@ -112,23 +115,23 @@ def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: Resu
         return stamps == identity.inputs
     if stamps == identity.inputs and not rules.verify_hashes:
         return True
-    return len(before.inputs_sha256) == len(channels) and all(map(_has_hash, channels, before.inputs_sha256))
+    known = before.inputs_sha256
+    return len(known) == len(channels) and all(map(partial(_has_hash, hash_of), channels, known))
 
 
-def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules) -> bool:
+def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
     hashes, stamps = before.hashes, identity.outputs
     # Records hold names as they are shown.
     paths = {visible(path.name): path for path in (*case.masks, *(side.path for side in case.side_files))}
     if not {visible(mask.name) for mask in case.masks} <= hashes.keys() <= stamps.keys() <= paths.keys():
         return False
-    return all(_is_same(paths[name], stamp, hashes.get(name), rules) for name, stamp in stamps.items())
 
+    def is_same(path: Path, stamp: str, known: str | None) -> bool:
+        if known is None:  # of a picture no hash is kept
+            return path.is_file()
+        return (not rules.verify_hashes and _has_stamp(path, stamp)) or _has_hash(hash_of, [path], known)
 
-def _is_same(path: Path, stamp: str, known: str | None, rules: ResumeRules) -> bool:
-    """Whether a result is as it was written; of a picture, of which no hash is kept, whether it is there."""
-    if known is None:
-        return path.is_file()
-    return (not rules.verify_hashes and _has_stamp(path, stamp)) or _has_hash([path], known)
+    return all(is_same(paths[name], stamp, hashes.get(name)) for name, stamp in stamps.items())
 
 
 def _has_stamp(path: Path, stamp: str) -> bool:
@@ -138,8 +141,8 @@ def _has_stamp(path: Path, stamp: str) -> bool:
         return False
 
 
-def _has_hash(files: Iterable[Path], known: str) -> bool:
+def _has_hash(hash_of: Hash, files: Iterable[Path], known: str) -> bool:
     try:
-        return sha256_of(*files) == known
+        return hash_of(*files) == known
     except (OSError, CaseError):
         return False

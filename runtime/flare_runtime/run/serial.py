@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from math import prod
@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import BinaryIO
 
 from flare_runtime.compute.available_memory import available_bytes
-from flare_runtime.errors import BundleError, CaseError, DeviceError
+from flare_runtime.errors import BundleError, CaseError, DeviceError, OutputError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.imaging.probabilities import encode_probabilities
@@ -156,9 +156,10 @@ class _ReadAhead:
         if images is None:
             self._memory.check_before_reading(self.reader.grids(case))
             images = self.reader.read(case)
-        if following := self._queue.take():
-            room = self._room_beside(images)
-            self._ahead = following, self._thread.submit(self._read_within, room, following)
+        with suppress(OutputError):  # of a store, which the queue raises again when this case is done
+            if following := self._queue.take():
+                room = self._room_beside(images)
+                self._ahead = following, self._thread.submit(self._read_within, room, following)
         return images
 
     def _room_beside(self, images: Sequence[Volume]) -> int | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,9 +17,10 @@ from flare_runtime.files.target import IsOurs, check_targets
 from flare_runtime.files.temporary import remove_ours, sweep
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
-from flare_runtime.paths import as_path
+from flare_runtime.paths import as_path, is_url
 from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
+from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.input_rules import ALL_CASES, InputRules
@@ -34,6 +35,7 @@ from flare_runtime.segmenter import Segmenter
 if TYPE_CHECKING:
     from flare_runtime.run.claims import Kept
     from flare_runtime.run.resume import ResumeRules
+    from flare_runtime.run.stored_places import StoredPlaces
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
@@ -104,8 +106,10 @@ class Session:
         """Find the cases, check every output, and return a run that has not started.
 
         Args:
-            source: an image, or a folder of them; or DICOM, or a list of cases, see `find_cases`.
-            target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /.
+            source: an image, or a folder of them; or DICOM, or a list of cases, see `find_cases`; or the URL of images
+                in a store.
+            target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /; or
+                its URL.
             report: a file for the JSON report of the whole run.
             lesions: a file for the CSV table of all lesions.
             command: the command line for the report, such as `sys.argv`.
@@ -117,18 +121,12 @@ class Session:
             UsageError: where there is nothing to do, two inputs would write one output, or something is no path.
             OutputError: where an output cannot or must not be written.
         """
-        channels = len(self.bundle.manifest.channels)
-        as_path(target, "the target")  # which drops a / at the end
-        options = self._choice.options
-        cases = find_cases(
-            as_path(source, "the source"),
-            target,
-            channels,
-            probabilities=options.probabilities is not None,
-            pictures=options.preview or options.page,
-            output_types=options.output_types,
-            rules=input_rules,
-        )
+        places = None
+        if is_url(source) or is_url(target):
+            from flare_runtime.run.stored_places import places_of  # of use with stores alone
+
+            source, target, places = places_of(source, target)
+        cases = self._find(source, target, places, input_rules)
         report_path = None if report is None else as_path(report, "the report")
         table = None if lesions is None else as_path(lesions, "the table of lesions")
         for path, what, over in ((report_path, "report", is_report), (table, "table of lesions", is_table)):
@@ -137,7 +135,24 @@ class Session:
         if report_path is not None and table is not None and report_path.resolve() == table.resolve():
             raise UsageError(f"{table}: is the report as well; give the table of lesions another name")
         journal = Journal(report_path, cases, command, table)
-        return self._run_over(cases, journal, resume)
+        return self._run_over(cases, journal, resume, places)
+
+    def _find(
+        self, source: str | Path, target: str | Path, places: "StoredPlaces | None", rules: InputRules
+    ) -> Sequence[Case]:
+        channels, options = len(self.bundle.manifest.channels), self._choice.options
+        find = partial(
+            find_cases,
+            channels=channels,
+            probabilities=options.probabilities is not None,
+            pictures=options.preview or options.page,
+            output_types=options.output_types,
+            rules=rules,
+        )
+        if places is not None:
+            return places.find(find, channels=channels, nested=rules.recursive)
+        as_path(target, "the target")  # which drops a / at the end
+        return find(as_path(source, "the source"), target)
 
     def over(self, cases: CaseQueue | Sequence[Case], resume: "ResumeRules | None" = None) -> "Run":
         """Return a run over cases whose outputs have been checked, or a queue of them, which has not started."""
@@ -146,21 +161,34 @@ class Session:
             return Run((), journal, queue, lambda: self._segment(queue, journal, self.recipe))
         return self._run_over(cases, Journal(None, cases), resume)
 
-    def _run_over(self, cases: Sequence[Case], journal: Journal, resume: "ResumeRules | None") -> "Run":
+    def _run_over(
+        self,
+        cases: Sequence[Case],
+        journal: Journal,
+        resume: "ResumeRules | None",
+        places: "StoredPlaces | None" = None,
+    ) -> "Run":
         recipe = self.recipe
         if resume is None:
             queue: CaseQueue = ListedCases(cases)
         elif self._choice.options.records:
-            from flare_runtime.run.shared import SharedCases  # of use where a run resumes another
+            from flare_runtime.run.claims import Claims  # of use where a run resumes another
+            from flare_runtime.run.shared import SharedCases
 
             def on_kept(kept: "Kept") -> None:
                 journal.keep(kept)
                 self._listener(CaseKept(kept.case.name, kept.status, kept.reason, kept.message))
 
-            queue = SharedCases(cases, resume, recipe, on_kept)
+            claims = Claims(resume, recipe, places.sha256_of if places else sha256_of)
+            queue = SharedCases(cases, claims, on_kept)
         else:
             raise UsageError("a run without records cannot be resumed, nor resume another; leave out --no-records")
-        return Run(cases, journal, queue, lambda: self._segment(queue, journal, recipe))
+        if places is None:
+            return Run(cases, journal, queue, lambda: self._segment(queue, journal, recipe))
+        from flare_runtime.run.stored_cases import StoredCases
+
+        stored = StoredCases(queue, places)
+        return Run(cases, journal, stored, lambda: stored.settled(self._segment(stored, journal, recipe)))
 
     def _segment(self, queue: CaseQueue, journal: Journal, recipe: Recipe) -> _Records:
         works = [CaseWork(choice, len(self._choices)) for choice in self._choices]

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims, Kept
-from flare_runtime.run.identity import Recipe
 from flare_runtime.run.queue import CaseQueue
-from flare_runtime.run.resume import ResumeRules
 
 # Where another worker has a case, so often another place in the list is tried before the cases behind it.
 _JUMPS = 8
@@ -25,17 +23,14 @@ class SharedCases(CaseQueue):
 
     Args:
         cases: of all workers.
-        rules: which of them stay as they are.
-        recipe: of this run.
+        claims: of this process.
         on_kept: is called with every case that stays.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], rules: ResumeRules, recipe: Recipe, on_kept: Callable[[Kept], None]
-    ) -> None:
+    def __init__(self, cases: Sequence[Case], claims: Claims, on_kept: Callable[[Kept], None]) -> None:
         super().__init__()
         self._cases = cases
-        self._claims = Claims(rules, recipe)
+        self._claims = claims
         self._on_kept = on_kept
         self._indices: dict[Path, int] = {}
         # Those that are neither settled nor taken by this worker.

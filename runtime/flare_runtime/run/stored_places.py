@@ -1,0 +1,232 @@
+"""Which cases the objects of a store are, and what it holds of earlier results, as its lists and their heads say."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+from urllib.request import url2pathname
+
+import msgspec
+
+from flare_runtime.errors import FlareError, OutputError, UsageError
+from flare_runtime.files.naming import visible
+from flare_runtime.files.temporary import temporary_file
+from flare_runtime.imaging.file_names import is_image_name, record_name
+from flare_runtime.imaging.read import image_suffixes
+from flare_runtime.imaging.write import HEAD_BYTES
+from flare_runtime.paths import as_path, is_url
+from flare_runtime.run.cases import Case
+from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.record import CaseRecord, mask_in_record
+from flare_runtime.stores.mirror import Mirror
+from flare_runtime.stores.store import ObjectStatus
+
+_LOCAL_ALONE = "DICOM and lists of cases are read from local folders alone"
+_LOG = logging.getLogger(__name__)
+# From an input and an output, as `find_cases` does.
+_Find: TypeAlias = Callable[[Path, str | Path], Sequence[Case]]
+_Found: TypeAlias = dict[Path, ObjectStatus | None]
+
+
+class StoredPlaces:
+    """An input and an output, at least one of which is in a store.
+
+    Args:
+        source: a path, or the URL of an image or a prefix.
+        target: a path, or a URL; with a / at its end it is a prefix.
+
+    Attributes:
+        mirror: the local places of their objects.
+
+    Raises:
+        UsageError: for a URL that is not allowed, or whose store needs a package that is missing.
+        OutputError: where there is no place on the local disk.
+    """
+
+    def __init__(self, source: str | Path, target: str | Path) -> None:
+        try:
+            self.mirror = Mirror()
+        except OSError as error:
+            raise OutputError(f"no folder can be made for what is downloaded ({error}); set TMPDIR") from error
+        self._source = self.mirror.place_of(source) if is_url(source) else as_path(source, "the source")
+        self._is_prefix = str(source).endswith("/")
+        self._target: str | Path = target
+        if is_url(target):
+            self._target = f"{self.mirror.place_of(str(target))}{'/' if str(target).endswith('/') else ''}"
+
+    def find(self, find: _Find, *, channels: int, nested: bool = False) -> Sequence[Case]:
+        """Return the cases.
+
+        Args:
+            find: returns those of paths.
+            channels: how many images the model takes.
+            nested: whether what lies deeper than the input is looked at.
+
+        Raises:
+            UsageError: where there is nothing to do.
+            OutputError: where the target cannot or must not be written.
+        """
+        with self._shown():
+            if self.mirror.holds(self._source):
+                try:
+                    self._list_source(channels, nested)
+                except OSError as error:
+                    raise UsageError(f"{self._source}: cannot be read ({visible(error)})") from error
+            if not self.mirror.holds(Path(self._target)):
+                return find(self._source, self._target)
+            place = Path(self._target)
+            if not place.exists() and self._is_folder(place):
+                place.mkdir(parents=True, exist_ok=True)
+            with _filtered(lambda _record: False):
+                cases = find(self._source, self._target)
+            vouched = self._list_results(cases, nested)
+            cases = find(self._source, self._target)
+            for path, status in vouched.items():
+                self.mirror.stand_in(path, status)
+            if cases:
+                self._try_target(cases[0].mask.parent)
+        self.mirror.be_patient()
+        return cases
+
+    def shown_record(self, record: CaseRecord) -> CaseRecord:
+        """Return a record with URLs in place of local places."""
+        return msgspec.json.decode(self.mirror.shown_json(msgspec.json.encode(record)), type=CaseRecord)
+
+    def sha256_of(self, *paths: Path) -> str:
+        """Return the SHA-256 of files one after the other, be they objects or not; see `digests.sha256_of`."""
+        return (self.mirror.sha256_of if self.mirror.holds(paths[0]) else sha256_of)(*paths)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Let errors and warnings show URLs in place of local places."""
+
+        def show(record: logging.LogRecord) -> bool:
+            record.msg, record.args = self.mirror.shown(record.getMessage()), ()
+            return True
+
+        try:
+            with _filtered(show):
+                yield
+        except FlareError as error:
+            error.args = tuple(self.mirror.shown(one) for one in error.args)
+            raise
+        except OSError as error:
+            raise OutputError(f"the object store cannot be used ({visible(error)})") from error
+
+    def _is_folder(self, place: Path) -> bool:
+        return not self.mirror.is_object(place) and bool(self.mirror.listed(place, nested=False)[0])
+
+    def _list_source(self, channels: int, nested: bool) -> None:
+        """Put stand-ins for what is to be looked at in place of the input."""
+        source = self._source
+        if not self._is_prefix and self.mirror.is_object(source):
+            if not is_image_name(source.name):
+                raise UsageError(
+                    f"{source}: is no {', '.join(image_suffixes())} file; DICOM is read from local folders"
+                )
+            folder = source.parent
+            status = self.mirror.status_of(source)
+            found: _Found = {source: status} if channels == 1 else self._listed(folder, nested=False)
+        else:
+            folder, found = source, self._listed(source, nested=nested)
+            if not found:
+                raise UsageError(f"{source}: there is no such object or prefix")
+            if not any(is_image_name(path.name) for path in found):
+                raise UsageError(f"{source}: holds no {', '.join(image_suffixes())} object; {_LOCAL_ALONE}")
+        self._stand_in(found)
+        images = [path for path, status in found.items() if status and is_image_name(path.name)]
+        recorded = [path for path in images if path.with_name(record_name(path.name)) in found]
+        self._fill((path.with_name(record_name(path.name)) for path in recorded), found, None)
+        self._fill(recorded, found, HEAD_BYTES)
+
+    def _list_results(self, cases: Sequence[Case], nested: bool) -> _Found:
+        """Put stand-ins in place of what the target holds of results; return the masks that a record vouches for."""
+        if len(cases) == 1:
+            found: _Found = {path: status for path in results_of(cases[0]) if (status := self.mirror.status_of(path))}
+        elif nested:
+            found = self._listed(Path(self._target), nested=True)
+        else:
+            found = {}
+            for folder in {case.mask.parent for case in cases}:
+                found.update(self._listed(folder, nested=False))
+        results: _Found = {path: found[path] for case in cases for path in results_of(case) if found.get(path)}
+        records = self._fill((case.record for case in cases if case.record in results), results, None)
+        vouched: _Found = {}
+        for case in cases:
+            named = mask_in_record(records[case.record]) if case.record in records else None
+            if case.mask in results and Path(named or "").name == visible(case.mask.name):
+                vouched[case.mask] = results[case.mask]
+        self._fill((path for path in results if path not in records and path not in vouched), results, HEAD_BYTES)
+        return vouched
+
+    def _listed(self, folder: Path, *, nested: bool) -> _Found:
+        found, odd = self.mirror.listed(folder, nested=nested)
+        if odd:
+            _LOG.warning("%s: left out %d object(s) whose names can be no paths", folder, odd)
+        return found
+
+    def _stand_in(self, found: _Found) -> None:
+        odd = sum(not self.mirror.stand_in(path, status) for path, status in found.items())
+        if odd:
+            _LOG.warning("%s: left out %d object(s) of the name of a prefix", self._source, odd)
+
+    def _fill(self, paths: Iterable[Path], found: _Found, size: int | None) -> dict[Path, bytes]:
+        """Put stand-ins in the places of objects that begin as they do, and return how."""
+        heads = self.mirror.heads(paths, size)
+        for path, head in heads.items():
+            self.mirror.stand_in(path, found[path], head)
+        return heads
+
+    def _try_target(self, folder: Path) -> None:
+        """Write an object into the target, and remove it again.
+
+        Raises:
+            OutputError: where that must not be done.
+        """
+        try:
+            with temporary_file(folder) as (probe, _):
+                self.mirror.put(probe)
+                self.mirror.remove(probe)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written to ({visible(error)})") from error
+
+
+def places_of(source: str | Path, target: str | Path) -> tuple[str | Path, str | Path, StoredPlaces | None]:
+    """Return an input and an output with the paths of file:// URLs, and their places where one is in a store.
+
+    Raises:
+        UsageError: for a URL that is not allowed, or whose store needs a package that is missing.
+        OutputError: where there is no place on the local disk.
+    """
+    source, target = _local_of(source), _local_of(target)
+    return source, target, StoredPlaces(source, target) if is_url(source) or is_url(target) else None
+
+
+def _local_of(given: str | Path) -> str | Path:
+    text = str(given)
+    if not is_url(given) or not text.lower().startswith("file://"):
+        return given
+    path = text[len("file://") :]
+    if not path.startswith("/"):
+        raise UsageError(f"{text}: a file:// URL names a path from the root on, such as file:///data/scans")
+    return url2pathname(path)
+
+
+def results_of(case: Case) -> list[Path]:
+    """Return all that may be there of a case's results, of this run or earlier ones: the record first."""
+    sides = (path for side in case.side_files for path in (side.path, side.stale))
+    return [case.record, *case.masks, *case.stale_masks, *sides]
+
+
+@contextmanager
+def _filtered(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Have what the modules that look at folders log go through a filter."""
+    loggers = [logging.getLogger(f"{__package__}.{name}") for name in ("input_folder", "cases", "stored_places")]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)

@@ -1,0 +1,249 @@
+"""Job arrays of workers: what is submitted, and what becomes of the cases when tasks are preempted and go on."""
+
+import os
+import pickle
+import random
+import re
+import signal
+import sys
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+
+from flare_runtime import RunOptions, Session
+from flare_runtime.cli import main
+from flare_runtime.cluster.cli import _add_array
+from tests.processes import fork
+from tests.reference_pages import parser_of
+from tests.runtime.command_runs import SPACING, names, spawn
+from tests.runtime.nifti_files import blobs, write_nifti
+
+pytest.importorskip("submitit")
+from flare_runtime.cluster.array_task import ArrayTask
+
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+# Of submitit's local executor: more often it does not start a task again.
+MOST_RESTARTS = 5
+
+
+def write_scans(folder, count, shape):
+    folder.mkdir()
+    for seed in range(count):
+        write_nifti(folder / f"{seed:02}.nii.gz", blobs(shape, seed), spacing_mm=SPACING)
+
+
+def children(process):
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[1] == str(process):
+            found.append(int(status.parent.name))
+    return found
+
+
+def warn_at_random(controllers, chance, times):
+    """Warn tasks that have a worker, now and then and each at most so often, until none is left to be warned."""
+    warned = dict.fromkeys(controllers, 0)
+    while any(count < times for count in warned.values()):
+        time.sleep(0.05)
+        for controller in controllers:
+            for task in children(controller):
+                if warned[controller] < times and children(task) and random.random() < chance:
+                    os.kill(task, random.choice(WARNINGS))
+                    warned[controller] += 1
+                    time.sleep(1)  # it is being ended
+        if not any(children(controller) for controller in controllers):
+            break
+    return sum(warned.values())
+
+
+def run_disturbed(folder, model, tasks, chance, times):
+    """Run an array over `in` while its tasks are warned; return how often, and what became of `in` in one process."""
+    options = RunOptions(device="cpu", precision="fp32", threads=1)
+    list(Session(model, options).run(folder / "in", folder / "undisturbed"))
+    words = ["-i", "in", "-o", "out", "-m", model, "--device", "cpu", "--precision", "fp32", "--threads", 1]
+    array = spawn("slurm", *words, "--tasks", tasks, "--executor", "local", "--wait", cwd=folder)
+    said = iter(array.stdout.readline, "")
+    controllers = next(list(map(int, line.split()[5:])) for line in said if "kill -INT" in line)
+    while not list((folder / "out").glob("*.json")) and array.poll() is None:
+        time.sleep(0.02)
+    warned = warn_at_random(controllers, chance, times)
+    _, err = array.communicate(timeout=900)
+    assert array.returncode == 0, err
+    return warned
+
+
+def check_disturbed(folder):
+    """Every mask is there as of an undisturbed run, was made once, and nothing else is left."""
+    masks = names(folder / "undisturbed")
+    assert names(folder / "out") == masks
+    for name in masks:
+        if name.endswith(".gz"):
+            assert (folder / "out" / name).read_bytes() == (folder / "undisturbed" / name).read_bytes()
+    logs = "".join(log.read_text(encoding="utf-8") for log in (folder / "flare-slurm").glob("*.err"))
+    done = re.findall(r"^(\d+): \d+ lesion", logs, re.MULTILINE)
+    assert sorted(done) == sorted(name.partition(".")[0] for name in masks if name.endswith(".json"))
+    return "".join(log.read_text(encoding="utf-8") for log in (folder / "flare-slurm").glob("*.out")).count("Requeued")
+
+
+def test_preempted_tasks_go_on(tiny_bundle, tmp_path):
+    write_scans(tmp_path / "in", 10, (32, 32, 32))
+    warned = run_disturbed(tmp_path, tiny_bundle, tasks=2, chance=1, times=1)
+    assert check_disturbed(tmp_path) == warned > 0
+
+
+@pytest.mark.slow
+def test_tasks_can_be_preempted_at_any_moment(tiny_bundle, tmp_path):
+    write_scans(tmp_path / "in", 60, (72, 72, 72))
+    warned = run_disturbed(tmp_path, tiny_bundle, tasks=3, chance=0.02, times=MOST_RESTARTS)
+    assert check_disturbed(tmp_path) == warned > MOST_RESTARTS
+
+
+def test_the_tasks_may_be_of_this_process(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_scans(tmp_path / "in", 2, (16, 17, 18))
+    (tmp_path / "in" / "bad.nii").write_bytes(b"bad")
+    words = ["-i", "in", "-o", "out", "-m", str(tiny_bundle), "--device", "cpu", "--threads", "1"]
+    assert main(["slurm", *words, "--tasks", "1", "--executor", "debug"]) == 4
+    assert names(tmp_path / "out") == ["00.json", "00.nii.gz", "01.json", "01.nii.gz", "bad.json"]
+
+
+def said(capsys):
+    """Return the one line that a command was refused with."""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flare-infer slurm: ")
+    return line
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A folder with a scan, where a script stands for `sbatch`: it keeps what it is given, or fails."""
+    for name, text in (("sbatch", 'cp "$1" job.sh; [ -e refuse ] && { cat refuse >&2; exit 1; }'), ("srun", "")):
+        script = tmp_path / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f"#!/bin/sh\n{text}\necho Submitted batch job 77\n", encoding="utf-8")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    write_scans(tmp_path / "in", 1, (16, 17, 18))
+    return tmp_path
+
+
+def test_what_is_submitted(cluster, tiny_bundle, capsys):
+    words = ["-i", "in", "--tasks", "3", "-o", "out", "-m", str(tiny_bundle), "--step", "0.6", "--partition", "gpu"]
+    task = "--gpus-per-task 1 --cpus-per-task 4 --mem 12 --time 90 --signal-delay 200"
+    more = [*task.split(), "--array-parallelism", "2", "--sbatch", "account=lab", "--sbatch", "exclusive"]
+    assert main(["slurm", *words, *more]) == 0
+    lines = set((cluster / "job.sh").read_text(encoding="utf-8").splitlines())
+    wanted = "partition=gpu gpus-per-node=1 cpus-per-task=4 mem=12GB time=90 array=0-2%2 signal=USR2@200 account=lab"
+    assert {f"#SBATCH --{one}" for one in (*wanted.split(), "exclusive")} <= lines
+    assert any(line.startswith("srun ") and "--cpus-per-task=4" in line for line in lines)
+    out = capsys.readouterr().out
+    assert "submitted job 77: 3 task(s), which log to flare-slurm" in out
+    assert all(command in out for command in ("squeue --job 77", "scancel 77", "flare-infer status out"))
+    task = pickle.loads((cluster / "flare-slurm" / "77_0_submitted.pkl").read_bytes()).function
+    command, folder, grace_s = task._arguments
+    run = ["--resume", "-i", "in", "-o", "out", "-m", str(tiny_bundle), "--step", "0.6"]
+    assert list(command) == [sys.executable, "-m", "flare_runtime", *run]
+    assert (folder, grace_s) == (str(cluster), 185)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("-i nowhere -o out", 2, "nowhere: there is no such file or folder"),
+        ("-i in -o in/00.nii.gz", 2, "the output for a folder is a folder"),
+        ("-i in -o out --step 3", 2, "step"),
+        ("-i in -o out --no-records", 2, "cannot be resumed"),
+        ("-i in -o out --report run.json", 2, "flare-infer merge"),
+        ("-i in -o out --time 2", 2, "--signal-delay 120 is in seconds; it must be less than --time 2"),
+        ("-i in -o out --log-folder in/00.nii.gz", 6, "is no folder"),
+    ],
+)
+def test_what_a_worker_would_refuse_is_not_submitted(cluster, tiny_bundle, capsys, words, code, message):
+    assert main(["slurm", *words.split(), "-m", str(tiny_bundle), "--tasks", "2"]) == code
+    assert message in said(capsys)
+    assert not (cluster / "job.sh").exists()
+
+
+def test_the_device_is_not_looked_for_where_the_array_is_submitted(cluster, tiny_bundle):
+    words = ["-i", "in", "-o", "out", "-m", str(tiny_bundle), "--device", "cuda:7", "--precision", "fp16"]
+    assert main(["slurm", *words, "--tasks", "2"]) == 0
+
+
+def test_what_sbatch_says_is_passed_on(cluster, tiny_bundle, capsys):
+    (cluster / "refuse").write_text(
+        "sbatch: error: invalid partition specified: x\nsbatch: error: failed\n", encoding="utf-8"
+    )
+    assert main(["slurm", "-i", "in", "-o", "out", "-m", str(tiny_bundle), "--tasks", "2"]) == 2
+    assert "invalid partition specified: x; sbatch: error: failed" in said(capsys)
+
+
+def test_without_slurm_the_local_executor_is_named(cluster, tiny_bundle, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert main(["slurm", "-i", "in", "-o", "out", "-m", str(tiny_bundle), "--tasks", "2"]) == 2
+    assert "--executor local" in said(capsys)
+
+
+def test_without_submitit_it_is_said_how_to_install_it(cluster, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("submitit", "flare_runtime.cluster."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert main(["slurm", "-i", "in", "-o", "out", "--tasks", "2"]) == 2
+    assert "pip install '.[slurm]'" in said(capsys)
+
+
+def test_no_option_of_a_run_is_the_beginning_of_one_of_the_array():
+    array = ArgumentParser(add_help=False)
+    _add_array(array)
+    of_run = [name for name in parser_of("flare-infer")._option_string_actions if name.startswith("--")]
+    assert not [name for name in array._option_string_actions if name.startswith(tuple(of_run))]
+
+
+def test_a_worker_that_is_lost_is_replaced(tmp_path):
+    code = """
+import os, pathlib, signal, sys
+runs = pathlib.Path("runs")
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+if len(runs.read_text()) < 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(4)
+"""
+    assert ArrayTask((sys.executable, "-c", code), str(tmp_path), 5)() == 4
+    assert (tmp_path / "runs").read_text(encoding="utf-8") == "xxx"
+
+
+def test_a_worker_that_takes_longer_than_its_time_is_ended(tmp_path):
+    code = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGUSR2, lambda *_: pathlib.Path("told").touch())
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+pathlib.Path("begun").touch()
+while True:
+    time.sleep(0.01)
+"""
+
+    def run():
+        task = ArrayTask((sys.executable, "-c", code), str(tmp_path), 0.5)
+
+        def requeue(*_):
+            again = task.checkpoint()
+            assert again.function._arguments == task._arguments
+            assert task._code == 143
+            os._exit(0)
+
+        signal.signal(signal.SIGUSR2, requeue)
+        task()
+
+    process = fork(run)
+    until = time.monotonic() + 20
+    while not (tmp_path / "begun").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    os.kill(process, signal.SIGUSR1)  # which it takes for the other
+    assert os.waitpid(process, 0)[1] == 0
+    assert (tmp_path / "told").exists()
