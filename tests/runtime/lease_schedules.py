@@ -1,12 +1,19 @@
-"""Workers on leases whose steps are taken in a random order, some of them killed or suspended between any two."""
+"""Workers on leases whose steps are taken in a random order, some of them killed or suspended between any two.
 
+Each sees the folder as a client of NFS does: what it did not find it believes to be missing until it opens the folder or
+changes it.
+"""
+
+import errno
 import os
 import random
 import threading
 from collections.abc import Callable, Container
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from flare_runtime.files import lease as lease_module
 from flare_runtime.files import lease_file
@@ -26,6 +33,7 @@ class Worker:
     def __init__(self, schedule: "Schedule", name: str) -> None:
         self.name = name
         self.leases = Leases(3600)
+        self.absent: set[str] = set()
         self.killed = False
         self.ended = False
         self._schedule = schedule
@@ -149,11 +157,26 @@ class Schedule:
                 for lease in tuple(worker.leases._held):
                     lease_file.touch(lease_file.lease_path(lease.target, lease.generation), lease.token)
 
-    def pause(self) -> None:
-        """Let the others go on, where this is the thread of a worker."""
-        for worker in self._workers:
-            if threading.current_thread() is worker._thread:
-                worker.pause()
+    def pause(self) -> Worker | None:
+        """Let the others go on, where this is the thread of a worker; return it."""
+        worker = next((one for one in self._workers if threading.current_thread() is one._thread), None)
+        if worker:
+            worker.pause()
+        return worker
+
+    def _access(self, path: Path, do: Callable[[], Any], *, changes: bool) -> Any:
+        """Take a step at a path."""
+        absent = worker.absent if (worker := self.pause()) else set()
+        if not changes and path.name in absent:
+            raise FileNotFoundError(errno.ENOENT, "so it is believed", str(path))
+        try:
+            done = do()
+        except FileNotFoundError:
+            absent.add(path.name)
+            raise
+        if changes:
+            absent.clear()
+        return done
 
     @contextmanager
     def _patched(self):
@@ -161,11 +184,10 @@ class Schedule:
         saved = (lease_file.os, lease_file.process_id, lease_module.has_ended, Leases._now_ns)
         methods = {name: getattr(Path, name) for name in ("lstat", "unlink", "replace")}
 
-        def stepping(method: Callable[..., object]) -> Callable[..., object]:
-            def stepped(path: Path, *arguments: object, **options: object) -> object:
-                if is_lease_name(path.name):
-                    self.pause()
-                return method(path, *arguments, **options)
+        def stepping(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+            def stepped(path: Path, *arguments: object, **options: object) -> Any:
+                act = partial(method, path, *arguments, **options)
+                return self._access(path, act, changes=name != "lstat") if is_lease_name(path.name) else act()
 
             return stepped
 
@@ -174,7 +196,7 @@ class Schedule:
         lease_module.has_ended = lambda name: any(one.name == name and one.killed for one in self._workers)
         Leases._now_ns = lambda *_arguments: self._now_ns
         for name, method in methods.items():
-            setattr(Path, name, stepping(method))
+            setattr(Path, name, stepping(name, method))
         try:
             yield
         finally:
@@ -186,8 +208,8 @@ class Schedule:
 
     def _os(self) -> SimpleNamespace:
         def open_(path: Path, flags: int, mode: int = 0o777) -> int:
-            self.pause()
-            descriptor = os.open(path, flags, mode)
+            changes = bool(flags & (os.O_CREAT | os.O_DIRECTORY))
+            descriptor = self._access(path, partial(os.open, path, flags, mode), changes=changes)
             if flags & os.O_CREAT:
                 utime(descriptor)
             return descriptor
