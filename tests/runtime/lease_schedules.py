@@ -1,7 +1,7 @@
 """Workers on leases whose steps are taken in a random order, some of them killed or suspended between any two.
 
-Each sees the folder as a client of NFS does: what it did not find it believes to be missing until it opens the folder or
-changes it.
+Each sees the folder as a client of NFS does: what it did not find it believes to be missing until it opens the folder
+or changes it.
 """
 
 import errno

@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -170,6 +172,31 @@ def test_a_suspended_holder_is_overtaken_and_knows_it(target):
         assert names(target.parent) == []
     finally:
         leases.close()
+
+
+# Takes a target in a container and waits until it is killed.
+TAKER = """
+import sys
+from pathlib import Path
+from flare_runtime.files.lease import Leases
+leases = Leases()
+print(leases.take(Path(sys.argv[1])).generation, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a namespace of pids")
+def test_a_holder_in_another_container_is_dead_by_age_alone(target, leases):
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", TAKER, str(target)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as container:
+        if container.stdout.readline() != "1\n":
+            pytest.skip(container.communicate()[1])
+        assert leases.take(target) is None
+        container.kill()
+    assert leases.take(target) is None
+    os.utime(lease_path(target, 1), (0, 0))
+    assert leases.take(target).generation == 2
 
 
 def run_schedules(folder, seeds):
