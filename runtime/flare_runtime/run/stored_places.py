@@ -1,6 +1,7 @@
 """Which cases the objects of a store are, and what it holds of earlier results, as its lists and their heads say."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,9 +137,10 @@ class StoredPlaces:
                 raise UsageError(f"{source}: holds no {', '.join(image_suffixes())} object; {_LOCAL_ALONE}")
         self._stand_in(found)
         images = [path for path, status in found.items() if status and is_image_name(path.name)]
-        recorded = [path for path in images if path.with_name(record_name(path.name)) in found]
-        self._fill((path.with_name(record_name(path.name)) for path in recorded), found, None)
-        self._fill(recorded, found, HEAD_BYTES)
+        records = {path.with_name(record_name(path.name)): path for path in images}
+        records = {record: path for record, path in records.items() if record in found}
+        deque(self._filled(records, found, None), maxlen=0)
+        deque(self._filled(records.values(), found, HEAD_BYTES), maxlen=0)
 
     def _list_results(self, cases: Sequence[Case], nested: bool) -> _Found:
         """Put stand-ins in place of what the target holds of results; return the masks that a record vouches for."""
@@ -151,13 +153,14 @@ class StoredPlaces:
             for folder in {case.mask.parent for case in cases}:
                 found.update(self._listed(folder, nested=False))
         results: _Found = {path: found[path] for case in cases for path in results_of(case) if found.get(path)}
-        records = self._fill((case.record for case in cases if case.record in results), results, None)
+        records = {case.record: case.mask for case in cases if case.record in results}
         vouched: _Found = {}
-        for case in cases:
-            named = mask_in_record(records[case.record]) if case.record in records else None
-            if case.mask in results and Path(named or "").name == visible(case.mask.name):
-                vouched[case.mask] = results[case.mask]
-        self._fill((path for path in results if path not in records and path not in vouched), results, HEAD_BYTES)
+        for record, data in self._filled(records, results, None):
+            mask = records[record]
+            if mask in results and Path(mask_in_record(data) or "").name == visible(mask.name):
+                vouched[mask] = results[mask]
+        others = [path for path in results if path not in records and path not in vouched]
+        deque(self._filled(others, results, HEAD_BYTES), maxlen=0)
         return vouched
 
     def _listed(self, folder: Path, *, nested: bool) -> _Found:
@@ -171,12 +174,15 @@ class StoredPlaces:
         if odd:
             _LOG.warning("%s: left out %d object(s) of the name of a prefix", self._source, odd)
 
-    def _fill(self, paths: Iterable[Path], found: _Found, size: int | None) -> dict[Path, bytes]:
-        """Put stand-ins in the places of objects that begin as they do, and return how."""
-        heads = self.mirror.heads(paths, size)
-        for path, head in heads.items():
-            self.mirror.stand_in(path, found[path], head)
-        return heads
+    def _filled(self, paths: Iterable[Path], found: _Found, size: int | None) -> Iterator[tuple[Path, bytes]]:
+        """Put stand-ins in the places of objects that begin as they do, for `size` bytes or all, and yield how."""
+        statuses = {path: status for path in paths if (status := found[path])}
+        for path, status in statuses.items():
+            if not status.size:  # of which no store gives a part
+                self.mirror.stand_in(path, status)
+        for path, head in self.mirror.heads((path for path, status in statuses.items() if status.size), size):
+            self.mirror.stand_in(path, statuses[path], head)
+            yield path, head
 
     def _try_target(self, folder: Path) -> None:
         """Write an object into the target, and remove it again.

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -132,13 +132,12 @@ class Mirror:
         os.utime(path, ns=(status.changed_ns, status.changed_ns))
         return True
 
-    def heads(self, paths: Iterable[Path], size: int | None) -> dict[Path, bytes]:
-        """Return the first bytes of the objects at places, all where `size` is None; of one store."""
+    def heads(self, paths: Iterable[Path], size: int | None) -> Iterator[tuple[Path, bytes]]:
+        """Yield the first bytes of objects, of one store and none of them empty; all of them where `size` is None."""
         by_key = {self._object_at(path)[1]: path for path in paths}
-        if not by_key:
-            return {}
-        store, _ = self._object_at(next(iter(by_key.values())))
-        return {by_key[key]: data for key, data in store.heads(list(by_key), size)}
+        if by_key:
+            store, _ = self._object_at(next(iter(by_key.values())))
+            yield from ((by_key[key], data) for key, data in store.heads(list(by_key), size))
 
     def fetch(self, path: Path) -> None:
         """Download the object of a place into it, with its time of change.
