@@ -240,6 +240,21 @@ def test_a_bad_row_costs_the_others_nothing(tiny_bundle, tmp_path, capsys):
     assert "4 of 6 case(s) not done" in capsys.readouterr().err
 
 
+def test_a_list_is_resumed_into_nested_folders(tiny_bundle, tmp_path, capsys):
+    write_nifti(tmp_path / "x.nii.gz", blobs((12, 16, 18)), spacing_mm=(3.0, 2.0, 1.5))
+    path = write_list(tmp_path, "images,output\nx.nii.gz,a/x.nii.gz\nx.nii.gz,b/c/x.nii.gz\ngone,d/x.nii.gz\n")
+    arguments = ["-m", str(tiny_bundle), "-i", str(path), "-o", str(tmp_path / "out"), "--device", "cpu", "--resume"]
+    assert cli.main([*arguments, "--shard", "1/2"]) in (0, 4)
+    assert cli.main(arguments) == 4
+    capsys.readouterr()
+    assert cli.main(arguments) == 4
+    said = capsys.readouterr().err
+    assert "2 case(s) were done by other runs" in said
+    assert "1 of 1 case(s) not done" in said  # an image that is not there may come
+    files = {str(one.relative_to(tmp_path / "out")) for one in (tmp_path / "out").rglob("*") if one.is_file()}
+    assert files == {"a/x.json", "a/x.nii.gz", "b/c/x.json", "b/c/x.nii.gz", "d/x.json"}
+
+
 def test_series_in_a_list(tiny_bundle, tmp_path):
     dicom_files = pytest.importorskip("tests.runtime.dicom_files")
     dicom_files.Series().write(tmp_path / "in" / "p1" / "ct")

@@ -4,10 +4,12 @@ import os
 
 import pytest
 
-from flare_runtime import cli
+from flare_runtime import RunOptions, Session, cli
 from flare_runtime.errors import UsageError
+from flare_runtime.files.temporary import system_mark
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.input_rules import InputRules
+from flare_runtime.run.queue import ListedCases
 from tests.runtime.nifti_files import blobs, write_nifti
 
 NESTED = InputRules(recursive=True)
@@ -113,6 +115,32 @@ def test_a_mask_that_is_also_to_be_a_folder_is_refused(tmp_path):
     source = fill(tmp_path / "in", "a.nii", "a.nii.gz/x.nii")
     with pytest.raises(UsageError, match=r"out/a\.nii\.gz: would be a mask, and the folder of another; rename one"):
         find_cases(source, tmp_path / "out", 1, rules=NESTED)
+
+
+def test_folders_are_made_when_they_are_needed_and_what_killed_runs_left_is_swept(tmp_path):
+    source, out = fill(tmp_path / "in", "a/x.nii", "b/c/y.nii"), tmp_path / "out"
+    left, strange = out / "b" / "c" / f".{system_mark()}{'0' * 24}.flare-tmp", out / "d" / ".flare-tmp"
+    for path in (left, strange):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    cases = find_cases(source, out, 1, rules=NESTED)
+    assert not left.exists()
+    assert strange.exists()
+    assert not (out / "a").exists()
+    queue = ListedCases(cases)
+    assert queue.take() == cases[0]
+    assert (out / "a").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_costs_its_cases_alone(tiny_bundle, tmp_path):
+    for name in ("a/x.nii.gz", "b/y.nii.gz"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        write_nifti(tmp_path / "in" / name, blobs((12, 16, 18)), spacing_mm=(3.0, 2.0, 1.5))
+    session = Session(tiny_bundle, RunOptions(device="cpu", threads=1))
+    run = session.run(tmp_path / "in", tmp_path / "out", input_rules=NESTED)
+    (tmp_path / "out" / "a").touch()  # behind the check
+    assert [record.status for record in run] == ["failed", "done"]
+    assert (tmp_path / "out" / "b" / "y.nii.gz").is_file()
 
 
 def test_odd_names_keep_their_bytes(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from flare_runtime.errors import OutputError
 from flare_runtime.files.commit_lock import committing
-from flare_runtime.files.output import check_folder, replacing
+from flare_runtime.files.output import check_folder, check_folders, make_folder, replacing
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Template, Volume
@@ -290,3 +290,29 @@ def test_a_read_only_folder_is_an_output_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written to"):
         check_folder(tmp_path)
+
+
+# --- many folders
+
+
+def test_of_many_folders_the_one_around_them_is_made_and_the_others_are_looked_at(tmp_path):
+    (tmp_path / "out" / "b" / "file").parent.mkdir(parents=True)
+    (tmp_path / "out" / "b" / "file").touch()
+    check_folders([f"{tmp_path}/out/{name}" for name in ("a", "b", "c/d/e")])
+    check_folders([f"{tmp_path}/new/deep"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b"]
+    assert (tmp_path / "new" / "deep").is_dir()
+    with pytest.raises(OutputError, match=r"out/b/file: cannot be written to \(it is no folder\)"):
+        check_folders([f"{tmp_path}/out/{name}" for name in ("a", "b/file/x", "b/y")])
+    make_folder(tmp_path / "out" / "c" / "d")
+    make_folder(tmp_path / "out" / "c" / "d")
+    with pytest.raises(OutputError, match=r"b/file/x: cannot be written to"):
+        make_folder(tmp_path / "out" / "b" / "file" / "x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_not_ours_is_refused(tmp_path):
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a").chmod(0o555)
+    with pytest.raises(OutputError, match=r"out/a: cannot be written to \(permission denied\)"):
+        check_folders([f"{tmp_path}/out/a/b", f"{tmp_path}/out/c"])

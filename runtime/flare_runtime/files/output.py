@@ -1,7 +1,7 @@
 """Writing results so that a final name never holds half of one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,62 @@ from flare_runtime.files.target import check_kind
 from flare_runtime.files.temporary import sweep, temporary_file
 
 
+def make_folder(folder: Path) -> None:
+    """Create an output folder, and those around it, if need be.
+
+    Raises:
+        OutputError: where it cannot be there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder}: cannot be written to (it is no folder); choose another output") from error
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
 def check_folder(folder: Path) -> None:
     """Create the output folder if need be, sweep what killed runs left there, and try it.
 
     Raises:
         OutputError: where nothing can be written there.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         with temporary_file(folder):
             pass
-    except FileExistsError as error:
-        raise OutputError(f"{folder}: cannot be written to (it is no folder); choose another output") from error
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written to ({error.strerror or error})") from error
+        raise _not_writable(folder, error) from error
+
+
+def check_folders(folders: Collection[str]) -> None:
+    """Check output folders of which there may be many: the one around them all is tried, others are made when needed.
+
+    Raises:
+        OutputError: where one cannot be there, or not be written to.
+    """
+    whole = os.path.commonpath(folders)
+    check_folder(Path(whole))
+    seen = {whole}
+    for folder in folders:
+        while folder not in seen:
+            seen.add(folder)
+            if os.path.lexists(folder):
+                _check_access(Path(folder))
+                break
+            folder = os.path.dirname(folder)  # noqa: PTH120
+
+
+def _check_access(folder: Path) -> None:
+    """Refuse what is there and is no folder, or is not ours to write to."""
+    make_folder(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: cannot be written to (permission denied)")
+
+
+def _not_writable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder}: cannot be written to ({error.strerror or error})")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Set
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -43,8 +43,9 @@ class TargetCheck:
 
     def __init__(self, inputs: Iterable[Path]) -> None:
         self._inputs = inputs
-        self._bundle_around = cache(lambda folder: bundle_around(Path(folder)))
-        self._names = cache(_names)
+        self._bundle_around = cache(self._find_bundle_around)
+        # By folder.
+        self._names: dict[str, Set[str]] = {}
 
     def __call__(self, target: Path, over: IsOurs | None = None, head_bytes: int | None = None) -> None:
         """Refuse a file where it must not be written.
@@ -62,7 +63,9 @@ class TargetCheck:
         if bundle is not None:
             raise OutputError(f"{target}: lies in the bundle {bundle}; choose another output")
         # One list of a folder is quicker than to ask for each of thousands of files, most of which are not there.
-        if name.casefold() not in self._names(folder) and len(os.fsencode(name)) <= LONGEST_NAME:
+        if folder not in self._names:
+            self._names[folder] = _names(folder)
+        if name.casefold() not in self._names[folder] and len(os.fsencode(name)) <= LONGEST_NAME:
             return
         status = check_kind(target)
         if status is None:
@@ -72,6 +75,23 @@ class TargetCheck:
             raise OutputError(f"{target}: is the input itself{name}; choose another output")
         if over is not None and status.st_size and not _holds(target, status.st_size, over, head_bytes):
             raise OutputError(f"{target}: was not written by this command; move it, or choose another output")
+
+    @property
+    def folders(self) -> Collection[str]:
+        """The folders of the targets so far."""
+        return self._names.keys()
+
+    def folders_with(self, is_wanted: Callable[[str], bool]) -> list[Path]:
+        """Return the folders of the targets so far that hold a file of such a name, which is given in lower case."""
+        return [Path(folder) for folder, names in self._names.items() if any(map(is_wanted, names))]
+
+    def _find_bundle_around(self, folder: str) -> Path | None:
+        """Return what `bundle_around` does, for most folders by what is known of the one that they are in."""
+        around, name = os.path.split(folder)
+        is_plain = name not in ("", ".", "..") and not os.path.islink(folder)  # noqa: PTH114
+        if not is_plain or _is_bundle(Path(folder)):
+            return bundle_around(Path(folder))
+        return self._bundle_around(around)
 
     @cached_property
     def _read(self) -> dict[tuple[int, int], Path]:
@@ -100,12 +120,12 @@ def _unwritable(target: Path, error: OSError) -> OutputError:
     return OutputError(f"{target}: cannot be written ({error.strerror or error})")
 
 
-def _names(folder: str) -> set[str]:
+def _names(folder: str) -> Set[str]:
     """Return what a folder holds, in lower case: some shares take a name for another that differs in it."""
     try:
         return {name.casefold() for name in os.listdir(folder or ".")}  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        return frozenset()
     except OSError as error:
         raise _unwritable(Path(folder), error) from error
 

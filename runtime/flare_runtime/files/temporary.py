@@ -69,6 +69,11 @@ def remove_ours() -> None:
             path.unlink()
 
 
+def is_temporary_name(name: str) -> bool:
+    """Whether a file or folder of this name is a temporary one."""
+    return _NAME.fullmatch(name) is not None
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files and folders in `folder` whose makers are gone.
 
@@ -76,7 +81,7 @@ def sweep(folder: Path) -> None:
         OSError: where the folder cannot be listed.
     """
     with os.scandir(folder) as entries:
-        found = [Path(entry.path) for entry in entries if _NAME.fullmatch(entry.name)]
+        found = [Path(entry.path) for entry in entries if is_temporary_name(entry.name)]
     for path in found:
         with suppress(OSError):  # another sweep was first, or it is somebody else's
             _remove_abandoned(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from flare_runtime.errors import LostDeviceError, OutputError
 from flare_runtime.files.lease import Lease, Leases
+from flare_runtime.files.output import make_folder
 from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.digests import sha256_of
@@ -57,6 +58,7 @@ class Claims:
         if before and stays:
             return self._keep(Kept.of(case, before))
         try:
+            make_folder(case.mask.parent)
             lease = self._leases.take(case.mask)
         except OutputError as error:  # one bad folder must not cost the others
             _LOG.warning("%s: %s", case.name, error)

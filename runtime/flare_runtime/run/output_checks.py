@@ -1,18 +1,20 @@
 """Whether the results of cases can be written, beside each other and beside what is read."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.files.output import check_folder
+from flare_runtime.files.output import check_folders
 from flare_runtime.files.target import TargetCheck
+from flare_runtime.files.temporary import is_temporary_name, sweep
 from flare_runtime.imaging.dicom.mask_writer import is_structured_report
 from flare_runtime.imaging.file_names import STALE, is_stale, type_of
 from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageAt, files_of
-from flare_runtime.imaging.write import HEAD_BYTES, is_mask
+from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
 from flare_runtime.pictures.page_head import is_page
 from flare_runtime.run.record import is_record
 
@@ -33,21 +35,20 @@ def check_outputs(cases: "Sequence[Case]", every: "Sequence[Case]", *, probabili
         UsageError: where the masks of two cases cannot both be there, or a name is that of a mask set aside.
         OutputError: where an output cannot or must not be written.
     """
-    owners, around = dict[str, str](), set[Path]()
+    owners, around = dict[str, str](), set[str]()
     for case in every:
         if any(is_stale(one.name) for one in (*case.sources, *case.masks)):
             raise UsageError(f"{case.name}: a name that ends in {STALE} is a mask set aside; choose another")
         owners.update((str(file), case.name) for file in files_known(case))
-        around.add(case.mask.parent)
-    around = {folder for below in around for folder in (below, *below.parents) if type_of(folder.name)}
-    if both := next((mask for case in every if around for mask in case.masks if mask in around), None):
-        raise UsageError(f"{both}: would be a mask, and the folder of another; rename one")
-    folders, check = set[Path](), TargetCheck(map(Path, owners))
+        around.add(os.path.dirname(case.mask))  # noqa: PTH120
+    _check_masks_are_no_folders(every, around)
+    check = TargetCheck(map(Path, owners))
     for case in cases:
-        for mask in case.masks:
+        masks = case.masks
+        for mask in masks:
             if owners.get(str(mask), case.name) != case.name:
                 raise OutputError(f"{mask}: is an input, that of {owners[str(mask)]}; choose another output")
-        for mask in (*case.masks, *case.stale_masks):
+        for mask in (*masks, *case.stale_masks):
             check(mask, is_mask, HEAD_BYTES)
         check(case.record, is_record)
         if probabilities:
@@ -57,9 +58,20 @@ def check_outputs(cases: "Sequence[Case]", every: "Sequence[Case]", *, probabili
         if pictures:
             check(case.preview, is_own_png, HEAD_BYTES)
             check(case.page, is_page, HEAD_BYTES)
-        folders.add(case.mask.parent)
-    for folder in folders:
-        check_folder(folder)
+    if check.folders:
+        check_folders(check.folders)
+    for folder in check.folders_with(is_temporary_name):  # which killed runs left
+        sweep(folder)
+
+
+def _check_masks_are_no_folders(cases: "Sequence[Case]", folders: set[str]) -> None:
+    """Refuse a mask that is to be the folder of another."""
+    like_masks = (Path(folder) for folder in folders if any(suffix in folder for suffix in mask_suffixes()))
+    suspected = {one for folder in like_masks for one in (folder, *folder.parents) if type_of(one.name)}
+    if not suspected:
+        return
+    if both := next((mask for case in cases for mask in case.masks if mask in suspected), None):
+        raise UsageError(f"{both}: would be a mask, and the folder of another; rename one")
 
 
 def files_known(case: "Case") -> list[Path]:

@@ -4,8 +4,11 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from flare_runtime.errors import OutputError
+from flare_runtime.files.output import make_folder
 from flare_runtime.run.cases import Case
 
 # Between two looks at a queue whose cases other workers have.
@@ -83,7 +86,10 @@ class ListedCases(CaseQueue):
 
     def _next(self) -> Case:
         self._count -= 1
-        return self._again.popleft() if self._again else next(self._cases)
+        case = self._again.popleft() if self._again else next(self._cases)
+        with suppress(OutputError):  # one bad folder must not cost the others; what is written there says so
+            make_folder(case.mask.parent)
+        return case
 
     def _let_go(self, case: Case, *, again: bool) -> None:
         if again:
