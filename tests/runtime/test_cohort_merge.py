@@ -4,11 +4,16 @@ import csv
 import os
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from flare_runtime import cli
+from flare_runtime.cohort.record_files import Head, Unreadable, read_content, read_head
 from flare_runtime.pipeline.lesions import LabelTotal
 from flare_runtime.run.lesion_table import HEAD
 from flare_runtime.run.record import encode_json
@@ -162,7 +167,7 @@ def test_what_cannot_be_a_table_is_a_usage_error(folder, tmp_path, capsys):
     merged(tmp_path / "empty", tmp_path / "cases.csv", code=2)
     merged(tmp_path / "none", tmp_path / "cases.csv", code=2)
     assert not (tmp_path / "cases.csv").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["out", "empty"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "empty"}
 
 
 def test_parquet_that_is_not_installed_is_a_usage_error(folder, tmp_path, capsys, monkeypatch):
@@ -179,6 +184,32 @@ def test_odd_names_are_on_one_line(tmp_path):
     for suffix in ("csv", "parquet"):
         merged(tmp_path / "out", tmp_path / f"cases.{suffix}")
         assert {row["record"] for row in read(tmp_path / f"cases.{suffix}")} == {r"M\xfcller.json", r"two\nlines.json"}
+
+
+def test_a_number_that_parquet_cannot_hold_is_said_in_one_line(tmp_path, capsys):
+    put(tmp_path / "out", done("a", totals=[LabelTotal(1 << 70, "tumour", 1 << 70, 1.5)]))
+    merged(tmp_path / "out", tmp_path / "cases.parquet", code=6)
+    assert "of more than 64 bits" in capsys.readouterr().err
+    merged(tmp_path / "out", tmp_path / "cases.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "cases.csv"}
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_whatever_is_in_a_record_it_is_read_or_named(data):
+    whole = encode_json(data.draw(st.sampled_from((done("a", 2), done("a", 40), failed("b")))))
+    begin = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(begin, min(len(whole), begin + 40)))
+    odd = st.sampled_from((b"1e400", b"null", b"[[]]", b"\xff", b'"', b"", b"-7")) | st.binary(max_size=8)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.json")
+        path.write_bytes(whole[:begin] + data.draw(odd) + whole[end:])
+        head, content = read_head(str(path)), read_content(str(path))
+        assert type(head) in (Head, Unreadable, type(None))
+        assert (head is None) == (content is None)
+        if cli.main(["merge", folder, "-o", f"{folder}/cases.csv", "--lesions", f"{folder}/lesions.csv"]) == 0:
+            assert isinstance(head, Head)
+            assert read(Path(folder, "cases.csv"))[0]["status"] == head.status
 
 
 def test_memory_does_not_grow_with_the_cases(tmp_path):

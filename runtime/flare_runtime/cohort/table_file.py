@@ -107,7 +107,10 @@ class _ParquetRows:
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True) if self._rows else ((),) * len(self._schema)
-        arrays = [self._array_of(cells, kind) for cells, kind in zip(columns, self._schema.types, strict=True)]
+        try:
+            arrays = [self._array_of(cells, kind) for cells, kind in zip(columns, self._schema.types, strict=True)]
+        except OverflowError as error:
+            raise OutputError("a record holds a whole number of more than 64 bits; Parquet cannot, CSV can") from error
         self._writer.write_batch(self._batch_of(arrays, schema=self._schema))
         self._rows.clear()
 
@@ -115,6 +118,8 @@ class _ParquetRows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        if kind is None:
-            self._flush()
-            self._writer.close()
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()  # else it would write when it is forgotten, and the file is closed by then
