@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flare_runtime.model.bundle import Bundle
     from flare_runtime.options import RunOptions
     from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, NetworkReady
+    from flare_runtime.run.input_rules import InputRules
     from flare_runtime.run.resume import ResumeRules
     from flare_runtime.run.session import Session
     from flare_runtime.segmentation import Segmentation
@@ -30,6 +31,7 @@ __all__ = [
     "DeviceFallback",
     "FlareError",
     "Geometry",
+    "InputRules",
     "NetworkReady",
     "OutputError",
     "ResumeRules",
@@ -54,6 +56,7 @@ _HOMES = {
     "DeviceFallback": "run.events",
     "FlareError": "errors",
     "Geometry": "imaging.geometry",
+    "InputRules": "run.input_rules",
     "NetworkReady": "run.events",
     "OutputError": "errors",
     "ResumeRules": "run.resume",

@@ -116,6 +116,7 @@ WRONG = {
     "images\np/x.stale.nii\n": "line 2: p/x.stale.nii: a name that ends in .stale is a mask set aside",
     "images,output\na,.nii.gz\n": "line 2: there is no name for its mask; give a case or an output",
     "images,case\na,x/\n": "line 2: there is no name for its mask",
+    "images\na.nii;s3://bucket/b.nii\n": "line 2: s3://bucket/b.nii: is a URL; a list names files and folders of this",
     "images\n..\n": "line 2: there is no name for its mask",
     'images\n"a.nii\n': "line 2: unexpected end of data",
     'images\n"a"b.nii\n': "line 2: ',' expected after '\"'",

@@ -123,6 +123,8 @@ def test_a_check_says_what_a_run_does(tmp_path, tiny_bundle, capsys):
     lines = asked(capsys, "check", scans, "-m", tiny_bundle, code=4).splitlines()
     assert lines[0].startswith("a: 16x17x18 voxels of 2.5 x 1.5 x 1.5 mm (z, y, x), ")
     assert lines[1].startswith("b: would be refused (truncated): b_0000.nii.gz: ")
+    nested = asked(capsys, "check", tmp_path, "--recursive", "-m", tiny_bundle, code=4).splitlines()
+    assert nested == [f"scans/{line}" for line in lines]
 
 
 def test_a_folder_of_nnunet_is_told_apart_from_a_bundle(tiny_model, tmp_path, capsys):

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
             continue
         if name == "check":
             command.add_argument("input", type=path_of, metavar="IN", help="what -i would be")
+            command.add_argument("--recursive", action="store_true", help="look into folders in the folder too")
         default = "(default: the model that is shipped)"
         if name == "info":
             command.add_argument("bundle", nargs="?", type=path_of, metavar="BUNDLE", help=f"folder or zip {default}")
@@ -107,10 +108,11 @@ def _check(args: argparse.Namespace) -> int:
     from flare_runtime.backends.selection import choose
     from flare_runtime.introspection.forecast import forecast_cases
     from flare_runtime.model.bundle import open_bundle
+    from flare_runtime.run.input_rules import InputRules
 
     forecasts = []
     with WaitingLine(f"flare-infer check: looking at {args.input} ..."):
-        for forecast in forecast_cases(choose(open_bundle(args.bundle)), args.input):
+        for forecast in forecast_cases(choose(open_bundle(args.bundle)), args.input, InputRules(args.recursive)):
             forecasts.append(forecast)
             if not args.json:
                 print_line(forecast.line)

@@ -14,7 +14,7 @@ _flare_infer() {
         list) options="-h --help --json" ;;
         info) options="-h --help --json" ;;
         doctor) options="-h --help -m --model --json" ;;
-        check) options="-h --help -m --model --json" ;;
+        check) options="-h --help --recursive -m --model --json" ;;
         completion) options="-h --help" ;;
         status) options="-h --help --of --recursive --json --watch --max-tries" ;;
         merge) options="-h --help -o --output --lesions" ;;

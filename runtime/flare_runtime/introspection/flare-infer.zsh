@@ -42,6 +42,7 @@ _flare_infer() {
                 _arguments \
                     '(-h --help)'{-h,--help}'[show this help message and exit]' \
                     ':IN:_files' \
+                    --recursive'[look into folders in the folder too]' \
                     '(-m --model)'{-m+,--model=}'[folder or zip (default\: the model that is shipped)]:BUNDLE:_files' \
                     --json'[print JSON]'
                 return ;;

@@ -22,6 +22,7 @@ from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.run.cases import Case, find_cases
+from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.serial import CaseReader
 from flare_runtime.segmenter import Segmenter
 
@@ -64,7 +65,7 @@ class Forecast:
         )
 
 
-def forecast_cases(choice: Choice, source: Path) -> Iterator[Forecast]:
+def forecast_cases(choice: Choice, source: Path, rules: InputRules) -> Iterator[Forecast]:
     """Look at every case of an input as a run would: it is read and prepared whole.
 
     Raises:
@@ -72,7 +73,7 @@ def forecast_cases(choice: Choice, source: Path) -> Iterator[Forecast]:
     """
     channels = len(choice.bundle.manifest.channels)
     with temporary_folder(Path(gettempdir())) as nowhere:
-        cases = find_cases(source, nowhere, channels)
+        cases = find_cases(source, nowhere, channels, rules=rules)
     segmenter = Segmenter(choice.bundle, Future(), choice.options)  # it is given no network
     with closing(CaseReader(segmenter)) as reader:
         for case in cases:

@@ -14,6 +14,7 @@ from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.imaging.file_names import STALE, is_stale, mask_name, split_channel, strip_suffix, type_of
+from flare_runtime.paths import is_url
 
 _LOG = logging.getLogger(__name__)
 _TABLE, _JSON_LINES = ".csv", ".jsonl"
@@ -168,6 +169,8 @@ def _case(name: str, images: list[str], output: str) -> ListedCase:
     if not images or not all(images):
         raise UsageError("images has an empty path")
     _check_text("".join((name, *images, output)))
+    if url := next((image for image in images if is_url(image)), None):
+        raise UsageError(f"{_shown(url)}: is a URL; a list names files and folders of this machine")
     if stale := next((image for image in images if is_stale(image)), None):
         raise UsageError(f"{_shown(stale)}: a name that ends in {STALE} is a mask set aside; choose another")
     name = name or strip_suffix(output) or _name_of(images[0])
