@@ -65,6 +65,10 @@ class OutputError(FlareError):
     exit_code = 6
 
 
+class StoreError(OutputError):
+    """An object store does not answer, for none of the cases."""
+
+
 class BundleError(FlareError):
     """The bundle is missing a file, was changed, or does not follow the schema."""
 

@@ -3,15 +3,21 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from flare_runtime import CaseKept, OutputError, ResumeRules, RunOptions, Session, UsageError
 from flare_runtime.cli import main
+from flare_runtime.files.this_process import process_id
 from flare_runtime.run.input_rules import InputRules
 from flare_runtime.stores import patience
+from flare_runtime.stores.lease import StoreLeases
+from flare_runtime.stores.mirror import Mirror
 from tests.runtime.command_runs import SPACING, names, one_line, spawn, write_cohort
 from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.object_stores import S3_ENVIRONMENT, Line, s3_server
@@ -280,3 +286,79 @@ def test_what_was_downloaded_goes_with_a_run_that_is_ended(number, bucket, run, 
     process.communicate(timeout=30)
     if number == signal.SIGKILL:
         assert run(urls[0], urls[1], replace(OPTIONS, step=1.0)) == ("abc", "")
+
+
+def holder(*, is_alive):
+    """Return what the lease of a worker says."""
+    process = process_id()
+    if not is_alive:
+        code = "from flare_runtime.files.this_process import process_id; print(process_id())"
+        process = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    return json.dumps({"token": "theirs", "process": process, "host": "there", "since": ""}).encode()
+
+
+def test_workers_share_the_cases(bucket, run):
+    for name in "defg":
+        bucket.put(f"scans/{name}_0000.nii.gz", bucket.get("scans/a_0000.nii.gz"))
+    urls, done = (f"{bucket.url}/scans/", f"{bucket.url}/masks/"), []
+    workers = [threading.Thread(target=lambda: done.append(run(*urls, resume=ResumeRules())[0])) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert "".join(sorted("".join(done))) == "abcdefg"
+    assert [name for name in bucket.names("masks") if "lease" in name] == []
+    assert len(bucket.names("masks")) == 13
+
+
+def test_a_case_of_a_worker_that_is_gone_is_taken_over(bucket, run):
+    bucket.put("masks/.a.nii.gz.1.flare-lease", holder(is_alive=False))
+    urls = f"{bucket.url}/scans/", f"{bucket.url}/masks/"
+    assert run(*urls, resume=ResumeRules(max_tries=2)) == ("abc", "")
+    assert json.loads(bucket.get("masks/a.json"))["identity"]["tries"] == 2
+    for generation in (1, 2):
+        bucket.put(f"masks/.c.nii.gz.{generation}.flare-lease", holder(is_alive=False))
+    assert run(*urls, resume=ResumeRules(max_tries=2)) == ("", "abc")
+    assert bucket.names("masks") == RESULTS  # of the leases too nothing is left
+    bucket.remove("masks/c.json")
+    for generation in (1, 2):
+        bucket.put(f"masks/.c.nii.gz.{generation}.flare-lease", holder(is_alive=False))
+    assert run(*urls, resume=ResumeRules(max_tries=2)) == ("", "abc")
+    assert json.loads(bucket.get("masks/c.json"))["reason"] == "worker_lost"
+    assert bucket.names("masks") == ["a.json", "a.nii.gz", "b.json", "c.json", "c.stale.nii.gz"]
+
+
+def test_a_case_that_was_taken_over_is_not_stored(bucket, run, monkeypatch):
+    monkeypatch.setattr("flare_runtime.stores.lease.StoreLeases.holds", lambda *_args: False)
+    records = list(run(f"{bucket.url}/scans/a_0000.nii.gz", f"{bucket.url}/masks/", resume=ResumeRules()))
+    assert records == ["a", ""]
+    assert bucket.names("masks") == []
+
+
+def test_a_lease_without_a_sign_of_life_is_taken_over(bucket):
+    mirror = Mirror()
+    target = mirror.place_of(f"{bucket.url}/masks/a.nii.gz")
+    silent, other = StoreLeases(mirror, beat_s=60), StoreLeases(mirror, beat_s=0.1, dead_after_s=1.5)
+    first = silent.take(target)
+    assert (first.generation, silent.holds(first), other.take(target)) == (1, True, None)
+    time.sleep(3)
+    second = other.take(target)
+    assert (second.generation, silent.holds(first), other.holds(second)) == (2, False, True)
+    time.sleep(3)  # the other gives signs of life
+    assert StoreLeases(mirror, dead_after_s=1.5).take(target) is None
+    other.release(second)
+    assert (silent.holds(first), bucket.names("masks")) == (False, [])
+    assert silent.take(target).generation == 1
+    silent.close()
+    other.close()
+    assert bucket.names("masks") == []
+    mirror.close()
+
+
+def test_a_store_that_cannot_keep_leases_says_so(bucket, run, caplog, monkeypatch):
+    monkeypatch.setattr("flare_runtime.stores.store.Store.create", lambda *_args: True)
+    assert run(f"{bucket.url}/scans/", f"{bucket.url}/masks/", resume=ResumeRules()) == ("abc", "")
+    assert any("give each its --shard I/N" in text for text in caplog.messages)
+    assert bucket.names("masks") == RESULTS

@@ -3,8 +3,10 @@
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
-from flare_runtime.errors import LostDeviceError, OutputError
+from flare_runtime.errors import LostDeviceError, OutputError, StoreError
 from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.files.output import make_folder
 from flare_runtime.run.cases import Case
@@ -37,6 +39,18 @@ class Kept:
         return cls(case, record.status, record.reason or "", record.message or "")
 
 
+class _Leases(Protocol):
+    """What keeps other workers away from targets; see `Leases`."""
+
+    def take(self, target: Path) -> Lease | None: ...
+
+    def release(self, lease: Lease) -> None: ...
+
+    def clear(self, target: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Claims:
     """The cases that this process has claimed.
 
@@ -50,7 +64,7 @@ class Claims:
         self._rules = rules
         self._recipe = recipe
         self._hash_of = hash_of
-        self._leases = Leases()
+        self._leases: _Leases = Leases()
 
     def claim(self, case: Case) -> Case | Kept | None:
         """Return a case with its lease, what it is kept as, or None where another worker has it."""
@@ -60,17 +74,23 @@ class Claims:
         try:
             make_folder(case.mask.parent)
             lease = self._leases.take(case.mask)
+        except StoreError:  # it costs all
+            raise
         except OutputError as error:  # one bad folder must not cost the others
             _LOG.warning("%s: %s", case.name, error)
             return self._keep(Kept.of(case, failed_record(case.name, error)))
         if lease is None:
             return None
-        before, stays = self._look_at(case)  # it may have been finished just now
+        before, stays = self._look_again(case)  # it may have been finished just now
         if before and stays:
             self._leases.release(lease)
             return self._keep(Kept.of(case, before))
         case = replace(case, lease=lease, tries=(before.tries if before else 0) + lease.lost_before + 1)
         return self._give_up(case, lease) if lease.lost_before >= self._rules.max_tries else case
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether no other worker has taken a claimed case over."""
+        return lease.is_held()
 
     def release(self, case: Case) -> None:
         """Let others have a claimed case, or what was made of it."""
@@ -84,9 +104,15 @@ class Claims:
     def _look_at(self, case: Case) -> tuple[Before | None, bool]:
         return look_at(case, self._recipe, self._rules, self._hash_of)
 
+    def _look_again(self, case: Case) -> tuple[Before | None, bool]:
+        return self._look_at(case)
+
+    def _fail(self, case: Case, record: CaseRecord) -> CaseRecord:
+        return commit_failure(case, record, self._recipe)
+
     def _give_up(self, case: Case, lease: Lease) -> Kept:
         error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")
-        record = commit_failure(case, failed_record(case.name, error), self._recipe)
+        record = self._fail(case, failed_record(case.name, error))
         _LOG.warning("%s: %s; it is given up", case.name, error)
         self._leases.release(lease)
         return self._keep(Kept.of(case, record))

@@ -52,7 +52,7 @@ class StagedResult:
         """
         with self._held, alone_in(self._case.mask.parent), committing:
             if not self._case.is_ours:
-                raise CaseError("taken_over", f"{self._case.name}: another worker took the case over meanwhile")
+                raise taken_over(self._case)
             _take_names(self._case, self._files)
             global _commits
             _commits += 1
@@ -107,6 +107,11 @@ def stage_result(
             new_record.settle()
         staged_files = [*masks, *others, *([new_record] if new_record else [])]
         return StagedResult(case, record, staged_files, files.pop_all())
+
+
+def taken_over(case: Case) -> CaseError:
+    """Return the error of a case that another worker has."""
+    return CaseError("taken_over", f"{case.name}: another worker took the case over meanwhile")
 
 
 def commits_made() -> int:

@@ -20,7 +20,6 @@ from flare_runtime.options import RunOptions
 from flare_runtime.paths import as_path, is_url
 from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
-from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.input_rules import ALL_CASES, InputRules
@@ -33,7 +32,7 @@ from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from flare_runtime.run.claims import Kept
+    from flare_runtime.run.claims import Claims, Kept
     from flare_runtime.run.resume import ResumeRules
     from flare_runtime.run.stored_places import StoredPlaces
 
@@ -168,18 +167,17 @@ class Session:
         resume: "ResumeRules | None",
         places: "StoredPlaces | None" = None,
     ) -> "Run":
-        recipe = self.recipe
+        recipe, claims = self.recipe, None
         if resume is None:
             queue: CaseQueue = ListedCases(cases)
         elif self._choice.options.records:
-            from flare_runtime.run.claims import Claims  # of use where a run resumes another
-            from flare_runtime.run.shared import SharedCases
+            from flare_runtime.run.shared import SharedCases  # of use where a run resumes another
 
             def on_kept(kept: "Kept") -> None:
                 journal.keep(kept)
                 self._listener(CaseKept(kept.case.name, kept.status, kept.reason, kept.message))
 
-            claims = Claims(resume, recipe, places.sha256_of if places else sha256_of)
+            claims = _claims_of(resume, recipe, places)
             queue = SharedCases(cases, claims, on_kept)
         else:
             raise UsageError("a run without records cannot be resumed, nor resume another; leave out --no-records")
@@ -187,7 +185,7 @@ class Session:
             return Run(cases, journal, queue, lambda: self._segment(queue, journal, recipe))
         from flare_runtime.run.stored_cases import StoredCases
 
-        stored = StoredCases(queue, places)
+        stored = StoredCases(queue, places, claims)
         return Run(cases, journal, stored, lambda: stored.settled(self._segment(stored, journal, recipe)))
 
     def _segment(self, queue: CaseQueue, journal: Journal, recipe: Recipe) -> _Records:
@@ -210,6 +208,16 @@ class Session:
             return Segmenter.load(self.bundle, replace(self._choice.options, device="cpu"), wait=False)
         except UsageError:  # the CPU has not what was asked for
             raise error from None
+
+
+def _claims_of(resume: "ResumeRules", recipe: Recipe, places: "StoredPlaces | None") -> "Claims":
+    if places is None:
+        from flare_runtime.run.claims import Claims
+
+        return Claims(resume, recipe)
+    from flare_runtime.run.stored_claims import claims_of
+
+    return claims_of(resume, recipe, places)
 
 
 class Run:

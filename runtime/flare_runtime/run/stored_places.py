@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 from urllib.request import url2pathname
@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 import msgspec
 
 from flare_runtime.errors import FlareError, OutputError, UsageError
+from flare_runtime.files.lease_file import is_lease_name, lease_path
 from flare_runtime.files.naming import visible
 from flare_runtime.files.temporary import temporary_file
 from flare_runtime.imaging.file_names import is_image_name, record_name
@@ -19,6 +20,7 @@ from flare_runtime.imaging.write import HEAD_BYTES
 from flare_runtime.paths import as_path, is_url
 from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
+from flare_runtime.run.identity import stamp_of
 from flare_runtime.run.record import CaseRecord, mask_in_record
 from flare_runtime.stores.mirror import Mirror
 from flare_runtime.stores.store import ObjectStatus
@@ -90,6 +92,25 @@ class StoredPlaces:
         self.mirror.be_patient()
         return cases
 
+    @property
+    def target_folder(self) -> Path | None:
+        """The place of the results; None where they are no objects."""
+        target = Path(self._target)
+        if not self.mirror.holds(target):
+            return None
+        return target if target.is_dir() else target.parent
+
+    def refresh(self, case: Case) -> None:
+        """Look again at the results of a case where another worker has stored its record meanwhile."""
+        status = self.mirror.status_of(case.record)
+        if (status and status.stamp) == _stamp_of(case.record):
+            return
+        for path in results_of(case):
+            path.unlink(missing_ok=True)
+        found: _Found = {path: status for path in results_of(case) if (status := self.mirror.status_of(path))}
+        deque(self._filled(found.keys() - {case.record}, found, HEAD_BYTES), maxlen=0)
+        deque(self._filled(found.keys() & {case.record}, found, None), maxlen=0)
+
     def shown_record(self, record: CaseRecord) -> CaseRecord:
         """Return a record with URLs in place of local places."""
         return msgspec.json.decode(self.mirror.shown_json(msgspec.json.encode(record)), type=CaseRecord)
@@ -145,13 +166,16 @@ class StoredPlaces:
     def _list_results(self, cases: Sequence[Case], nested: bool) -> _Found:
         """Put stand-ins in place of what the target holds of results; return the masks that a record vouches for."""
         if len(cases) == 1:
-            found: _Found = {path: status for path in results_of(cases[0]) if (status := self.mirror.status_of(path))}
+            case = cases[0]
+            paths = (*results_of(case), lease_path(case.mask, 1))
+            found: _Found = {path: status for path in paths if (status := self.mirror.status_of(path))}
         elif nested:
             found = self._listed(Path(self._target), nested=True)
         else:
             found = {}
             for folder in {case.mask.parent for case in cases}:
                 found.update(self._listed(folder, nested=False))
+        self._stand_in({path: status for path, status in found.items() if is_lease_name(path.name)})
         results: _Found = {path: found[path] for case in cases for path in results_of(case) if found.get(path)}
         records = {case.record: case.mask for case in cases if case.record in results}
         vouched: _Found = {}
@@ -191,6 +215,7 @@ class StoredPlaces:
             OutputError: where that must not be done.
         """
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             with temporary_file(folder) as (probe, _):
                 self.mirror.put(probe)
                 self.mirror.remove(probe)
@@ -217,6 +242,12 @@ def _local_of(given: str | Path) -> str | Path:
     if not path.startswith("/"):
         raise UsageError(f"{text}: a file:// URL names a path from the root on, such as file:///data/scans")
     return url2pathname(path)
+
+
+def _stamp_of(path: Path) -> str | None:
+    with suppress(OSError):
+        return stamp_of([path])
+    return None
 
 
 def results_of(case: Case) -> list[Path]:

@@ -89,12 +89,12 @@ class Mirror:
 
     def is_object(self, path: Path) -> bool:
         """Whether a place is that of an object."""
-        store, key = self._object_at(path)
+        store, key = self.object_at(path)
         return store.is_object(key)
 
     def listed(self, folder: Path, *, nested: bool) -> tuple[dict[Path, ObjectStatus | None], int]:
         """Return the places below one and what is known of them, None of a folder; and how many can have no place."""
-        store, prefix = self._object_at(folder)
+        store, prefix = self.object_at(folder)
         found: dict[Path, ObjectStatus | None] = {}
         odd = 0
         for key, status in store.listed(prefix, nested=nested):
@@ -107,7 +107,7 @@ class Mirror:
 
     def status_of(self, path: Path) -> ObjectStatus | None:
         """Return what is known of the object at a place; None where there is none."""
-        store, key = self._object_at(path)
+        store, key = self.object_at(path)
         try:
             return store.status(key)
         except FileNotFoundError:
@@ -134,9 +134,9 @@ class Mirror:
 
     def heads(self, paths: Iterable[Path], size: int | None) -> Iterator[tuple[Path, bytes]]:
         """Yield the first bytes of objects, of one store and none of them empty; all of them where `size` is None."""
-        by_key = {self._object_at(path)[1]: path for path in paths}
+        by_key = {self.object_at(path)[1]: path for path in paths}
         if by_key:
-            store, _ = self._object_at(next(iter(by_key.values())))
+            store, _ = self.object_at(next(iter(by_key.values())))
             yield from ((by_key[key], data) for key, data in store.heads(list(by_key), size))
 
     def fetch(self, path: Path) -> None:
@@ -146,7 +146,7 @@ class Mirror:
             OSError: where it is not there any more, must not be read, or does not fit on the disk.
             OutputError: where the store does not answer.
         """
-        store, key = self._object_at(path)
+        store, key = self.object_at(path)
         with temporary_file(path.parent) as (new, _):
             status = store.get(key, new)
             os.utime(new, ns=(status.changed_ns, status.changed_ns))
@@ -159,18 +159,18 @@ class Mirror:
             OSError: where it must not be written.
             OutputError: where the store does not answer.
         """
-        store, key = self._object_at(path)
+        store, key = self.object_at(path)
         return store.put(path, key)
 
     def remove(self, path: Path) -> None:
         """Remove the object of a place, if there is one; its file stays."""
-        store, key = self._object_at(path)
+        store, key = self.object_at(path)
         store.remove(key)
 
     def copy(self, path: Path, to: Path) -> None:
         """Copy the object of a place to another of the same store."""
-        store, key = self._object_at(path)
-        store.copy(key, self._object_at(to)[1])
+        store, key = self.object_at(path)
+        store.copy(key, self.object_at(to)[1])
 
     def sha256_of(self, *paths: Path) -> str:
         """Return the SHA-256 of the objects at places, of one store, which are read for it.
@@ -179,10 +179,11 @@ class Mirror:
             OSError: where one is not there.
             OutputError: where the store does not answer.
         """
-        store, _ = self._object_at(paths[0])
-        return store.sha256_of([self._object_at(path)[1] for path in paths])
+        store, _ = self.object_at(paths[0])
+        return store.sha256_of([self.object_at(path)[1] for path in paths])
 
-    def _object_at(self, path: Path) -> tuple[Store, str]:
+    def object_at(self, path: Path) -> tuple[Store, str]:
+        """Return the store and the key of a place."""
         protocol, _, key = str(path.relative_to(self._folder)).partition("/")
         return self._stores[protocol], f"/{key}" if protocol == "memory" else key
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from flare_runtime.errors import OutputError, first_line
+from flare_runtime.errors import StoreError, first_line
 
 _LOG = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -39,7 +39,7 @@ class Patience:
 
         Raises:
             OSError: an answer that will stay the same, such as that something is not there.
-            OutputError: where the store does not answer at all.
+            StoreError: where the store does not answer at all.
         """
         until, wait_s = time.monotonic() + self.limit_s, _FIRST_WAIT_S
         while True:
@@ -61,12 +61,12 @@ class Patience:
     def _wait(self, error: Exception, wait_s: float, until: float) -> None:
         why = f"the object store fails ({first_line(error)})"
         if time.monotonic() + wait_s > until:
-            raise OutputError(why) from error
+            raise StoreError(why) from error
         if not self._is_away:
             self._is_away = True
             _LOG.warning("%s; it is tried again for up to %.0f minutes", why, self.limit_s / 60)
         if self._closed.wait(wait_s):
-            raise OutputError(why) from error
+            raise StoreError(why) from error
 
 
 def _is_passing(error: Exception) -> bool:

@@ -37,6 +37,16 @@ class ObjectStatus:
     changed_ns: int
     md5: str
 
+    @property
+    def stamp(self) -> str:
+        """Size and time in one text, as `identity.stamp_of` gives them of the object's place."""
+        return f"{self.size}-{self.changed_ns}"
+
+    @property
+    def written_s(self) -> int:
+        """When it was written, to the second."""
+        return self.changed_ns // _SECOND_NS
+
 
 class Store:
     """A store of objects; every question waits for it where it is away for a while.
@@ -50,6 +60,7 @@ class Store:
     """
 
     def __init__(self, protocol: str, patience: Patience) -> None:
+        self._protocol = protocol
         self._fs = _file_system(protocol)
         self._patience = patience
 
@@ -60,6 +71,10 @@ class Store:
             FileNotFoundError: where there is none.
         """
         return _status(self._patience.ask(lambda: self._fs.info(key)))
+
+    def impatient(self) -> "Store":
+        """Return the same store for who does not wait for it."""
+        return Store(self._protocol, Patience())
 
     def is_object(self, key: str) -> bool:
         """Whether there is an object of this name, and no prefix."""
@@ -135,6 +150,38 @@ class Store:
             return status
 
         return self._patience.ask(upload)
+
+    def content(self, key: str) -> bytes | None:
+        """Return what a small object holds; None where there is none."""
+        with suppress(FileNotFoundError):
+            return bytes(self._patience.ask(lambda: self._fs.cat_file(key)))
+        return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a small object.
+
+        Raises:
+            OSError: where it must not be written.
+        """
+        self._patience.ask(lambda: self._fs.pipe_file(key, data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a small object unless there is one; return whether it holds what was written.
+
+        Raises:
+            OSError: where it must not be written.
+        """
+
+        def ask() -> None:
+            try:
+                self._fs.pipe_file(key, data, mode="create")
+            except OSError:  # not every store says which condition failed
+                if not self._fs.exists(key):
+                    raise
+
+        self._patience.ask(ask)
+        # Not what `ask` found: it may have been asked again after the store did it.
+        return self.content(key) == data
 
     def remove(self, key: str) -> None:
         """Remove an object, if it is there."""

@@ -1,0 +1,58 @@
+"""Claims on cases whose results are objects of a store, under leases that are objects as well."""
+
+import logging
+
+from flare_runtime.files.lease import Lease
+from flare_runtime.run.cases import Case
+from flare_runtime.run.claims import Claims
+from flare_runtime.run.identity import Recipe
+from flare_runtime.run.record import CaseRecord
+from flare_runtime.run.resume import Before, ResumeRules
+from flare_runtime.run.stored_places import StoredPlaces
+from flare_runtime.run.stored_results import StoredResults
+from flare_runtime.stores.lease import StoreLeases, creates_exclusively
+
+_LOG = logging.getLogger(__name__)
+
+
+class StoredClaims(Claims):
+    """The cases that this process has claimed in a store.
+
+    Args:
+        rules: which cases stay as they are.
+        recipe: of this run.
+        places: of images and results.
+    """
+
+    def __init__(self, rules: ResumeRules, recipe: Recipe, places: StoredPlaces) -> None:
+        super().__init__(rules, recipe, places.sha256_of)
+        self._leases = self._store_leases = StoreLeases(places.mirror)
+        self._places = places
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether no other worker has taken a case over."""
+        return self._store_leases.holds(lease)
+
+    def _look_again(self, case: Case) -> tuple[Before | None, bool]:
+        self._places.refresh(case)
+        return self._look_at(case)
+
+    def _fail(self, case: Case, record: CaseRecord) -> CaseRecord:
+        results = StoredResults(self._places)
+        results.begin(case)
+        super()._fail(case, record)
+        return results.store(case) or record
+
+
+def claims_of(rules: ResumeRules, recipe: Recipe, places: StoredPlaces) -> Claims:
+    """Return the claims of a run whose images or results are in a store."""
+    folder = places.target_folder
+    if folder is None:
+        return Claims(rules, recipe, places.sha256_of)
+    if creates_exclusively(places.mirror, folder):
+        return StoredClaims(rules, recipe, places)
+    _LOG.warning(
+        "%s: this store creates no object exclusively, so that workers cannot share cases; give each its --shard I/N",
+        places.mirror.shown(str(folder)),
+    )
+    return Claims(rules, recipe, places.sha256_of)
