@@ -1,12 +1,14 @@
 """One task of a job array: a worker in a process of its own, which ends in time and goes on when the task does."""
 
 import math
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 
+from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
 from flare_runtime.program.terminal import say
@@ -16,8 +18,10 @@ _MOST_LOST = 20
 _LOOK_S = 0.1
 # How long a worker may take that is told to drop its case; it needs less than two seconds.
 _DROP_S = 5.0
-# Between a signal that ended the worker and the one by which the scheduler has this task queued again.
-_NOTICE_S = 60.0
+# Between a signal that ended the worker and the same signal here, at which this task is queued again.
+_NOTICE_S = 10.0
+# How long the scheduler may take to answer.
+_ANSWER_S = 60.0
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -46,6 +50,8 @@ class ArrayTask:
         try:
             code = self._wait()
             assert code is not None
+            if code == 128 + signal.SIGTERM and _is_preempted():
+                os.kill(os.getpid(), signal.SIGUSR2)
             if code > 128:
                 time.sleep(_NOTICE_S)
             return code
@@ -96,3 +102,15 @@ class ArrayTask:
             if self._code is None:
                 self._send(number)
                 self._wait(_DROP_S)
+
+
+def _is_preempted() -> bool:
+    """Whether SLURM has sent SIGTERM for another job's sake; it does the same where somebody cancels the task."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return False
+    question = ["squeue", "--noheader", "--format=%T", f"--jobs={JobEnvironment().job_id}"]
+    try:
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=_ANSWER_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.stdout.strip() == "RUNNING"
