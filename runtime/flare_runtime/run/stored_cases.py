@@ -56,8 +56,8 @@ class StoredCases(CaseQueue):
         """Finish, remove what is on the local disk, and let other workers have what is not settled."""
         super().close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._cases.close()
         self._mirror.close()
+        self._cases.close()
         self._taken.clear()  # of their folders nothing is left
 
     def settled(self, records: Generator[CaseRecord, None, None]) -> Generator[CaseRecord, None, None]:
@@ -72,23 +72,19 @@ class StoredCases(CaseQueue):
     def _next(self) -> Case | None:
         if self._error is not None:
             raise self._error
-        self._fetch_more()
-        ready = next((future for future in self._coming if future.done()), None)
-        if ready is None:
-            return None
-        case = self._coming.pop(ready)
         try:
+            while len(self._coming) < _MOST_AHEAD and (coming := self._cases.take()):
+                self._coming[self._pool.submit(self._fetch, coming)] = coming
+            ready = next((future for future in self._coming if future.done()), None)
+            if ready is None:
+                return None
+            case = self._coming.pop(ready)
             ready.result()
         except OutputError as error:
             self._error = error
             raise
-        self._fetch_more()
         self._results.begin(case)
         return case
-
-    def _fetch_more(self) -> None:
-        while len(self._coming) < _MOST_AHEAD and (case := self._cases.take()):
-            self._coming[self._pool.submit(self._fetch, case)] = case
 
     def _fetch(self, case: Case) -> None:
         for path in case.files:

@@ -25,6 +25,8 @@ from flare_runtime.stores.mirror import Mirror
 from flare_runtime.stores.store import Store
 
 _PROBE_BYTES = 16
+# How long the end of a run waits for the store to take its leases back.
+_MOMENT_S = 0.7
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class StoreLeases:
         self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
         # The store's time, and this machine's.
         self._clock: tuple[float, float] | None = None
+        # Leases without a sign of life, and since when they have been seen so.
+        self._silent: dict[tuple[Path, int, bytes, int], float] = {}
 
     def take(self, target: Path) -> StoreLease | None:
         """Take the lease of a target; None where somebody holds it who is alive.
@@ -96,18 +100,25 @@ class StoreLeases:
     def close(self) -> None:
         """Give back what is held; how many workers were lost there is kept for the next one."""
         self._closed.set()
-        while self._held:
-            lease, _ = self._held.popitem()
-            store, key = self._at(lease.target, lease.generation)
-            with suppress(Exception):  # of a store that is away, which the program does not wait for
-                store.impatient().remove(key)
+        leases, self._held = list(self._held), {}
+        threads = [threading.Thread(target=self._give_back, args=(lease,), daemon=True) for lease in leases]
+        until = time.monotonic() + _MOMENT_S
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+
+    def _give_back(self, lease: StoreLease) -> None:
+        store, key = self._at(lease.target, lease.generation)
+        with suppress(Exception):  # of a store that is away, which the program does not wait for
+            store.impatient().remove(key)
 
     def _take(self, target: Path) -> StoreLease | None:
         if lease := self._created(target, 1):  # in most cases without a further question who has it
             return lease
         last = self._highest(target)
         before = self._state(target, last)
-        if before is None or not self._is_dead(before, target.parent):
+        if before is None or not self._is_dead(target, last, before):
             return None
         lease = self._created(target, last + 1)
         if lease and self._state(target, last) != before:  # it gave a sign of life just then
@@ -152,12 +163,16 @@ class StoreLeases:
         except FileNotFoundError:
             return None
 
-    def _is_dead(self, state: tuple[bytes, int], folder: Path) -> bool:
+    def _is_dead(self, target: Path, generation: int, state: tuple[bytes, int]) -> bool:
         content, written_s = state
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             if has_ended(msgspec.json.decode(content, type=LeaseContent).process):
                 return True
-        return self._now_s(folder) - written_s > self._dead_after_s
+        if self._now_s(target.parent) - written_s <= self._dead_after_s:
+            return False
+        # Where the store was away, its holder comes back to it as we do.
+        since_s = self._silent.setdefault((target, generation, *state), time.monotonic())
+        return time.monotonic() - since_s > 2 * self._beat_s
 
     def _now_s(self, folder: Path) -> float:
         """Return the time on the store's clock, or a little less; no other clock is compared."""
