@@ -20,14 +20,14 @@ FLARE = "--crop body --gpu-memory 3584 --no-records"
 QUESTIONS = ("list", "info", "doctor", "check", "completion")
 # What can be asked of a folder of results.
 COHORT_QUESTIONS = ("status", "merge")
-# What has a cluster do it.
-CLUSTERS = ("slurm",)
+# What has a cluster do it: by jobs that go on by themselves, or by actors that this program directs.
+CLUSTERS = ("slurm", "ray")
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted; 138 and 140 preempted, cases are left
 before segmenting: flare-infer list | info | doctor | check | completion, each with --help
 of a folder of results: flare-infer status | merge, each with --help
-on a cluster: flare-infer slurm, with --help
+on a cluster: flare-infer slurm | ray, each with --help
 """
 
 
@@ -258,23 +258,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         from flare_runtime.cohort.cli import main as look
 
         return look(words)
-    if words and words[0] in CLUSTERS:
+    if words and words[0] == "slurm":
         from flare_runtime.cluster.cli import main as submit
 
         return submit(words, parse_args)
     if argv is not None:
-        return _main(parse_args(argv), ("flare-infer", *argv), None)
+        return _main(words, None)
     interruption = Interruption()
     interruption.final_steps = [(lambda word: say(f"flare-infer: {word}"), 0.5)]
     interruption.begin()
-    return _main(parse_args(), ("flare-infer", *sys.argv[1:]), interruption)
+    return _main(words, interruption)
 
 
-def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> int:
+def _main(words: Sequence[str], interruption: Interruption | None) -> int:
     import logging
 
     from flare_runtime.program.command_line import exit_code_of, log_to_stderr, skip_model_converter, skip_pydicom
 
+    on_ray = bool(words) and words[0] == "ray"
+    args = _parse_ray_args(words[1:]) if on_ray else parse_args(words)
     level = logging.INFO if args.verbose else logging.ERROR if args.quiet else logging.WARNING
     log_to_stderr("flare_runtime", level)
     skip_model_converter()
@@ -285,17 +287,29 @@ def _main(args: argparse.Namespace, command: Sequence[str], interruption: Interr
         say(f"flare-infer: --flare sets {FLARE}, where nothing else is given")
 
     def run() -> int:
-        if may_need_worker(args.device):
+        if may_need_worker(args.device) and not on_ray:
             from flare_runtime.run.worker_server import start_early
 
             start_early()  # before the imports here, which take as long as those there
         with WaitingLine(f"flare-infer: looking at the model and at {args.input} ..."):
             from flare_runtime.command import Command
 
-            checked = Command(args, command, interruption)
+            command = ("flare-infer", *words)
+            if on_ray:
+                from flare_runtime.cluster.ray_session import open_session
+
+                checked = Command(args, command, interruption, open_session)
+            else:
+                checked = Command(args, command, interruption)
         return checked.run()
 
     return exit_code_of("flare-infer", run)
+
+
+def _parse_ray_args(words: Sequence[str]) -> argparse.Namespace:
+    from flare_runtime.cluster.ray_options import DESCRIPTION, add_group
+
+    return parse_args(words, "flare-infer ray", DESCRIPTION, add_group)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,20 @@ from flare_runtime.options import RunOptions
 from flare_runtime.program.duration import duration
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import WaitingLine, clear_line, say, say_lines
-from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, Event, NetworkReady
+from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, Event, Listener, NetworkReady
 from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord
-from flare_runtime.run.session import Session
+from flare_runtime.run.session import Session, SessionBase
 
 if TYPE_CHECKING:
     from flare_runtime.run.resume import ResumeRules
 
 SOME_FAILED = 4
+
+
+def _open_here(args: argparse.Namespace, listener: Listener) -> SessionBase:
+    return Session(args.model, options_of(args), listener=listener)
 
 
 class Command:
@@ -33,9 +37,16 @@ class Command:
         args: the parsed command line.
         command: the command line itself, for the report.
         interruption: gets what a signal that ends the run calls; None where the caller handles signals.
+        open_session: opens the session of the command line, and is given what is to be called with events.
     """
 
-    def __init__(self, args: argparse.Namespace, command: Sequence[str], interruption: Interruption | None) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        command: Sequence[str],
+        interruption: Interruption | None,
+        open_session: Callable[[argparse.Namespace, Listener], SessionBase] = _open_here,
+    ) -> None:
         self._args = args
         self._places: set[NetworkReady] = set()
         self._bar: Any = None
@@ -43,7 +54,7 @@ class Command:
         self._begun_s = time.monotonic()
         self._interruption = interruption
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
-        self._session = Session(args.model, options_of(args), listener=self._on_event)
+        self._session = open_session(args, self._on_event)
         self._run = self._session.run(
             args.input,
             args.output,

@@ -1,6 +1,7 @@
 """Segments files as `flare-infer` does: a session is a model with its options, a run goes over cases with it."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
+NO_RECORDS = "a run without records cannot be resumed, nor resume another; leave out --no-records"
 _Records: TypeAlias = Generator[CaseRecord, None, None]
 
 
@@ -45,51 +47,22 @@ def _ignore(_event: object) -> None:
     """Take an event, and do nothing."""
 
 
-class Session:
-    """A model and its options, for any number of runs over cases.
+class SessionBase(ABC):
+    """A model and its options, for runs over files: finds the cases and checks what is to be written.
 
-    On a GPU a worker process segments the cases, and another takes its place where it dies; with several GPUs each has
-    one, and takes the next case that waits. Where `options.device` is `auto` and no GPU can be used, the run continues
-    on the CPU. Nothing is printed.
-
-    Args:
-        bundle: folder or zip made by `flare-export`, or one that is open already; the default model where None.
-        options: what to run it on, and how; the defaults where None.
-        listener: is called with every event; see `flare_runtime.run.events`.
-
-    Raises:
-        BundleError, DeviceError, UsageError: where the model cannot be run so.
-
-    Example:
-        >>> session = Session("models/default", RunOptions(crop="body"))
-        >>> for record in session.run("scans", "masks", report="run.json"):
-        ...     print(record.line)
+    Attributes:
+        bundle: the model.
     """
 
-    def __init__(
-        self,
-        bundle: str | Path | Bundle | None = None,
-        options: RunOptions | None = None,
-        *,
-        listener: Listener = _ignore,
-    ) -> None:
-        opened = open_bundle(bundle)
-        names = device_names(options.device) if isinstance(options, RunOptions) else []
-        each = [replace(options, device=name) for name in names] if options and len(names) > 1 else [options]
-        self._choices = [choose(opened, one) for one in each]
-        self._choice = self._choices[0]
+    def __init__(self, bundle: Bundle, options: RunOptions, listener: Listener) -> None:
+        self.bundle = bundle
+        self._options = options
         self._listener = listener
-        self._segmenter = None if self._choice.on_gpu else Segmenter.open(self._choice, wait=False)
-
-    @property
-    def bundle(self) -> Bundle:
-        """The model."""
-        return self._choice.bundle
 
     @property
     def recipe(self) -> Recipe:
         """What decides its results beside the images."""
-        return Recipe.of(self.bundle, self._choice.options)
+        return Recipe.of(self.bundle, self._options)
 
     def run(
         self,
@@ -139,7 +112,7 @@ class Session:
     def _find(
         self, source: str | Path, target: str | Path, places: "StoredPlaces | None", rules: InputRules
     ) -> Sequence[Case]:
-        channels, options = len(self.bundle.manifest.channels), self._choice.options
+        channels, options = len(self.bundle.manifest.channels), self._options
         find = partial(
             find_cases,
             channels=channels,
@@ -152,6 +125,53 @@ class Session:
             return places.find(find, channels=channels, nested=rules.recursive)
         as_path(target, "the target")  # which drops a / at the end
         return find(as_path(source, "the source"), target)
+
+    @abstractmethod
+    def _run_over(
+        self,
+        cases: Sequence[Case],
+        journal: Journal,
+        resume: "ResumeRules | None",
+        places: "StoredPlaces | None" = None,
+    ) -> "Run":
+        """Return a run over cases, which has not started."""
+
+
+class Session(SessionBase):
+    """A model and its options, for any number of runs over cases.
+
+    On a GPU a worker process segments the cases, and another takes its place where it dies; with several GPUs each has
+    one, and takes the next case that waits. Where `options.device` is `auto` and no GPU can be used, the run continues
+    on the CPU. Nothing is printed.
+
+    Args:
+        bundle: folder or zip made by `flare-export`, or one that is open already; the default model where None.
+        options: what to run it on, and how; the defaults where None.
+        listener: is called with every event; see `flare_runtime.run.events`.
+
+    Raises:
+        BundleError, DeviceError, UsageError: where the model cannot be run so.
+
+    Example:
+        >>> session = Session("models/default", RunOptions(crop="body"))
+        >>> for record in session.run("scans", "masks", report="run.json"):
+        ...     print(record.line)
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle | None = None,
+        options: RunOptions | None = None,
+        *,
+        listener: Listener = _ignore,
+    ) -> None:
+        opened = open_bundle(bundle)
+        names = device_names(options.device) if isinstance(options, RunOptions) else []
+        each = [replace(options, device=name) for name in names] if options and len(names) > 1 else [options]
+        self._choices = [choose(opened, one) for one in each]
+        choice = self._choices[0]
+        super().__init__(opened, choice.options, listener)
+        self._segmenter = None if choice.on_gpu else Segmenter.open(choice, wait=False)
 
     def over(self, cases: CaseQueue | Sequence[Case], resume: "ResumeRules | None" = None) -> "Run":
         """Return a run over cases whose outputs have been checked, or a queue of them, which has not started."""
@@ -170,7 +190,7 @@ class Session:
         recipe, claims = self.recipe, None
         if resume is None:
             queue: CaseQueue = ListedCases(cases)
-        elif self._choice.options.records:
+        elif self._options.records:
             from flare_runtime.run.shared import SharedCases  # of use where a run resumes another
 
             def on_kept(kept: "Kept") -> None:
@@ -180,7 +200,7 @@ class Session:
             claims = _claims_of(resume, recipe, places)
             queue = SharedCases(cases, claims, on_kept)
         else:
-            raise UsageError("a run without records cannot be resumed, nor resume another; leave out --no-records")
+            raise UsageError(NO_RECORDS)
         if places is None:
             return Run(cases, journal, queue, lambda: self._segment(queue, journal, recipe))
         from flare_runtime.run.stored_cases import StoredCases
@@ -194,10 +214,10 @@ class Session:
             from flare_runtime.run.supervision import supervise  # slow to import, and of use on GPUs alone
 
             try:
-                yield from supervise(works, queue, self._listener, recipe, with_records=self._choice.options.records)
+                yield from supervise(works, queue, self._listener, recipe, with_records=self._options.records)
                 return
             except DeviceError as error:
-                if self._choice.options.device != "auto" or journal.count:
+                if self._options.device != "auto" or journal.count:
                     raise
                 self._segmenter = self._on_cpu_after(error)
                 self._listener(DeviceFallback(str(error)))
@@ -205,7 +225,7 @@ class Session:
 
     def _on_cpu_after(self, error: DeviceError) -> Segmenter:
         try:
-            return Segmenter.load(self.bundle, replace(self._choice.options, device="cpu"), wait=False)
+            return Segmenter.load(self.bundle, replace(self._options, device="cpu"), wait=False)
         except UsageError:  # the CPU has not what was asked for
             raise error from None
 

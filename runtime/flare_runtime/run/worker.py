@@ -66,7 +66,7 @@ class Worker:
         level = logging.getLogger(_PACKAGE).getEffectiveLevel()
         self._process = CONTEXT.Process(target=_run, args=(work, theirs, level), name=_NAME, daemon=True)
         try:
-            with committing, _main_module_hidden():
+            with committing, main_module_hidden():
                 self._process.start()
         except (EOFError, OSError) as error:
             self.connection.close()
@@ -118,7 +118,7 @@ def workers() -> list[BaseProcess]:
 
 
 @contextmanager
-def _main_module_hidden() -> Iterator[None]:
+def main_module_hidden() -> Iterator[None]:
     """Keep multiprocessing from running the program's main module again in the worker, which would begin it anew."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -128,12 +128,19 @@ def _main_module_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-class _Forwarder(logging.Handler):
-    def __init__(self, send: Callable[[Message], None]) -> None:
+class LogForwarder(logging.Handler):
+    """Sends what is logged in this process.
+
+    Args:
+        send: takes the lines.
+    """
+
+    def __init__(self, send: Callable[[LogLine], None]) -> None:
         super().__init__()
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send one line."""
         self._send(LogLine(record.name, record.levelno, self.format(record)))
 
 
@@ -153,7 +160,7 @@ def _run(work: Work, connection: Connection, log_level: int) -> None:
         with suppress(OSError):  # the parent is gone; the case at hand is finished all the same
             send(message)
 
-    logging.getLogger().addHandler(_Forwarder(notify))
+    logging.getLogger().addHandler(LogForwarder(notify))
     logging.getLogger(_PACKAGE).setLevel(log_level)
     # Taken off the connection at once, so that the parent never waits.
     coming: SimpleQueue[Case | None] = SimpleQueue()

@@ -1,0 +1,65 @@
+"""The cases that an actor is given one after the other; those that other workers have are handed back at once."""
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from flare_runtime.run.cases import Case
+from flare_runtime.run.claims import Claims, Kept
+from flare_runtime.run.queue import CaseQueue
+
+
+class GivenCases(CaseQueue):
+    """Cases that come as long as nobody finishes the queue; each is claimed when it is taken.
+
+    Args:
+        claims: on them.
+        on_kept: is called with every case that stays as another run has left it.
+        on_held: is called with every case that another worker has.
+
+    Attributes:
+        settled: the last one.
+    """
+
+    def __init__(self, claims: Claims, on_kept: Callable[[Kept], None], on_held: Callable[[Case], None]) -> None:
+        super().__init__()
+        self.settled: Case | None = None
+        self._claims = claims
+        self._on_kept = on_kept
+        self._on_held = on_held
+        self._coming: deque[Case] = deque()
+
+    def give(self, case: Case) -> None:
+        """Add a case; for another thread."""
+        self._coming.append(case)
+
+    def settle(self, case: Case) -> None:
+        """Note that a case is committed, refused or failed."""
+        self.settled = case
+        super().settle(case)
+
+    def close(self) -> None:
+        """Finish, and let other workers have what was taken and is not settled."""
+        super().close()
+        self._claims.close()
+
+    def _left(self) -> int:
+        return sys.maxsize  # nobody knows how many will come
+
+    def _next(self) -> Case | None:
+        while self._coming:
+            case = self._coming.popleft()
+            claimed = self._claims.claim(case)
+            if isinstance(claimed, Case):
+                return claimed
+            if isinstance(claimed, Kept):
+                self._on_kept(claimed)
+            else:
+                self._on_held(case)
+        return None
+
+    def _let_go(self, case: Case, *, again: bool) -> None:
+        self._claims.release(case)
+        if again:
+            self._coming.appendleft(replace(case, lease=None))

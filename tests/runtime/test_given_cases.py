@@ -1,0 +1,70 @@
+"""An actor takes the cases that it is given, and hands those back at once that another worker has."""
+
+import pytest
+
+from flare_runtime import ResumeRules, RunOptions, Session
+from flare_runtime.cluster.given_cases import GivenCases
+from flare_runtime.files.lease import Leases
+from flare_runtime.run.cases import find_cases
+from flare_runtime.run.claims import Claims
+from tests.runtime.command_runs import names, write_cohort
+
+OPTIONS = RunOptions(device="cpu", precision="fp32", threads=1)
+
+
+@pytest.fixture
+def cases(tmp_path):
+    """The cases `a`, `b`, which is truncated, and `c`."""
+    return find_cases(write_cohort(tmp_path / "scans"), tmp_path / "masks", 1)
+
+
+@pytest.fixture
+def session(tiny_bundle):
+    return Session(tiny_bundle, OPTIONS)
+
+
+def queue_of(session, kept, held):
+    return GivenCases(Claims(ResumeRules(), session.recipe), kept.append, held.append)
+
+
+def test_cases_are_done_as_they_come_and_never_twice(cases, session, tmp_path):
+    first = queue_of(session, [], [])
+    first.give(cases[0])
+    run = iter(session.over(first))
+    assert (next(run).case, first.settled.mask) == ("a", cases[0].mask)
+    first.give(cases[1])  # the run has waited for it
+    assert (next(run).case, first.settled.mask) == ("b", cases[1].mask)
+    run.close()
+    kept = []
+    second = queue_of(session, kept, [])
+    for case in cases:
+        second.give(case)
+    run = iter(session.over(second))
+    assert next(run).case == "c"
+    run.close()
+    assert [(one.case.name, one.status) for one in kept] == [("a", "done"), ("b", "refused")]
+    assert names(tmp_path / "masks") == ["a.json", "a.nii.gz", "b.json", "c.json", "c.nii.gz"]
+
+
+def test_a_case_that_another_worker_has_is_handed_back(cases, session):
+    other, held = Leases(), []
+    assert other.take(cases[0].mask)
+    queue = queue_of(session, [], held)
+    for case in cases:
+        queue.give(case)
+    assert queue.take().name == "b"
+    assert held == [cases[0]]
+    other.close()
+    queue.close()
+
+
+def test_a_case_that_is_given_back_comes_again(cases, session):
+    queue = queue_of(session, [], [])
+    queue.give(cases[0])
+    taken = queue.take()
+    assert taken.lease.is_held()
+    queue.give_back(taken)
+    assert not taken.lease.is_held()
+    assert queue.take().mask == taken.mask
+    queue.close()
+    assert names(taken.mask.parent) == []
