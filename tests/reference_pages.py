@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
+from flare_runtime.cluster import ray_options
 from flare_runtime.cluster.cli import _add_array
 
 COMMANDS_PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "commands.md"
@@ -63,9 +64,10 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     for name in ("status", "merge"):
         yield f"flare-infer {name}", subcommands(parser_of("flare-infer", name))[name]
     # Beside those of a run, which stand in its own table.
-    array = argparse.ArgumentParser(add_help=False)
-    _add_array(array)
-    yield "flare-infer slurm", array
+    for name, add_group in (("slurm", _add_array), ("ray", ray_options.add_group)):
+        parser = argparse.ArgumentParser(add_help=False)
+        add_group(parser)
+        yield f"flare-infer {name}", parser
     for name in ("trt", "int8", "triton"):
         yield f"flare-export {name}", parser_of("flare-export", name)
 

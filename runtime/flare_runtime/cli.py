@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from flare_runtime.run.events import Listener
+    from flare_runtime.run.session import SessionBase
+
 # What `--flare` stands for: a case within 60 s and 4 GB of a GPU, half a GB of which is left to its driver, and nothing
 # but masks in the output.
 FLARE = "--crop body --gpu-memory 3584 --no-records"
@@ -292,18 +295,19 @@ def _main(words: Sequence[str], interruption: Interruption | None) -> int:
 
             start_early()  # before the imports here, which take as long as those there
         with WaitingLine(f"flare-infer: looking at the model and at {args.input} ..."):
-            from flare_runtime.command import Command
+            from flare_runtime.command import Command, open_here
 
-            command = ("flare-infer", *words)
-            if on_ray:
-                from flare_runtime.cluster.ray_session import open_session
-
-                checked = Command(args, command, interruption, open_session)
-            else:
-                checked = Command(args, command, interruption)
+            open_session = _open_on_ray if on_ray else open_here
+            checked = Command(args, ("flare-infer", *words), interruption, open_session)
         return checked.run()
 
     return exit_code_of("flare-infer", run)
+
+
+def _open_on_ray(args: argparse.Namespace, listener: Listener) -> SessionBase:
+    from flare_runtime.cluster.ray_session import open_session
+
+    return open_session(args, listener)
 
 
 def _parse_ray_args(words: Sequence[str]) -> argparse.Namespace:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 SOME_FAILED = 4
 
 
-def _open_here(args: argparse.Namespace, listener: Listener) -> SessionBase:
+def open_here(args: argparse.Namespace, listener: Listener) -> SessionBase:
+    """Return the session of a command line, which segments with this machine."""
     return Session(args.model, options_of(args), listener=listener)
 
 
@@ -45,7 +46,7 @@ class Command:
         args: argparse.Namespace,
         command: Sequence[str],
         interruption: Interruption | None,
-        open_session: Callable[[argparse.Namespace, Listener], SessionBase] = _open_here,
+        open_session: Callable[[argparse.Namespace, Listener], SessionBase] = open_here,
     ) -> None:
         self._args = args
         self._places: set[NetworkReady] = set()

@@ -7,7 +7,7 @@ _flare_infer() {
         before=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     ((COMP_CWORD > 1)) && case ${COMP_WORDS[1]} in
-        list | info | doctor | check | completion | status | merge | slurm) command=${COMP_WORDS[1]} ;;
+        list | info | doctor | check | completion | status | merge | slurm | ray) command=${COMP_WORDS[1]} ;;
     esac
     case $command in
         "") options="-h --help --version -i --input --recursive --shard --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
@@ -19,6 +19,7 @@ _flare_infer() {
         status) options="-h --help --of --recursive --json --watch --max-tries" ;;
         merge) options="-h --help -o --output --lesions" ;;
         slurm) options="-h --help --version --tasks --partition --time --gpus-per-task --cpus-per-task --mem --array-parallelism --signal-delay --sbatch --log-folder --executor --wait -i --input --recursive --shard --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
+        ray) options="-h --help --version --address --actors --cpus-per-actor --gpus-per-actor --memory-per-actor -i --input --recursive --shard --any-intensity --any-spacing --max-shear --straighten-tilt --reorient --max-voxels -m --model --device --backend --precision --step --crop --tta --threads --gpu-memory -o --output --output-type --keep-largest --min-volume-mm3 --probabilities --preview --html --lesions --records --no-records --keep-header-text --resume --resume-failed --max-tries --verify-hashes --report --flare --quiet --verbose" ;;
     esac
     words=$options
     case "$command $before" in
@@ -31,7 +32,7 @@ _flare_infer() {
         " --output-type") words="nifti dicom-seg rtstruct dicom-sr" ;;
         " --keep-largest") words="label foreground" ;;
         " --probabilities") words="input network" ;;
-        " flare-infer" | " "*/flare-infer) words="list info doctor check completion status merge slurm" ;;
+        " flare-infer" | " "*/flare-infer) words="list info doctor check completion status merge slurm ray" ;;
         "info "*) words="FILES" ;;
         "doctor -m" | "doctor --model") words="FILES" ;;
         "check -m" | "check --model") words="FILES" ;;
@@ -52,6 +53,15 @@ _flare_infer() {
         "slurm --output-type") words="nifti dicom-seg rtstruct dicom-sr" ;;
         "slurm --keep-largest") words="label foreground" ;;
         "slurm --probabilities") words="input network" ;;
+        "ray --address" | "ray --actors" | "ray --cpus-per-actor" | "ray --gpus-per-actor" | "ray --memory-per-actor" | "ray --shard" | "ray --max-shear" | "ray --reorient" | "ray --max-voxels" | "ray --step" | "ray --threads" | "ray --gpu-memory" | "ray --min-volume-mm3" | "ray --max-tries") words="" ;;
+        "ray -i" | "ray --input" | "ray -m" | "ray --model" | "ray -o" | "ray --output" | "ray --lesions" | "ray --report") words="FILES" ;;
+        "ray --device") words="auto cpu cuda" ;;
+        "ray --backend") words="auto openvino onnxruntime tensorrt cudnn tensorrt-rtx" ;;
+        "ray --precision") words="auto fp32 bf16 int8 fp16" ;;
+        "ray --crop") words="nonzero body" ;;
+        "ray --output-type") words="nifti dicom-seg rtstruct dicom-sr" ;;
+        "ray --keep-largest") words="label foreground" ;;
+        "ray --probabilities") words="input network" ;;
     esac
     COMPREPLY=()
     if [[ $word == -* ]]; then
