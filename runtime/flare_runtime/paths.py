@@ -15,6 +15,20 @@ def is_url(given: object) -> TypeGuard[str]:
     return isinstance(given, str) and _URL.match(given) is not None
 
 
+def check_no_secret(url: str) -> None:
+    """Refuse a URL that holds a user, a password or a signature: command lines and records are no place for them.
+
+    Raises:
+        UsageError: which does not repeat it.
+    """
+    protocol, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0] or ":" in rest.partition("/")[0] or "?" in rest:
+        raise UsageError(
+            f"{protocol}://... must hold no user, password or signature; credentials come from the environment or from "
+            "the files of the store's own tools"
+        )
+
+
 def as_path(given: str | os.PathLike[str], what: str) -> Path:
     """Return what was given as a path.
 

@@ -66,8 +66,8 @@ def test_a_server_that_is_killed_several_times_costs_nothing(tmp_path, tiny_bund
     server.start()
     line = Line(server.port)
     (tmp_path / "staging").mkdir()
-    own = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{line.port}", "TMPDIR": str(tmp_path / "staging")}
-    for name, value in {**S3_ENVIRONMENT, **own}.items():
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "staging"))
+    for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{line.port}"}.items():
         monkeypatch.setenv(name, value)
     store = fsspec.filesystem("s3", use_listings_cache=False)
     store.mkdir("bucket")
@@ -95,6 +95,5 @@ def test_a_server_that_is_killed_several_times_costs_nothing(tmp_path, tiny_bund
     for mask in (tmp_path / "masks").glob("*.nii.gz"):
         assert store.cat_file(f"bucket/masks/{mask.name}") == mask.read_bytes()
         assert json.loads(store.cat_file(f"bucket/masks/{mask.name[:3]}.json"))["status"] == "done"
-    again = spawn(*urls)
-    assert f"{CASES} case(s) were done by other runs" in again.communicate(timeout=120)[1]
+    assert f"{CASES} case(s) were done by other runs" in spawn(*urls).communicate(timeout=120)[1]
     server.kill()

@@ -11,7 +11,7 @@ from pathlib import Path
 from flare_runtime import __version__
 from flare_runtime.compute.available_memory import MORE_MEMORY, lacked_memory
 from flare_runtime.errors import DeviceError, FlareError, UsageError, install_hint
-from flare_runtime.paths import is_url
+from flare_runtime.paths import check_no_secret, is_url
 from flare_runtime.program.telemetry import silence_command
 from flare_runtime.program.terminal import say, say_lines
 
@@ -29,19 +29,24 @@ def name_of(text: str) -> str:
     """Read the name of a file or folder; an empty one, such as of an unset variable, would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name; give a file or folder, . for the current one")
+    if is_url(text):
+        try:
+            check_no_secret(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 
 def path_of(text: str) -> Path:
     """Read the path of a file or folder, of which a / at the end is no part; see `name_of`."""
     if is_url(text):
-        raise argparse.ArgumentTypeError(f"{text} is a URL; give a local path")
+        raise argparse.ArgumentTypeError("a URL; give a local path")
     return Path(name_of(text))
 
 
 def place_of(text: str) -> str | Path:
     """Read a path, see `path_of`, or a URL."""
-    return text if is_url(text) else path_of(text)
+    return name_of(text) if is_url(text) else path_of(text)
 
 
 def _whole(text: str) -> int:

@@ -144,14 +144,11 @@ class StoredPlaces:
         source = self._source
         if not self._is_prefix and self.mirror.is_object(source):
             if not is_image_name(source.name):
-                raise UsageError(
-                    f"{source}: is no {', '.join(image_suffixes())} file; DICOM is read from local folders"
-                )
-            folder = source.parent
+                raise UsageError(f"{source}: is no {', '.join(image_suffixes())} object; {_LOCAL_ALONE}")
             status = self.mirror.status_of(source)
-            found: _Found = {source: status} if channels == 1 else self._listed(folder, nested=False)
+            found: _Found = {source: status} if channels == 1 else self._listed(source.parent, nested=False)
         else:
-            folder, found = source, self._listed(source, nested=nested)
+            found = self._listed(source, nested=nested)
             if not found:
                 raise UsageError(f"{source}: there is no such object or prefix")
             if not any(is_image_name(path.name) for path in found):

@@ -18,6 +18,7 @@ import msgspec
 from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import LONGEST_NAME, visible
 from flare_runtime.files.temporary import temporary_file, temporary_folder
+from flare_runtime.paths import check_no_secret
 from flare_runtime.stores.patience import LIMIT_S, Patience
 from flare_runtime.stores.store import PROTOCOLS, ObjectStatus, Store
 
@@ -63,11 +64,7 @@ class Mirror:
         protocol = protocol.lower()
         if protocol not in PROTOCOLS:
             raise UsageError(f"{protocol}:// is no store that can be used; give {_ALLOWED}")
-        if "@" in key.partition("/")[0] or "?" in key:
-            raise UsageError(
-                f"{protocol}://... must hold no user, password or signature; credentials come from the environment or "
-                "from the files of the store's own tools"
-            )
+        check_no_secret(url)
         if not _can_be_path(key.rstrip("/")):
             raise UsageError(f"{url}: names no bucket and key that a folder can hold; none of its parts may be empty")
         if protocol not in self._stores:

@@ -1,5 +1,6 @@
 """Patience with a store that fails: what it was asked is asked again, with growing waits, before it is given up."""
 
+import asyncio
 import errno
 import logging
 import threading
@@ -73,4 +74,4 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, OSError):
         return not isinstance(error, _FINAL) and error.errno not in _FULL
     # Before Python 3.11 asyncio's own is no OSError.
-    return type(error).__name__ == "TimeoutError" or type(error).__module__.partition(".")[0] in _LIBRARIES
+    return isinstance(error, asyncio.TimeoutError) or type(error).__module__.partition(".")[0] in _LIBRARIES

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from flare_runtime.errors import UsageError, install_hint
+from flare_runtime.errors import StoreError, UsageError, first_line, install_hint
 from flare_runtime.stores.patience import Patience
 
 # `memory` is for tests. Others, such as sftp, show an object before it is whole.
@@ -70,7 +70,10 @@ class Store:
         Raises:
             FileNotFoundError: where there is none.
         """
-        return _status(self._patience.ask(lambda: self._fs.info(key)))
+        raw = self._patience.ask(lambda: self._fs.info(key))
+        if raw["type"] == "directory":
+            raise FileNotFoundError(errno.ENOENT, "a prefix", key)
+        return _status(raw)
 
     def impatient(self) -> "Store":
         """Return the same store for who does not wait for it."""
@@ -120,10 +123,14 @@ class Store:
 
         Raises:
             OSError: where it is not there, must not be read, or does not fit there.
+            StoreError: where not even its size may be known, as with credentials that are out of date.
         """
 
         def download() -> ObjectStatus:
-            before = _status(self._fs.info(key))
+            try:
+                before = _status(self._fs.info(key))
+            except PermissionError as error:
+                raise StoreError(f"the object store answers nothing more ({first_line(error)})") from error
             self._fs.get_file(key, str(path))
             if path.stat().st_size != before.size or _status(self._fs.info(key)) != before:
                 raise OSError(errno.EIO, "an object changed while it was read")
