@@ -343,32 +343,27 @@ class Segmenter:
         started = perf_counter()
         with self.device.active():
             restoring = CaseRestoring(self.bundle.manifest, self._decoder, prepared, blended.scores, sums)
-            restoring.labels(case.turn.view(mask))
+            rows = restoring.labels(mask, case.turn)
             probabilities = self._decoder.background(geometry.shape) if with_probabilities else None
             if probabilities is not None:
                 restoring.probabilities(case.turn.view(probabilities))
             if maps_to is not None:
                 maps_to(restoring.maps(case, on_input=self.options.probabilities != "network"))
             gpu_memory_mib = network.memory_mib(placement) if isinstance(network, GpuNetwork) and placement else None
-        network_s, rescued = blended.network_s, blended.rescued
+        rescued, timings["network"] = blended.rescued, blended.network_s
+        timings["blend"] = blended_case.seconds - blended.network_s
         del blended, restoring  # its scores take the memory that components may need
-        timings["network"], timings["blend"] = network_s, blended_case.seconds - network_s
         self.postprocessing.apply(mask, geometry.spacing_mm)
-        timings["restore"] = perf_counter() - started
-        remarks = (*case.remarks, *prepared.remarks)
-        result = Segmentation(mask, [], timings, case.template, remarks, gpu_memory_mib, probabilities)
-        return self._measured(result, rescued, scan)
+        timings["restore"], started = perf_counter() - started, perf_counter()
+        found = measure_lesions(mask, geometry, self.bundle.manifest.label_names, scan=scan, rows=rows)
+        timings["measure"] = perf_counter() - started
+        remarks = (*case.remarks, *prepared.remarks, *found.remarks, *self._overflow(rescued))
+        rest = case.template, remarks, gpu_memory_mib, probabilities, found.totals
+        return Segmentation(mask, found.lesions, timings, *rest)
 
-    def _measured(self, result: Segmentation, rescued: int, scan: Callable[[], Volume] | None) -> Segmentation:
-        """Return a result with its lesions, and with what was odd: more than are listed, tiles computed again."""
-        started = perf_counter()
-        found = measure_lesions(result.mask, result.template.geometry, self.bundle.manifest.label_names, scan=scan)
-        timings_s = {**result.timings_s, "measure": perf_counter() - started}
-        remarks = (*result.remarks, *found.remarks)
-        if rescued:
-            text = f"{rescued} tile(s) overflowed in {self.network.precision} and were computed again in float32"
-            remarks += (Remark("overflow", text),)
-        return replace(result, lesions=found.lesions, totals=found.totals, timings_s=timings_s, remarks=remarks)
+    def _overflow(self, rescued: int) -> list[Remark]:
+        text = f"{rescued} tile(s) overflowed in {self.network.precision} and were computed again in float32"
+        return [Remark("overflow", text)] if rescued else []
 
     def _sums_device(self, prepared: Prepared) -> Device:
         return self.device if prepared.placement is None or prepared.placement.sums_on_device else HOST

@@ -30,6 +30,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Lesion], object]], ...] = (
     ("slice", lambda one: one.largest_slice),
     ("mean", lambda one: one.mean_intensity),
     ("SD", lambda one: one.sd_intensity),
+    ("probability", lambda one: None if one.mean_probability is None else f"{one.mean_probability:.2f}"),
     ("border", lambda one: "yes" if one.touches_border else "no"),
 )
 

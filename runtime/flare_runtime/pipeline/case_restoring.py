@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray
 from flare_runtime.compute.device import Device
+from flare_runtime.imaging.orientation import Turn
 from flare_runtime.model.manifest import Manifest
 from flare_runtime.pipeline.case_stages import PreparedCase
 from flare_runtime.pipeline.decoding import Decoder
+from flare_runtime.pipeline.label_probabilities import RowSums
 from flare_runtime.pipeline.preprocessing import Prepared
 from flare_runtime.pipeline.probability_maps import CoarseScores, ProbabilityMaps, unseen_boxes
 from flare_runtime.pipeline.resampling import Resizing
@@ -31,10 +35,17 @@ class CaseRestoring:
     scores: FloatArray
     device: Device
 
-    def labels(self, mask: MaskArray) -> None:
-        """Write the labels into a mask (z, y, x) of zeros on the grid that was prepared."""
-        target = mask.transpose(self.manifest.transpose_forward)[self.prepared.crop]
-        restore(self.prepared.inner.cut(self.scores), self._resizing, self.decoder, target, self.device)
+    def labels(self, mask: MaskArray, turn: Turn) -> RowSums:
+        """Write the labels into a mask (z, y, x) of zeros on the grid of the images; return its rows."""
+
+        def part(array: AnyArray) -> AnyArray:
+            return turn.view(array).transpose(self.manifest.transpose_forward)[self.prepared.crop]
+
+        inner = self.prepared.inner.cut(self.scores)
+        rows = restore(inner, self._resizing, self.decoder, part(mask), self.device)
+        # Arrays that say of each voxel of the mask where it lies, and take no memory.
+        z, y, x = (part(axis)[rows.places] for axis in np.broadcast_arrays(*np.ogrid[tuple(map(slice, mask.shape))]))
+        return RowSums((z, y, x), rows.sums)
 
     def probabilities(self, probabilities: FloatArray) -> None:
         """Write the probabilities into (outputs, z, y, x) on the grid that was prepared."""

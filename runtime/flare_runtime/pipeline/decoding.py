@@ -52,6 +52,24 @@ class Decoder:
         best = scores.argmax(axis=0)
         return np.where(scores.max(axis=0) > 0, best + 1, 0).astype(np.uint8)
 
+    def label_probabilities(self, scores: FloatArray) -> FloatArray:
+        """Return the probability, as of `probabilities`, of the label that `scores` (channels, ...) have; (...).
+
+        Where that is background it means nothing.
+        """
+        with np.errstate(over="ignore"):  # of background
+            if self.regions_class_order:
+                last = np.zeros_like(scores[0])
+                for channel in scores:
+                    last = np.where(channel > 0, channel, last)
+                total: FloatArray = 1 + np.exp(-last)
+            else:
+                best = scores.max(axis=0)
+                total = np.exp(-best)
+                for channel in scores:
+                    total += np.exp(channel - best)
+        return np.reciprocal(total, out=total)
+
     def probabilities(self, scores: FloatArray) -> FloatArray:
         """Return what nnU-Net makes of the logits behind `scores` (channels, z, y, x), on the host.
 

@@ -11,7 +11,7 @@ from flare_runtime.model.manifest import Manifest
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.interpolation import band_bytes
 from flare_runtime.pipeline.resampling import DEVICE_BAND, ROWS, SLAB, new_shape, separate_axis
-from flare_runtime.pipeline.restoring import BLOCK
+from flare_runtime.pipeline.restoring import BLOCK, SLAB_BYTES
 from flare_runtime.pipeline.tiling import padded_shape
 
 MIB = 1 << 20
@@ -204,8 +204,8 @@ def _peak(size: CaseSize, raw: bool, image: bool, sums: bool) -> int:
     label = prod(size.resampled) if size.masks else 0  # where the previous stage's mask has it
     preparing = image_bytes + max(_preparing(size, raw), label) if image else 0
     running = image_bytes + sums_bytes + _running(size)
-    slab = min(BLOCK[0], size.crop[0]) * prod(size.crop[1:])  # of labels
-    restoring = image_bytes + sums_bytes + restoring_bytes(size) + slab if sums else 0
+    slab = SLAB_BYTES * min(BLOCK[0], size.crop[0]) * prod(size.crop[1:])
+    restoring = image_bytes + sums_bytes + restoring_bytes(size, slab) if sums else 0
     return max(preparing, running, restoring)
 
 
@@ -234,10 +234,11 @@ def _running(size: CaseSize) -> int:
     return (prod(size.patch) * (batched + 2) + 2 * prod(size.padded[1:])) * _FLOAT
 
 
-def restoring_bytes(size: CaseSize) -> int:
+def restoring_bytes(size: CaseSize, slab: int = 0) -> int:
     """Return what restoring takes at most beside image and scores.
 
-    First the mask of positive scores; then one block of the output, interpolated along each axis and labelled.
+    First the mask of positive scores; then one block of the output, interpolated along each axis and labelled, and a
+    slab where the blocks are gathered, of so many bytes.
     """
     fine = [min(side, most) for side, most in zip(size.crop, BLOCK, strict=True)]
     # Linear interpolation of a block reaches at most so many coarse planes, rows and columns.
@@ -247,11 +248,12 @@ def restoring_bytes(size: CaseSize) -> int:
     ]
     along_z = fine[0] * prod(reached[1:])
     along_x = fine[0] * reached[1] * fine[2]
-    block = 2 * prod(reached) + along_z + along_x + prod(fine)
+    # The scores where there are labels are copied on the host for the probabilities of these.
+    block = max(2 * prod(reached) + along_z + along_x, prod(fine)) + prod(fine)
     matrices = sum(whole * coarse for whole, coarse in zip(fine, reached, strict=True)) * _FLOAT
     positive = (size.scores + 1) * prod(size.resampled)
     # Among several classes, `argmax` gives an index of eight bytes a voxel, which is then turned into labels.
-    return max(positive, size.scores * block * _FLOAT + matrices + 40 * prod(fine))
+    return max(positive, size.scores * block * _FLOAT + matrices + 40 * prod(fine) + slab)
 
 
 def _matrices(size: CaseSize) -> int:

@@ -10,6 +10,7 @@ from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.imaging.volume import Volume
 from flare_runtime.pipeline.components import IntArray, Runs, components, find_runs
 from flare_runtime.pipeline.crop import mask_box
+from flare_runtime.pipeline.label_probabilities import RowSums
 
 Doubles = npt.NDArray[np.float64]
 
@@ -124,6 +125,27 @@ class LesionRuns:
             squares += np.bincount(component, values * values, count)
         means = sums / self.voxels
         return shifts + means, np.sqrt(np.maximum(squares / self.voxels - means**2, 0))
+
+    def mean_probabilities(self, rows: RowSums, axis: int) -> Doubles:
+        """Return the mean probability of each component's label.
+
+        Args:
+            rows: of the mask, of which z was the `axis`.
+            axis: of the mask.
+        """
+        z, y, x = (rows.places[one] for one in (axis, *(other for other in range(3) if other != axis)))
+        height = int(max(y.max(initial=0), self.runs.y.max())) + 1
+        width = int(max(x.max(initial=0), self.runs.stop.max())) + 1
+        begins = (self.runs.z * height + self.runs.y) * width + self.runs.start
+        order = np.argsort(begins)
+        firsts = (z * height + y) * width + x
+        at = np.searchsorted(begins[order], firsts, side="right") - 1
+        run = order[at]
+        # Others are of components that were removed, or are not listed.
+        inside = (at >= 0) & (firsts < (begins + self.runs.stop - self.runs.start)[run])
+        component = np.searchsorted(self.first, run[inside], side="right") - 1
+        means: Doubles = np.bincount(component, rows.sums[inside], len(self)) / self.voxels
+        return means
 
     def _by_plane(self, voxels: AnyArray) -> Iterator[tuple[AnyArray, IntArray, IntArray]]:
         """Yield every plane with lesions, the index in it of each of their voxels, and the component of each."""

@@ -11,6 +11,7 @@ from flare_runtime.errors import CaseError, first_line
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.pipeline.diameters import axial_diameters
+from flare_runtime.pipeline.label_probabilities import RowSums
 from flare_runtime.pipeline.lesion_runs import LesionRuns
 
 # A network that sees lesions in noise would fill the memory, and the record, with millions of them; and measuring
@@ -43,6 +44,7 @@ class Lesion:
         mean_intensity, sd_intensity: of the first channel in its voxels, in Hounsfield units for CT; None where the
             image was not to be had, or has no number there.
         touches_border: whether it reaches a face of the scan, and so may go on beyond it.
+        mean_probability: of its label in its voxels, as the network has it; None where only a mask was given.
     """
 
     label: int
@@ -61,6 +63,7 @@ class Lesion:
     mean_intensity: float | None = None
     sd_intensity: float | None = None
     touches_border: bool | None = None
+    mean_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def measure_lesions(
     *,
     most: int | None = MAX_LESIONS,
     scan: Callable[[], Volume] | None = None,
+    rows: RowSums | None = None,
 ) -> Findings:
     """Return the components of every label of a mask.
 
@@ -111,6 +115,7 @@ def measure_lesions(
         most: not more than so many are listed.
         scan: gives the first channel, on the mask's grid; it is asked for where there are lesions. Where it fails, or
             is None, the intensities are left out.
+        rows: of the mask; where None, the probabilities are left out.
     """
     names = names or {}
     axis = geometry.axial_axis
@@ -123,10 +128,13 @@ def measure_lesions(
     remarks = _caps(sum(total.lesions for total in totals))
     volume = _image(scan, geometry, remarks) if scan and len(found) else None
     intensities = None if volume is None else found.intensities(volume, axis)
+    probabilities = found.mean_probabilities(rows, axis) if rows is not None and len(found) else None
     lesions = []
     for i, lesion in enumerate(_sized(found, geometry, axis)):
         mean, deviation = (None, None) if intensities is None else (_finite(side[i]) for side in intensities)
-        lesions.append(replace(lesion, name=names.get(lesion.label), mean_intensity=mean, sd_intensity=deviation))
+        likely = None if probabilities is None else round(float(probabilities[i]), 3)
+        named = replace(lesion, name=names.get(lesion.label), mean_probability=likely)
+        lesions.append(replace(named, mean_intensity=mean, sd_intensity=deviation))
     return Findings(lesions, totals, tuple(remarks))
 
 

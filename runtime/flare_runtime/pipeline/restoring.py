@@ -9,22 +9,25 @@ from itertools import product
 
 import numpy as np
 
-from flare_runtime.compute.arrays import FloatArray, MaskArray
+from flare_runtime.compute.arrays import AnyArray, FloatArray, MaskArray
 from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST, Device
 from flare_runtime.imaging.volume import slabs
 from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.interpolation import BoolArray
+from flare_runtime.pipeline.label_probabilities import RowCollector, RowSums
 from flare_runtime.pipeline.resampling import Resizing
 
 # The output is computed in blocks of at most so many voxels, (z, y, x).
 BLOCK = (16, 64, 2048)
+# Of a voxel of some planes on a GPU: its label, and the probability of it in half precision.
+SLAB_BYTES = 1 + 2
 
 
-def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskArray, device: Device = HOST) -> None:
+def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskArray, device: Device = HOST) -> RowSums:
     """Write the labels of `scores` (channels, *resizing.old_shape) into `out` (*resizing.new_shape), zero until now.
 
-    `scores` are on `device`, where they are interpolated; `out` is on the host.
+    `scores` are on `device`, where they are interpolated; `out`, of which the rows are returned, is on the host.
 
     Raises:
         ValueError: where the interpolation is not a convex combination.
@@ -33,11 +36,14 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
         raise ValueError("scores can be restored by interpolation of order 0 or 1 only")
     positive: BoolArray = device.download(device.xp.any(scores > 0, axis=0))
     z_matrix, y_matrix, x_matrix = resizing.matrices
+    collector = RowCollector(resizing.new_shape)
     for planes in slabs(resizing.new_shape[0], BLOCK[0]):
-        # On a GPU labels are gathered and come down together: each time the host would wait for all work there.
-        slab = device.xp.zeros(out[planes].shape, np.uint8) if device.is_gpu else out[planes]
         z = z_matrix.part(planes)
         seen: BoolArray = np.any(positive[z.columns], axis=0)
+        if not seen.any():
+            continue
+        part = (out, planes, collector)
+        slab = _DeviceSlab(device, *part) if device.is_gpu else _HostSlab(*part)
         seen_along: BoolArray = np.any(seen, axis=1)
         for rows in slabs(resizing.new_shape[1], BLOCK[1]):
             y = y_matrix.reaching(rows, seen_along)
@@ -50,9 +56,55 @@ def restore(scores: FloatArray, resizing: Resizing, decoder: Decoder, out: MaskA
                     continue
                 block = scores[:, z.columns, y.columns, x.columns]
                 fine = _interpolate(block, *(device.upload(axis.weights) for axis in (z, y, x)))
-                slab[:, y.rows, x.rows] = decoder.labels(fine)
-        if device.is_gpu and seen.any():
-            out[planes] = device.download(slab)
+                slab.decode(decoder, fine, y.rows, x.rows)
+        slab.finish()
+    return collector.rows()
+
+
+class _HostSlab:
+    """Some planes of a mask on the host, of which one block after the other is decoded."""
+
+    def __init__(self, out: MaskArray, planes: slice, collector: RowCollector) -> None:
+        self._labels, self._first, self._collector = out[planes], planes.start, collector
+
+    def decode(self, decoder: Decoder, fine: FloatArray, rows: slice, columns: slice) -> None:
+        """Write the labels of scores (channels, planes, rows, columns)."""
+        labels = decoder.labels(fine)
+        self._labels[:, rows, columns] = labels
+        inside = np.flatnonzero(labels)
+        if len(inside):
+            likely = decoder.label_probabilities(fine.reshape(len(fine), -1)[:, inside])
+            corner = self._first, rows.start, columns.start
+            self._collector.add(labels, inside, likely.astype(np.float16), corner)  # as they come down from a GPU
+
+    def finish(self) -> None:
+        """Do nothing: all is there."""
+
+
+class _DeviceSlab:
+    """The same on a GPU, which gathers labels and their probabilities: with each block the host would wait for it."""
+
+    def __init__(self, device: Device, out: MaskArray, planes: slice, collector: RowCollector) -> None:
+        self._device, self._out, self._first, self._collector = device, out[planes], planes.start, collector
+        self._bytes = device.xp.zeros(SLAB_BYTES * self._out.size, np.uint8)
+        self._labels, self._likely = self._parts(self._bytes)
+
+    def _parts(self, both: AnyArray) -> tuple[MaskArray, AnyArray]:
+        shape, size = self._out.shape, self._out.size
+        return both[2 * size :].reshape(shape), both[: 2 * size].view(np.float16).reshape(shape)
+
+    def decode(self, decoder: Decoder, fine: FloatArray, rows: slice, columns: slice) -> None:
+        """Take the scores (channels, planes, rows, columns) of a block."""
+        self._labels[:, rows, columns] = decoder.labels(fine)
+        self._likely[:, rows, columns] = decoder.label_probabilities(fine)
+
+    def finish(self) -> None:
+        """Write the labels."""
+        labels, likely = self._parts(self._device.download(self._bytes))
+        self._out[...] = labels
+        inside = np.flatnonzero(labels)
+        if len(inside):
+            self._collector.add(labels, inside, likely.reshape(-1)[inside], (self._first, 0, 0))
 
 
 def restore_probabilities(

@@ -21,6 +21,7 @@ _COLUMNS = (
     "mean_intensity",
     "sd_intensity",
     "touches_border",
+    "mean_probability",
 )
 _PLACES = ("centre_mm", "centre_lps_mm")
 HEAD = ["case", "status", *_COLUMNS, *(f"{name}_{axis}" for name in _PLACES for axis in "xyz")]
