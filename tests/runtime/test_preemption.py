@@ -83,8 +83,7 @@ def not_begun(folder):
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))["not_begun"]
 
 
-@pytest.mark.parametrize("options", [(), ("--resume",)])
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(("number", "options"), zip(CODES, [(), ("--resume",)], strict=True))
 def test_the_case_in_work_is_finished_and_no_other_begun(folder, start, number, options):
     process = start(NETWORK, *options)
     wait_for(process, "in work")

@@ -5,6 +5,7 @@ import pickle
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 from argparse import ArgumentParser
@@ -15,13 +16,11 @@ import pytest
 from flare_runtime import RunOptions, Session
 from flare_runtime.cli import main
 from flare_runtime.cluster.cli import _add_array
-from tests.processes import fork
 from tests.reference_pages import parser_of
 from tests.runtime.command_runs import SPACING, names, spawn
 from tests.runtime.nifti_files import blobs, write_nifti
 
 pytest.importorskip("submitit")
-from flare_runtime.cluster import array_task
 from flare_runtime.cluster.array_task import ArrayTask
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -220,48 +219,43 @@ sys.exit(4)
     assert (tmp_path / "runs").read_text(encoding="utf-8") == "xxx"
 
 
+# A process that a task is run in; `queue_again` is what submitit does when it is warned.
+PROCESS = """
+import os, signal, sys
+from flare_runtime.cluster import array_task
+array_task._NOTICE_S = 1.0
+def queue_again(*_):
+    again = task.checkpoint()
+    assert again.function._arguments == task._arguments
+    print(task._code, flush=True)
+    os._exit(9)
+signal.signal(signal.SIGUSR2, queue_again)
+task = array_task.ArrayTask((sys.executable, "-c", sys.argv[1]), ".", 0.5)
+sys.exit(task())
+"""
+
+
 def test_a_worker_that_takes_longer_than_its_time_is_ended(tmp_path):
-    code = """
+    worker = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGUSR2, lambda *_: pathlib.Path("told").touch())
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-pathlib.Path("begun").touch()
+print("begun", flush=True)
 while True:
     time.sleep(0.01)
 """
-
-    def run():
-        task = ArrayTask((sys.executable, "-c", code), str(tmp_path), 0.5)
-
-        def requeue(*_):
-            again = task.checkpoint()
-            assert again.function._arguments == task._arguments
-            assert task._code == 143
-            os._exit(0)
-
-        signal.signal(signal.SIGUSR2, requeue)
-        task()
-
-    process = fork(run)
-    until = time.monotonic() + 20
-    while not (tmp_path / "begun").exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    os.kill(process, signal.SIGUSR1)  # which it takes for the other
-    assert os.waitpid(process, 0)[1] == 0
+    process = subprocess.Popen([sys.executable, "-c", PROCESS, worker], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGUSR1)  # which it takes for the other
+    assert process.communicate(timeout=20)[0] == "143\n"
+    assert process.returncode == 9
     assert (tmp_path / "told").exists()
 
 
 @pytest.mark.parametrize(("state", "code"), [("RUNNING", 9), ("CANCELLED", 143)])
-def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tmp_path, monkeypatch, state, code):
+def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tmp_path, state, code):
     (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {state}\n", encoding="utf-8")
     (tmp_path / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(array_task, "_NOTICE_S", 1.0)
-
-    def run():
-        signal.signal(signal.SIGUSR2, lambda *_: os._exit(9))  # where submitit has the task queued again
-        os._exit(ArrayTask((sys.executable, "-c", "exit(143)"), str(tmp_path), 1)())
-
-    assert os.waitstatus_to_exitcode(os.waitpid(fork(run), 0)[1]) == code
+    slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}
+    command = [sys.executable, "-c", PROCESS, "exit(143)"]
+    assert subprocess.run(command, cwd=tmp_path, env=os.environ | slurm, timeout=60).returncode == code

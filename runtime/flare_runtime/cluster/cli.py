@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder
-from flare_runtime.program.command_line import above_zero, exit_code_of, path_of, positive
+from flare_runtime.program.command_line import above_zero, exit_code_of, path_of, positive, skip_model_converter
 from flare_runtime.program.terminal import WaitingLine, print_line
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _check_run(args: argparse.Namespace) -> None:
     """Refuse what every worker would refuse, but for its device: that of this machine is another one."""
     if args.report or args.lesions:
         raise UsageError("--report and --lesions are of one process alone; flare-infer merge makes tables of all cases")
+    skip_model_converter()
     from flare_runtime.command import Command
 
     on_cpu = {"device": "cpu", "backend": "auto", "precision": "auto", "resume": True}
