@@ -1,6 +1,7 @@
 """DICOM series: read as SimpleITK reads them, or refused by a reason."""
 
 import pickle
+import re
 import shutil
 import sys
 from importlib.machinery import PathFinder
@@ -49,6 +50,21 @@ def compress(syntax):
     return lambda dataset, index: dataset.compress(syntax, encoding_plugin="")
 
 
+def as_stored(stored: int, *, high: int | None = None, signed: bool = False, above: int = 0, bits: int = 16):
+    """Keep so many bits of every pixel, up to a high one, and fill those above it with something else."""
+
+    def change(dataset, index):
+        high_bit = stored - 1 if high is None else high
+        values = np.frombuffer(dataset.PixelData, np.int16).clip(0, 1400).astype(np.int64) - 700 * signed
+        values = (values >> max(11 - stored, 0)) & ((1 << stored) - 1)
+        pixels = (values << (high_bit + 1 - stored)) | above
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, stored, high_bit
+        dataset.PixelRepresentation = int(signed)
+        dataset.PixelData = pixels.astype(f"u{bits // 8}").tobytes()
+
+    return change
+
+
 SOUND = {
     "axial": Series(),
     "feet first": Series(orientation=(-1, 0, 0, 0, 1, 0)),
@@ -65,6 +81,13 @@ SOUND = {
     "JPEG-LS": Series(change=compress(uid.JPEGLSLossless)),
     "files without a mark": Series(change=lambda d, i: None),
     "overlapping slices": Series(change=lambda d, i: setattr(d, "SliceThickness", 9.0)),
+    "three slices": Series(count=3),
+    "12 bits, others above them": Series(change=as_stored(12, above=0xA000)),
+    "12 bits, signed": Series(change=as_stored(12, signed=True)),
+    "12 bits that end at the highest": Series(change=as_stored(12, high=15)),
+    "8 bits": Series(change=as_stored(8, bits=8)),
+    "32 bits, signed": Series(change=as_stored(32, signed=True, bits=32)),
+    "one slice of unsigned pixels": Series(change=lambda d, i: i == 1 and setattr(d, "PixelRepresentation", 0)),
     "acquisitions that follow each other": Series(change=lambda d, i: setattr(d, "AcquisitionNumber", 1 + i // 6)),
 }
 
@@ -196,6 +219,7 @@ REFUSED = {
         "nonfinite",
         "IM0003: the slope 1e.300",
     ),
+    "slices of 25 mm": (Series(step_mm=25.0), "bad_spacing", "25 mm"),
     "skewed rows": (Series(orientation=(1, 0, 0, 0.6, 0.8, 0)), "bad_orientation", "not at right angles"),
     "one slice of no thickness": (
         Series(count=1, change=lambda d, i: delattr(d, "SliceThickness")),
@@ -395,17 +419,48 @@ def test_a_real_tilted_gantry_is_refused(shared_data):
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
+# Every other is of another modality, colour, or damaged.
+IMAGES = {
+    *("693_J2KI.dcm", "CT_small.dcm", "J2K_pixelrep_mismatch.dcm", "MR_small.dcm", "MR_small_RLE.dcm"),
+    *("MR_small_bigendian.dcm", "MR_small_expb.dcm", "MR_small_implicit.dcm", "MR_small_jp2klossless.dcm"),
+    *("MR_small_jpeg_ls_lossless.dcm", "MR_small_padded.dcm", "examples_overlay.dcm"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_of_pydicoms_own_files_is_read_as_simpleitk_reads_it_or_refused():
+    files = [file for file in PYDICOM.iterdir() if file.is_file()]
+    images = set()
+    for file in files:
+        try:
+            volume = read_volume(file)
+        except (CaseError, UsageError):
+            continue
+        images.add(file.name)
+        expected = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        assert np.array_equal(volume.intensities(volume.voxels), expected), file
+    assert len(files) > 50
+    assert images == IMAGES
+
+
 @pytest.mark.parametrize(
-    "name", ["CT_small", "693_J2KI", "MR_small_RLE", "MR_small_bigendian", "MR_small_jpeg_ls_lossless"]
+    ("source", "found"),
+    [
+        ("77654033/CT2", "161 slice(s) are missing"),
+        ("98892001/CT2N", "2 localizer(s)"),
+        ("98892003/MR1", "holds 3 series"),
+        ("98892003/MR2", "holds 7 series"),
+        ("98892003/MR700", "holds 7 series"),
+        ("77654033/CR1", "none of them a slice"),
+    ],
 )
-def test_pydicoms_own_files_are_read_as_simpleitk_reads_them(name):
-    volume = read_volume(PYDICOM / f"{name}.dcm")
-    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(PYDICOM / f"{name}.dcm")))
-    assert np.array_equal(volume.intensities(volume.voxels), expected)
+def test_pydicoms_own_study_is_read_series_by_series(source, found):
+    with pytest.raises((CaseError, UsageError), match=re.escape(found)):
+        read_volume(PYDICOM / "dicomdirtests" / source)
+    assert read_volume(PYDICOM / "dicomdirtests" / "98892001" / "CT5N").shape == (5, 16, 16)
 
 
-def test_pydicoms_own_damaged_and_sparse_series_are_refused():
-    for source, reason in (("MR_truncated.dcm", "truncated"), ("dicomdirtests/77654033/CT2", "missing_slices")):
-        with pytest.raises(CaseError) as caught:
-            read_volume(PYDICOM / source)
-        assert caught.value.reason == reason
+def test_pydicoms_own_truncated_file_is_refused():
+    with pytest.raises(CaseError) as caught:
+        read_volume(PYDICOM / "MR_truncated.dcm")
+    assert caught.value.reason == "truncated"

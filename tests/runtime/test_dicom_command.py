@@ -75,12 +75,24 @@ def test_masks_may_go_into_the_folder_of_the_series_again_and_again(tmp_path, ti
         assert {"scan.json", "scan.nii.gz"} <= set(files(folder))
 
 
-def test_magnetic_resonance_is_no_ct(tmp_path, tiny_bundle):
-    folder = Series(sop_class=uid.MRImageStorage, modality="MR").write(tmp_path / "scan")
-    assert infer(folder, tmp_path / "masks", tiny_bundle, "--any-intensity") == 4
+@pytest.mark.parametrize(
+    ("series", "reason", "says"),
+    [
+        (Series(sop_class=uid.MRImageStorage, modality="MR"), "not_ct", "of the modality MR"),
+        (Series(sop_class=uid.PositronEmissionTomographyImageStorage, modality="PT"), "not_ct", "of the modality PT"),
+        (
+            Series(change=lambda d, i: setattr(d, "RescaleIntercept", 0)),
+            "not_hounsfield",
+            "not in Hounsfield units",
+        ),
+    ],
+)
+def test_what_is_no_ct_in_hounsfield_units_is_refused(series, reason, says, tmp_path, tiny_bundle):
+    options = ["--any-intensity"] if reason == "not_ct" else []
+    assert infer(series.write(tmp_path / "scan"), tmp_path / "masks", tiny_bundle, *options) == 4
     record = json.loads((tmp_path / "masks" / "scan.json").read_bytes())
-    assert record["reason"] == "not_ct"
-    assert "of the modality MR" in record["message"]
+    assert record["reason"] == reason
+    assert says in record["message"]
 
 
 def test_several_series_do_not_fit_into_one_file(tmp_path):
