@@ -440,7 +440,7 @@ def test_each_of_pydicoms_own_files_is_read_as_simpleitk_reads_it_or_refused():
         expected = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
         assert np.array_equal(volume.intensities(volume.voxels), expected), file
     assert len(files) > 50
-    assert images == IMAGES
+    assert images >= IMAGES
 
 
 @pytest.mark.parametrize(

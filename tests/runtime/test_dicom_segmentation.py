@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset  # noqa: E402
 
 from flare_runtime.errors import CaseError, UsageError  # noqa: E402
 from flare_runtime.imaging.dicom.contours import outlines  # noqa: E402
+from flare_runtime.imaging.dicom.patient_modules import PATIENT_AND_STUDY  # noqa: E402
 from flare_runtime.imaging.dicom.terminology import property_of  # noqa: E402
 from flare_runtime.imaging.labelling import Labelling  # noqa: E402
 from flare_runtime.imaging.read import read_volume  # noqa: E402
@@ -183,6 +184,15 @@ def test_it_says_whose_it_is_and_what_made_it(suffix, tmp_path):
         assert dataset.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
     else:
         assert [roi.ROIName for roi in dataset.StructureSetROISequence] == ["liver", "läsion"]
+
+
+def test_a_structure_set_takes_of_patient_and_study_what_highdicom_takes():
+    from highdicom._standard_utils import get_module_attribute_map
+
+    modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
+    attributes = get_module_attribute_map()
+    theirs = {one["keyword"] for module in modules for one in attributes[module] if not one["path"]}
+    assert set(PATIENT_AND_STUDY) == theirs
 
 
 @pytest.mark.parametrize(

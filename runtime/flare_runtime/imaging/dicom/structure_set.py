@@ -10,6 +10,7 @@ from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.imaging.dicom.contours import Polygon, outlines
 from flare_runtime.imaging.dicom.headers import Slice
 from flare_runtime.imaging.dicom.mask_writer import MAKER, STRUCTURE_SET
+from flare_runtime.imaging.dicom.patient_modules import PATIENT_AND_STUDY
 from flare_runtime.imaging.dicom.references import Source, long_string, ordered_files, series_attributes
 from flare_runtime.imaging.dicom.terminology import property_of
 from flare_runtime.model.manifest import Label
@@ -23,25 +24,13 @@ _DIGITS = 4
 
 def structure_set(mask: MaskArray, source: Source) -> Any:
     """Return a mask (z, y, x) as a data set."""
-    from highdicom import SOPClass
-    from pydicom.uid import ImplicitVRLittleEndian
-
     header = source.headers[0]
-    result = SOPClass(
-        sop_class_uid=STRUCTURE_SET.sop_class,
-        modality="RTSTRUCT",
-        # With explicit types contours of more than 64 KiB have no type of their own.
-        transfer_syntax_uid=ImplicitVRLittleEndian,
-        study_instance_uid=header.StudyInstanceUID,
-        **series_attributes(source, _SERIES),
-    )
-    result.copy_patient_and_study_information(header)
+    result = _instance(source)
     result.OperatorsName = ""
     result.ApprovalStatus = "UNAPPROVED"
     result.StructureSetLabel = MAKER
     result.StructureSetName = long_string(source.labelling.model)
-    now = datetime.now()
-    result.StructureSetDate, result.StructureSetTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    result.StructureSetDate, result.StructureSetTime = result.InstanceCreationDate, result.InstanceCreationTime
     result.FrameOfReferenceUID = header.FrameOfReferenceUID
     result.PositionReferenceIndicator = header.get("PositionReferenceIndicator", "")
     result.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
@@ -49,6 +38,41 @@ def structure_set(mask: MaskArray, source: Source) -> Any:
     result.StructureSetROISequence = [_roi(number, label, header) for number, label in labels]
     result.ROIContourSequence = [_contours_of(number, label, mask, source) for number, label in labels]
     result.RTROIObservationsSequence = [_observation(number, label) for number, label in labels]
+    return result
+
+
+def _instance(source: Source) -> Any:
+    """Return a data set with all that is not the structures'.
+
+    highdicom has no class for structure sets, and what all of its classes share takes longer to load than the rest.
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ImplicitVRLittleEndian
+
+    header, values = source.headers[0], series_attributes(source, _SERIES)
+    now = datetime.now()
+    result = _item(
+        SpecificCharacterSet=values["specific_character_set"],
+        InstanceCreationDate=now.strftime("%Y%m%d"),
+        InstanceCreationTime=now.strftime("%H%M%S"),
+        SOPClassUID=STRUCTURE_SET.sop_class,
+        SOPInstanceUID=values["sop_instance_uid"],
+        InstanceNumber=values["instance_number"],
+        Modality="RTSTRUCT",
+        SeriesInstanceUID=values["series_instance_uid"],
+        SeriesNumber=values["series_number"],
+        SeriesDescription=values["series_description"],
+        Manufacturer=values["manufacturer"],
+        ManufacturerModelName=values["manufacturer_model_name"],
+        DeviceSerialNumber=values["device_serial_number"],
+        SoftwareVersions=values["software_versions"],
+    )
+    for keyword in PATIENT_AND_STUDY:
+        if keyword in header:
+            result[keyword] = header[keyword]
+    result.file_meta = FileMetaDataset()
+    # With explicit types contours of more than 64 KiB have no type of their own.
+    result.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return result
 
 
