@@ -88,10 +88,10 @@ class TargetCheck:
     def _find_bundle_around(self, folder: str) -> Path | None:
         """Return what `bundle_around` does, for most folders by what is known of the one that they are in."""
         around, name = os.path.split(folder)
-        is_plain = name not in ("", ".", "..") and not os.path.islink(folder)  # noqa: PTH114
-        if not is_plain or _is_bundle(Path(folder)):
-            return bundle_around(Path(folder))
-        return self._bundle_around(around)
+        is_known = name not in ("", ".", "..") and not os.path.islink(folder)  # noqa: PTH114
+        if is_known and not (os.path.lexists(folder) and _is_bundle(Path(folder))):
+            return self._bundle_around(around)
+        return bundle_around(Path(folder))
 
     @cached_property
     def _read(self) -> dict[tuple[int, int], Path]:

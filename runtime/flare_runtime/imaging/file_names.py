@@ -108,6 +108,8 @@ def is_stale(name: str) -> bool:
 
 def strip_suffix(name: str) -> str:
     """Return the name of an image's or a mask's file without .nii, .nii.gz or the suffix of another format."""
+    if name.endswith(MASK_SUFFIX):  # as of almost all; no suffix is longer that ends so
+        return name.removesuffix(MASK_SUFFIX)
     lower, length = name.lower(), 0
     for suffix in (*image_suffixes(), *mask_suffixes()):
         if len(suffix) > length and lower.endswith(suffix):
