@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime import cli
-from flare_runtime.errors import UsageError
+from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.run.case_list import ListedCase, read_case_list
 from flare_runtime.run.cases import find_cases
 from flare_runtime.run.input_rules import InputRules
@@ -161,6 +161,13 @@ def test_a_mask_that_is_also_to_be_a_folder_is_refused(tmp_path):
         find_cases(path, tmp_path / "out", 1)
 
 
+def test_an_output_in_too_many_folders_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of the whole has to be one that the system takes
+    path = write_list(tmp_path, f"images,output\na,{'d/' * 1900}x.nii\n")
+    with pytest.raises(OutputError, match=r"cannot be written to \(too many folders in folders\)"):
+        find_cases(path, "out", 1)
+
+
 def test_a_list_goes_into_a_folder_and_is_a_file(tmp_path):
     path = write_list(tmp_path, "images\na.nii\n")
     (tmp_path / "file").touch()
@@ -194,7 +201,7 @@ def test_large_and_binary_files_are_refused_in_little_memory(tmp_path, name):
 
 def test_an_input_of_one_case_is_no_output_of_another(tmp_path):
     path = write_list(tmp_path, "images,output\nx.nii.gz,out/y.nii\nz.nii,x.nii.gz\n")
-    with pytest.raises(Exception, match=r"x\.nii\.gz: is an input, that of out/y; choose another output"):
+    with pytest.raises(OutputError, match=r"x\.nii\.gz: is an input, that of out/y; choose another output"):
         find_cases(path, tmp_path, 1)
 
 

@@ -25,6 +25,8 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written to (it is no folder); choose another output") from error
     except OSError as error:
         raise _not_writable(folder, error) from error
+    except RecursionError as error:
+        raise OutputError(f"{folder}: cannot be written to (too many folders in folders)") from error
 
 
 def check_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Set
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -43,8 +43,8 @@ class TargetCheck:
 
     def __init__(self, inputs: Iterable[Path]) -> None:
         self._inputs = inputs
-        self._bundle_around = cache(self._find_bundle_around)
         # By folder.
+        self._bundles: dict[str, Path | None] = {}
         self._names: dict[str, Set[str]] = {}
 
     def __call__(self, target: Path, over: IsOurs | None = None, head_bytes: int | None = None) -> None:
@@ -85,13 +85,19 @@ class TargetCheck:
         """Return the folders of the targets so far that hold a file of such a name, which is given in lower case."""
         return [Path(folder) for folder, names in self._names.items() if any(map(is_wanted, names))]
 
-    def _find_bundle_around(self, folder: str) -> Path | None:
+    def _bundle_around(self, folder: str) -> Path | None:
         """Return what `bundle_around` does, for most folders by what is known of the one that they are in."""
-        around, name = os.path.split(folder)
-        is_known = name not in ("", ".", "..") and not os.path.islink(folder)  # noqa: PTH114
-        if is_known and not (os.path.lexists(folder) and _is_bundle(Path(folder))):
-            return self._bundle_around(around)
-        return bundle_around(Path(folder))
+        alike = []
+        while folder not in self._bundles:
+            around, name = os.path.split(folder)
+            is_link = name in ("", ".", "..") or os.path.islink(folder)  # noqa: PTH114
+            if is_link or (os.path.lexists(folder) and _is_bundle(Path(folder))):
+                self._bundles[folder] = bundle_around(Path(folder))
+            else:
+                alike.append(folder)
+                folder = around
+        self._bundles.update(dict.fromkeys(alike, self._bundles[folder]))
+        return self._bundles[folder]
 
     @cached_property
     def _read(self) -> dict[tuple[int, int], Path]:
