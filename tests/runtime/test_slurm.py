@@ -252,10 +252,11 @@ while True:
     assert (tmp_path / "told").exists()
 
 
+@pytest.mark.parametrize("worker", ["exit(143)", "import os; os.kill(os.getpid(), 15)"])
 @pytest.mark.parametrize(("state", "code"), [("RUNNING", 9), ("CANCELLED", 143)])
-def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tmp_path, state, code):
+def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tmp_path, worker, state, code):
     (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {state}\n", encoding="utf-8")
     (tmp_path / "squeue").chmod(0o755)
     slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}
-    command = [sys.executable, "-c", PROCESS, "exit(143)"]
+    command = [sys.executable, "-c", PROCESS, worker]
     assert subprocess.run(command, cwd=tmp_path, env=os.environ | slurm, timeout=60).returncode == code

@@ -23,6 +23,8 @@ _NOTICE_S = 10.0
 # How long the scheduler may take to answer.
 _ANSWER_S = 60.0
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+# What somebody sends who wants no other worker; it kills one that is only just starting.
+_ENDINGS = (*_SIGNALS, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class ArrayTask:
@@ -76,7 +78,7 @@ class ArrayTask:
             for _ in range(_MOST_LOST):
                 self._worker = subprocess.Popen(command, cwd=folder)
                 code = self._worker.wait()
-                if code >= 0 or self._is_ending:
+                if code >= 0 or -code in _ENDINGS or self._is_ending:
                     break
                 say(f"a worker was lost ({signal.Signals(-code).name}); another one takes its place")
         finally:
