@@ -40,7 +40,9 @@ class RayHead:
             "temp-dir": self._folder,
         }
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # it listens on all interfaces
-        self.environment = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
+        nowhere = "http://127.0.0.1:9"
+        silence = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_REPORT_URL": nowhere, "http_proxy": nowhere}
+        self.environment = {**os.environ, **token, **silence}
         self._command = [*program, *(f"--{name}={value}" for name, value in options.items())]
 
     def start(self):

@@ -24,6 +24,9 @@ from flare_runtime.run.worker import LogForwarder, main_module_hidden
 _CONTEXT = multiprocessing.get_context("spawn")
 _PACKAGE = __name__.partition(".")[0]
 
+# A head asks the cloud's metadata service for its name even where Ray's reports are off; nothing of ours uses HTTP.
+_NO_LOOK_UPS = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1,localhost"}
+
 
 class LostDriverError(Exception):
     """The driver has ended, and with it the connection to the cluster."""
@@ -99,9 +102,11 @@ def _run(order: FleetOrder, connection: Connection) -> None:
 
 
 def _drive(order: FleetOrder, say: Callable[[DriverMessage], None], heard: "SimpleQueue[CasesGiven | None]") -> None:
-    if order.address == LOCAL:  # anyone on the network could give it work
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     silence_command()
+    if order.address == LOCAL:
+        # Else anyone on the network could give it work.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        os.environ.update(_NO_LOOK_UPS)
     from flare_runtime.cluster.fleet import Fleet  # imports Ray, which the program itself never does
     from flare_runtime.cluster.ray_cluster import LostClusterError
 

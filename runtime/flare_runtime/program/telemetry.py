@@ -15,7 +15,9 @@ _OF_CODECARBON = {
     "CODECARBON_ELECTRICITYMAPS_API_TOKEN": "",
     "CODECARBON_CO2_SIGNAL_API_TOKEN": "",
 }
-_COMMANDS = {"DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", **_OF_CODECARBON}
+# Even where its reports are off, a head of Ray would report just that.
+_OF_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9"}
+_COMMANDS = {"DO_NOT_TRACK": "1", **_OF_RAY, **_OF_CODECARBON}
 # Folders of their own that they would make in the home, and what they are called in our cache.
 _CACHES = {"MPLCONFIGDIR": "matplotlib", "CUPY_CACHE_DIR": "cupy", "CUDA_CACHE_PATH": "cuda"}
 
