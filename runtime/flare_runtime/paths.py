@@ -1,11 +1,16 @@
 """Paths as callers in Python give them."""
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path
-from typing import TypeGuard
 
 from flare_runtime.errors import UsageError
+
+TYPE_CHECKING = False  # of `typing`, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
