@@ -99,7 +99,7 @@ def test_preempted_tasks_go_on(tiny_bundle, tmp_path):
 
 @pytest.mark.slow
 def test_tasks_can_be_preempted_at_any_moment(tiny_bundle, tmp_path):
-    write_scans(tmp_path / "in", 60, (72, 72, 72))
+    write_scans(tmp_path / "in", 60, (56, 56, 56))
     warned = run_disturbed(tmp_path, tiny_bundle, tasks=3, chance=0.02, times=MOST_RESTARTS)
     # A task that is being ended already is warned in vain.
     assert MOST_RESTARTS < check_disturbed(tmp_path) <= warned
