@@ -79,7 +79,8 @@ class Driver:
 
 
 def _run(order: FleetOrder, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program gets it too, and ends this process
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # the program gets them too, and acts upon them
+        signal.signal(number, signal.SIG_IGN)
     _silence_output()
     sending = Lock()
 

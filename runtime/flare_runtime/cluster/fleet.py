@@ -111,9 +111,16 @@ class Fleet:
                 for actor in speaking([lane.actor for lane in self._lanes], _PAUSE_S):
                     self._hear(lanes[id(actor)])
                 self._watch()
-        finally:
-            stop([lane.actor for lane in self._lanes])
-            self._cluster.close()
+        except LostClusterError:  # nobody is left to be told
+            raise
+        except BaseException:
+            self._end()
+            raise
+        self._end()
+
+    def _end(self) -> None:
+        stop([lane.actor for lane in self._lanes])
+        self._cluster.close()
 
     def _new_actor(self) -> RayActor:
         return self._cluster.new_actor(self._order, self._demand)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from flare_runtime.cluster.messages import ActorMessage
 from flare_runtime.cluster.orders import ActorOrder
 from flare_runtime.cluster.placement import Demand
 from flare_runtime.errors import DeviceError, first_line
+from flare_runtime.files.naming import visible
 from flare_runtime.run.cases import Case
 
 # Paths and records alone go through it.
@@ -127,7 +129,7 @@ class RayActor:
         try:
             message: ActorMessage = ray.get(next(self.stream), timeout=_ANSWER_S)
         except (RayError, StopIteration, GetTimeoutError) as error:
-            raise LostActorError(first_line(error)) from error
+            raise LostActorError(_why(error)) from error
         return message
 
     def begin_to_stop(self) -> Any:
@@ -138,6 +140,13 @@ class RayActor:
         """End its process."""
         with suppress(RayError):
             ray.kill(self._handle)
+
+
+def _why(error: Exception) -> str:
+    """Return what Ray says happened, and the error in the actor behind it where there was one."""
+    first, last = first_line(error), str(error).strip().rpartition("\n")[2]
+    is_error = re.match(r"[\w.]*(Error|Exception)\b", last)
+    return f"{first}; {visible(last)}" if is_error and last != first else first
 
 
 def _nodes() -> list[dict[str, Any]]:
