@@ -92,7 +92,7 @@ def check_disturbed(folder):
 
 
 def test_preempted_tasks_go_on(tiny_bundle, tmp_path):
-    write_scans(tmp_path / "in", 10, (32, 32, 32))
+    write_scans(tmp_path / "in", 10, (40, 40, 40))
     warned = run_disturbed(tmp_path, tiny_bundle, tasks=2, chance=1, times=1)
     assert 0 < check_disturbed(tmp_path) <= warned
 
