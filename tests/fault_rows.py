@@ -211,8 +211,19 @@ OUTPUTS = (
     ),
     Row(
         "resuming after either",
-        "to take as done what has its mask, its record and their hashes",
-        open="there is no --resume yet: the next run does every case again",
+        "with `--resume` a case is done where its record, its images and its results agree; all others are done again",
+        tests=(
+            f"{_RT}resume.py::test_a_finished_run_is_left_as_it_is",
+            f"{_RT}resume.py::test_what_was_changed_is_done_again",
+        ),
+    ),
+    Row(
+        "several processes that resume into one folder, and are killed",
+        "every case is done once; a lease whose process is gone is taken over",
+        tests=(
+            f"{_RT}shared_folder.py::test_workers_that_are_killed_lose_nothing",
+            f"{_RT}resume.py::test_a_case_that_costs_its_workers_is_given_up",
+        ),
     ),
     Row(
         "two runs into one folder",

@@ -112,3 +112,16 @@ def enhanced(series: Series, path: Path) -> Path:
     dataset.set_pixel_data(voxels, "MONOCHROME2", 16)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def check_as_simpleitk(folder: Path, volume):
+    """Compare voxels, spacing, origin and directions with those of SimpleITK's reader of series."""
+    import SimpleITK as sitk
+
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    assert np.array_equal(volume.intensities(volume.voxels), sitk.GetArrayFromImage(image))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    affine[:2] *= -1
+    assert np.allclose(volume.geometry.affine, affine, atol=1e-4)
