@@ -167,7 +167,7 @@ DICOM = (
         "DICOM of another modality for a CT model",
         "is refused as `not_ct`; beside CT it is left out, with a remark",
         tests=(
-            f"{_RT}dicom_command.py::test_magnetic_resonance_is_no_ct",
+            f"{_RT}dicom_command.py::test_what_is_no_ct_in_hounsfield_units_is_refused",
             f"{_RT}dicom.py::test_other_modalities_beside_ct_are_left_out",
         ),
     ),
