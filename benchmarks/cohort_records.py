@@ -1,9 +1,10 @@
-"""What `flare-infer status` and `merge` take for a folder of many records: seconds and peak memory of a fresh process.
+"""What `flare-infer status` and `merge` take for a folder of many records: time and peak memory of a fresh process.
 
 usage: python -m benchmarks.cohort_records [--records 100000] [--table FILE]
 Of a hundred records two are of refused cases and one of a failed one; the others list five lesions on average. The
-files were written just before, so that no disk is waited for. Each command runs several times, and the fastest counts.
-Exits with 1 where a status takes more than 2 s or a merge more than 60 s.
+files were written just before, so that no disk is waited for. Each command runs several times, and the one that took
+the least of a processor counts, which is the time that passes where nothing else runs. Exits with 1 where a status
+takes more than 2 s of it or a merge more than 60 s.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def cost_of(words: Sequence[str | Path], rounds: int) -> Cost:
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         *_, processor_s, memory_kib = run.stdout.split()
         costs.append(Cost(perf_counter() - started, float(processor_s), int(memory_kib) / 1024))
-    return min(costs, key=lambda cost: cost.seconds)
+    return min(costs, key=lambda cost: cost.processor_s)
 
 
 def measure(scratch: Path, count: int, rounds: int) -> dict[str, Cost]:
@@ -154,14 +155,15 @@ def run(args: argparse.Namespace) -> int:
     for name, cost in costs[many].items():
         bound = MAX_STATUS_S if name == "status" else MAX_MERGE_S
         before = costs[few][name]
-        rows.append((name, bound, cost.seconds, cost.processor_s, cost.memory_mib, before.memory_mib))
-        print(f"{name:<32}{cost.seconds:>7.2f} s{cost.memory_mib:>7.0f} MiB ({few:,}: {before.memory_mib:.0f} MiB)")
+        rows.append((name, bound, cost.processor_s, cost.memory_mib, before.memory_mib))
+        took = f"{cost.processor_s:.2f} s of {cost.seconds:.2f} s, {cost.memory_mib:.0f} MiB"
+        print(f"{name:<32}{took} ({few:,}: {before.memory_mib:.0f} MiB)")
     if args.table:
-        columns = [Column(f"{many:,} records"), Column("bound, s"), Column("s", 2), Column("of a processor, s", 2)]
+        columns = [Column(f"{many:,} records"), Column("bound, s"), Column("time of a processor, s", 2)]
         columns += [Column("memory, MiB"), Column(f"memory with {few:,}, MiB")]
         packages = ("msgspec", "pyarrow")
         Table.measured("python -m benchmarks.cohort_records", columns, rows, packages).write(args.table)
-    return 0 if all(seconds <= bound for _, bound, seconds, *_ in rows) else 1
+    return 0 if all(processor_s <= bound for _, bound, processor_s, *_ in rows) else 1
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ def commands(folder: Path) -> Iterator[tuple[str, Sequence[object]]]:
         yield "flare_export.cli", ("trt", bundle, "--builder", "rtx", "--target", "sm75", "sm89")
     for backend in ("openvino", "onnxruntime"):
         yield "flare_runtime.cli", (*infer, "--backend", backend)
+    yield "flare_runtime.cli", ("status", masks, "--of", images)
+    yield "flare_runtime.cli", ("merge", masks, "-o", folder / "cases.parquet", "--lesions", folder / "lesions.csv")
     yield "flare_eval.cli", ("accuracy", "--reference", labels, "--prediction", masks, "-o", folder / "scores")
     yield "flare_eval.cli", ("efficiency", "-i", images, "-o", folder / "costs", *copying)
     yield "flare_eval.cli", ("report", folder / "scores", "-o", folder / "report", "--images", images)
