@@ -235,17 +235,19 @@ def test_a_bad_row_costs_the_others_nothing(tiny_bundle, tmp_path, capsys):
         write_nifti(tmp_path / name, blobs((12, 16, 18)), spacing_mm=(3.0, 2.0, 1.5))
     (tmp_path / "folder").mkdir()
     text = "case,images,output\ngone,c/ct.nii.gz,\ntwo,a/ct.nii.gz;b/ct.nii.gz,\nfolder,folder,\nlist,cohort.csv,\n"
+    text += f"long,{'x' * 300},\nlonger,{'x' * 300}.nii.gz,\n"  # no file has such a name
     text += ",a/ct.nii.gz,p/a.nii.gz\n,b/ct.nii.gz,q/b.nii\n"
     path, out = write_list(tmp_path, text), tmp_path / "out"
     arguments = ["-m", str(tiny_bundle), "-i", str(path), "-o", str(out), "--device", "cpu", "--threads", "1"]
     assert cli.main(arguments) == 4
     assert {str(one.relative_to(out)) for one in out.rglob("*.nii*")} == {"p/a.nii.gz", "q/b.nii"}
     assert sorted(str(one.relative_to(out)) for one in out.rglob("*.json")) == [
-        *("folder.json", "gone.json", "list.json", "p/a.json", "q/b.json", "two.json")
+        *("folder.json", "gone.json", "list.json", "long.json", "longer.json", "p/a.json", "q/b.json", "two.json")
     ]
-    reasons = {case: json.loads((out / f"{case}.json").read_text())["reason"] for case in ("gone", "folder", "two")}
-    assert reasons == {"gone": "unreadable", "folder": "not_a_file", "two": "wrong_channels"}
-    assert "4 of 6 case(s) not done" in capsys.readouterr().err
+    cases = ("gone", "folder", "two", "long", "longer")
+    reasons = [json.loads((out / f"{case}.json").read_text())["reason"] for case in cases]
+    assert reasons == ["unreadable", "not_a_file", "wrong_channels", "unreadable", "unreadable"]
+    assert "6 of 8 case(s) not done" in capsys.readouterr().err
 
 
 def test_a_list_is_resumed_into_nested_folders(tiny_bundle, tmp_path, capsys):

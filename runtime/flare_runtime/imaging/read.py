@@ -207,9 +207,12 @@ def files_of(source: ImageSource) -> tuple[Path, ...]:
 
 def _only_series(source: Path) -> ImageSource:
     """Return the one series of a folder, archive or DICOM file, and the path of anything else."""
-    if _has_format(source):  # most files, which need not be opened for that
-        return source
-    found = find_series(source)
+    try:
+        if _has_format(source):  # most files, which need not be opened for that
+            return source
+        found = find_series(source)
+    except OSError as error:  # such as a name that is too long
+        raise CaseError("unreadable", f"{source}: {error.strerror or error}") from error
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
         raise CaseError("several_series", f"{source.name}: holds {len(found)} series ({names}); give one")
