@@ -15,7 +15,6 @@ from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
-from flare_runtime.imaging.read import files_of
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.cases import Case
@@ -140,18 +139,24 @@ def _take_names(case: Case, files: Sequence[StagedFile]) -> None:
 
 
 def commit_failure(
-    case: Case, record: CaseRecord, recipe: Recipe | None = None, *, with_record: bool = True
+    case: Case,
+    record: CaseRecord,
+    recipe: Recipe | None = None,
+    inputs: list[str] | None = None,
+    *,
+    with_record: bool = True,
 ) -> CaseRecord:
     """Write the record of a case that was not done, and move a mask of an earlier run aside; return the record.
 
     Without `with_record` none is written, and one of an earlier run goes all the same. With a `recipe` the record says
-    what was tried, for a later run. Where another worker has taken the case over, nothing is changed.
+    what was tried, for a later run: images of the stamps `inputs`, or of those of now. Where another worker has taken
+    the case over, nothing is changed.
 
     What cannot be written or moved is said in the record's message.
     """
     record.inputs = [visible(path) for path in case.places]
     if recipe is not None:
-        record.identity = recipe.identity(stamps_of([files_of(image) for image in case.sources]), case.tries)
+        record.identity = recipe.identity(stamps_of(case.sources) if inputs is None else inputs, case.tries)
     with alone_in(case.mask.parent):
         if not case.is_ours:
             return record

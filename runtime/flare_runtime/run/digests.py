@@ -25,20 +25,25 @@ class InputDigests:
     def begin(self, case: Case) -> None:
         """Start hashing the images of a case, unless that was done before."""
         if case.mask not in self._digests:
-            channels = [files_of(one) for one in case.sources]
-            self._stamps[case.mask] = stamps_of(channels)
-            self._digests[case.mask] = [self._thread.submit(sha256_of, *files) for files in channels]
+            self.stamps_of(case)
+            self._digests[case.mask] = [self._thread.submit(sha256_of, *files_of(one)) for one in case.sources]
 
     def stamps_of(self, case: Case) -> list[str]:
-        """Return the stamps of a case's images from before they were read."""
+        """Return the stamps of a case's images as they were when they were first asked for, before any was read."""
+        if case.mask not in self._stamps:
+            self._stamps[case.mask] = stamps_of(case.sources)
         return self._stamps[case.mask]
 
     def of(self, case: Case) -> list[str]:
-        """Return the hashes of a case's images, in the order of the channels; none where one cannot be read."""
+        """Return the hashes of a case's images, in the order of the channels.
+
+        None where one cannot be read, or was changed since its stamp: what was read may be something else.
+        """
         try:
-            return [digest.result() for digest in self._digests[case.mask]]
+            hashes = [digest.result() for digest in self._digests[case.mask]]
         except (OSError, CaseError):
             return []
+        return hashes if stamps_of(case.sources) == self._stamps[case.mask] else []
 
     def forget(self, case: Case) -> None:
         """Drop the hashes of a case."""

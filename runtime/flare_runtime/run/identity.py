@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from flare_runtime.imaging.read import ImageSource, files_of
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 
@@ -72,9 +73,9 @@ def stamp_of(files: Iterable[Path]) -> str:
     return whole if len(each) == 1 else f"{whole}-{sha256(repr(each).encode()).hexdigest()[:16]}"
 
 
-def stamps_of(channels: Sequence[Sequence[Path]]) -> list[str]:
+def stamps_of(images: Sequence[ImageSource]) -> list[str]:
     """Return the stamp of each channel's files; none where a file is missing."""
     try:
-        return [stamp_of(files) for files in channels]
+        return [stamp_of(files_of(image)) for image in images]
     except OSError:
         return []

@@ -153,7 +153,8 @@ class _Stages:
     def failed(self, case: Case, record: CaseRecord) -> CaseRecord:
         """Commit the record of why there is no result."""
         recipe = Recipe.of(self.segmenter.bundle, self.segmenter.options)
-        return commit_failure(case, record, recipe, with_record=self.segmenter.options.records)
+        inputs = self.reader.digests.stamps_of(case)
+        return commit_failure(case, record, recipe, inputs, with_record=self.segmenter.options.records)
 
     def read(self, case: Case) -> list[Volume]:
         """Read the images of a case where they may fit into memory at all."""

@@ -1,5 +1,6 @@
 """Whether a case was done before, as its record and the files themselves say."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,7 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     status: Literal["done", "refused", "failed"]
     reason: str = ""
     message: str = ""
+    inputs: list[str] = []
     inputs_sha256: list[str] = []
     mask: str = ""
     mask_sha256: str = ""
@@ -64,6 +66,11 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     structured_report: str = ""
     structured_report_sha256: str = ""
     identity: Identity | None = None
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the images, wherever they lie."""
+        return [PurePath(path).name for path in self.inputs]
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -108,12 +115,14 @@ def _read(path: Path) -> Before | None:
 
 def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
     channels = [files_of(image) for image in case.sources]
-    stamps = stamps_of(channels)
+    stamps = stamps_of(case.sources)
     if not stamps or len(stamps) != len(identity.inputs):
         return False
+    # Files of one size and time may change their names, or their channels in a list.
+    is_believed = stamps == identity.inputs and before.input_names == [visible(place.name) for place in case.places]
     if before.status != "done":  # such a record has no hashes
-        return stamps == identity.inputs
-    if stamps == identity.inputs and not rules.verify_hashes:
+        return is_believed
+    if is_believed and not rules.verify_hashes:
         return True
     known = before.inputs_sha256
     return len(known) == len(channels) and all(map(partial(_has_hash, hash_of), channels, known))
@@ -128,7 +137,7 @@ def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: Re
 
     def is_same(path: Path, stamp: str, known: str | None) -> bool:
         if known is None:  # of a picture no hash is kept
-            return path.is_file()
+            return os.path.isfile(path)  # noqa: PTH113 - raises nothing, whatever is wrong there
         return (not rules.verify_hashes and _has_stamp(path, stamp)) or _has_hash(hash_of, [path], known)
 
     return all(is_same(paths[name], stamp, hashes.get(name)) for name, stamp in stamps.items())

@@ -56,7 +56,8 @@ def segment_cases(
                 raise
             except Exception as error:  # one bad case must not cost the others
                 failure = failed_record(case.name, error)
-                record = commit_failure(case, failure, recipe, with_record=segmenter.options.records)
+                inputs = images.reader.digests.stamps_of(case)
+                record = commit_failure(case, failure, recipe, inputs, with_record=segmenter.options.records)
             finally:
                 images.reader.digests.forget(case)
             queue.settle(case)
@@ -105,6 +106,7 @@ class CaseReader:
         Raises:
             CaseError: where they cannot be read, or do not fit the model.
         """
+        self.digests.stamps_of(case)  # which a file that is still being written has no longer at the end
         return [self._rules.grid(read_grid(one, self._max_voxels)) for one in self._sources(case)]
 
     def close(self) -> None:
