@@ -73,7 +73,7 @@ class Cohort:
 
     def shared(self, kept: list[object]) -> SharedCases:
         """Return the queue of a worker."""
-        return SharedCases(self.cases, Claims(ResumeRules(), self.recipe), kept.append)
+        return SharedCases(self.cases, Claims(ResumeRules(), self.recipe), kept.append, kept.append)
 
     def commit(self, case: Case, *, with_record: bool = True) -> None:
         """Write a mask and the record of it as a run does."""

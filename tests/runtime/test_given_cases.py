@@ -24,7 +24,7 @@ def session(tiny_bundle):
 
 
 def queue_of(session, kept, held):
-    return GivenCases(Claims(ResumeRules(), session.recipe), kept.append, held.append)
+    return GivenCases(Claims(ResumeRules(), session.recipe), kept.append, pytest.fail, held.append)
 
 
 def test_cases_are_done_as_they_come_and_never_twice(cases, session, tmp_path):
@@ -56,6 +56,19 @@ def test_a_case_that_another_worker_has_is_handed_back(cases, session):
     assert held == [cases[0]]
     other.close()
     queue.close()
+
+
+def test_a_case_that_cannot_be_begun_is_not_handed_back(cases, session):
+    given_up = []
+    queue = GivenCases(
+        Claims(ResumeRules(), session.recipe), pytest.fail, lambda *one: given_up.append(one), pytest.fail
+    )
+    cases[0].mask.parent.rmdir()
+    cases[0].mask.parent.touch()
+    queue.give(cases[0])
+    assert queue.take() is None
+    ((case, record),) = given_up
+    assert (case, record.reason) == (cases[0], "output")
 
 
 def test_a_case_that_is_given_back_comes_again(cases, session):

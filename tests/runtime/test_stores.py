@@ -309,6 +309,22 @@ def holder(*, is_alive):
     return json.dumps({"token": "theirs", "process": process, "host": "there", "since": ""}).encode()
 
 
+def test_an_object_that_is_removed_while_it_is_created_makes_no_error(monkeypatch):
+    mirror = Mirror()
+    store, key = mirror.object_at(mirror.place_of("memory://bucket/lease"))
+    write, refused = store._fs.pipe_file, []
+
+    def refuse_first(*given, **options):
+        if not refused:
+            refused.append(given)
+            raise OSError("at least one of the pre-conditions did not hold")  # and gone is what was there
+        write(*given, **options)
+
+    monkeypatch.setattr(store._fs, "pipe_file", refuse_first)
+    assert store.create(key, b"ours")
+    assert refused
+
+
 def test_workers_share_the_cases(bucket, run):
     bucket.put("scans/d_0000.nii.gz", bucket.get("scans/a_0000.nii.gz"))
     urls, done = (f"{bucket.url}/scans/", f"{bucket.url}/masks/"), []
@@ -333,7 +349,7 @@ def test_a_case_of_a_worker_that_is_gone_is_taken_over(bucket, run):
     bucket.remove("masks/c.json")
     for generation in (1, 2):
         bucket.put(f"masks/.c.nii.gz.{generation}.flare-lease", holder(is_alive=False))
-    assert run(*urls, resume=ResumeRules(max_tries=2)) == ("", "abc")
+    assert run(*urls, resume=ResumeRules(max_tries=2)) == ("c", "ab")
     assert json.loads(bucket.get("masks/c.json"))["reason"] == "worker_lost"
     assert bucket.names("masks") == ["a.json", "a.nii.gz", "b.json", "c.json", "c.stale.nii.gz"]
 

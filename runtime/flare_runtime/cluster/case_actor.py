@@ -84,7 +84,10 @@ class CaseActor:
         if session.bundle.sha256 != order.bundle_sha256:
             raise BundleError(f"{session.bundle.path}: is another model on {visible(host)} than here; copy it there")
         queue = GivenCases(
-            Claims(order.rules, session.recipe), self._said.put, lambda case: self._said.put(CaseHeld(case))
+            Claims(order.rules, session.recipe),
+            self._said.put,
+            lambda case, record: self._said.put(CaseSettled(case, record)),
+            lambda case: self._said.put(CaseHeld(case)),
         )
         self._run = session.over(queue)
         with self._giving:

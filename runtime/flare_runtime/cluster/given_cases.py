@@ -8,6 +8,7 @@ from dataclasses import replace
 from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims, Kept
 from flare_runtime.run.queue import CaseQueue
+from flare_runtime.run.record import CaseRecord
 
 
 class GivenCases(CaseQueue):
@@ -16,17 +17,25 @@ class GivenCases(CaseQueue):
     Args:
         claims: on them.
         on_kept: is called with every case that stays as another run has left it.
-        on_held: is called with every case that another worker has.
+        on_given_up: is called with every case that cannot be begun, and its record.
+        on_held: is called with every case that another worker has, or that is to be claimed by itself.
 
     Attributes:
         settled: the last one.
     """
 
-    def __init__(self, claims: Claims, on_kept: Callable[[Kept], None], on_held: Callable[[Case], None]) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        on_kept: Callable[[Kept], None],
+        on_given_up: Callable[[Case, CaseRecord], None],
+        on_held: Callable[[Case], None],
+    ) -> None:
         super().__init__()
         self.settled: Case | None = None
         self._claims = claims
         self._on_kept = on_kept
+        self._on_given_up = on_given_up
         self._on_held = on_held
         self._coming: deque[Case] = deque()
 
@@ -48,18 +57,22 @@ class GivenCases(CaseQueue):
         return sys.maxsize  # nobody knows how many will come
 
     def _next(self) -> Case | None:
-        while self._coming:
+        while self._coming and not self._claims.is_exclusive:
             case = self._coming.popleft()
             claimed = self._claims.claim(case)
             if isinstance(claimed, Case):
                 return claimed
             if isinstance(claimed, Kept):
                 self._on_kept(claimed)
+            elif isinstance(claimed, CaseRecord):
+                self._on_given_up(case, claimed)
             else:
                 self._on_held(case)
         return None
 
     def _let_go(self, case: Case, *, again: bool) -> None:
-        self._claims.release(case)
-        if again:
-            self._coming.appendleft(replace(case, lease=None))
+        if not again:
+            self._claims.release(case)
+            return
+        self._claims.give_back(case)
+        self._coming.appendleft(replace(case, lease=None))

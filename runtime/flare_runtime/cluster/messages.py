@@ -28,7 +28,7 @@ class CaseSettled:
 
 @dataclass(frozen=True)
 class CaseHeld:
-    """Another worker has the case, or has taken it over."""
+    """Another worker has the case, or has taken it over, or it is to be claimed by itself."""
 
     case: Case
 

@@ -120,11 +120,18 @@ class Leases:
             if lease:
                 self.release(lease)
 
+    def give_back(self, lease: Lease) -> None:
+        """Remove the lease of a target that is not settled; how many workers were lost there is kept for the next."""
+        self._held.discard(lease)
+        with suppress(OSError):
+            if lease.is_held():
+                lease_path(lease.target, lease.generation).unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Give back what is held; how many workers were lost there is kept for the next one."""
+        """Give back what is held."""
         self._closed.set()
         for lease in tuple(self._held):
-            self._give_back(lease)
+            self.give_back(lease)
 
     def _take(self, target: Path) -> Lease | None:
         for _ in range(_ATTEMPTS):
@@ -140,7 +147,7 @@ class Leases:
                 continue
             if before == (lease_file.look_at(lease_path(target, last)) if last else None) and lease.is_held():
                 return self._hold(lease)
-            self._give_back(lease)  # the other gave a sign of life just then, or somebody was faster
+            self.give_back(lease)  # the other gave a sign of life just then, or somebody was faster
             return None
         return None
 
@@ -170,15 +177,9 @@ class Leases:
             if self._thread.ident is None:
                 self._thread.start()
         if self._closed.is_set():  # by another thread, which may have missed this one
-            self._give_back(lease)
+            self.give_back(lease)
             return None
         return lease
-
-    def _give_back(self, lease: Lease) -> None:
-        self._held.discard(lease)
-        with suppress(OSError):
-            if lease.is_held():
-                lease_path(lease.target, lease.generation).unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._closed.wait(self._beat_s):

@@ -1,6 +1,5 @@
 """Claims on cases: each is taken under a lease, unless its result stays as it is or another worker has it."""
 
-import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record
 from flare_runtime.run.resume import Before, Hash, ResumeRules, look_at
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,9 @@ class Kept:
     message: str
 
     @classmethod
-    def of(cls, case: Case, record: CaseRecord | Before) -> "Kept":
+    def of(cls, case: Case, record: Before) -> "Kept":
         """Return what a record says."""
-        return cls(case, record.status, record.reason or "", record.message or "")
+        return cls(case, record.status, record.reason, record.message)
 
 
 class _Leases(Protocol):
@@ -46,6 +43,8 @@ class _Leases(Protocol):
 
     def release(self, lease: Lease) -> None: ...
 
+    def give_back(self, lease: Lease) -> None: ...
+
     def clear(self, target: Path) -> None: ...
 
     def close(self) -> None: ...
@@ -53,6 +52,8 @@ class _Leases(Protocol):
 
 class Claims:
     """The cases that this process has claimed.
+
+    A case at which workers were lost is claimed by itself: no other one is then to be blamed for the next loss.
 
     Args:
         rules: which cases stay as they are.
@@ -65,9 +66,18 @@ class Claims:
         self._recipe = recipe
         self._hash_of = hash_of
         self._leases: _Leases = Leases()
+        self._claimed: set[Lease] = set()
 
-    def claim(self, case: Case) -> Case | Kept | None:
-        """Return a case with its lease, what it is kept as, or None where another worker has it."""
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether the case that is claimed is to be by itself."""
+        return any(lease.lost_before for lease in self._claimed)
+
+    def claim(self, case: Case) -> Case | Kept | CaseRecord | None:
+        """Return a case with its lease, what it is kept as, or why it is given up.
+
+        None where another worker has it, or where it is to be claimed by itself.
+        """
         before, stays = self._look_at(case)
         if before and stays:
             return self._keep(Kept.of(case, before))
@@ -77,25 +87,41 @@ class Claims:
         except StoreError:  # it costs all
             raise
         except OutputError as error:  # one bad folder must not cost the others
-            _LOG.warning("%s: %s", case.name, error)
-            return self._keep(Kept.of(case, failed_record(case.name, error)))
+            return failed_record(case.name, error)
         if lease is None:
             return None
-        before, stays = self._look_again(case)  # it may have been finished just now
+        try:
+            before, stays = self._look_again(case)  # it may have been finished just now
+        except BaseException:  # without this, everybody would wait for this process as long as it lives
+            self._leases.give_back(lease)
+            raise
         if before and stays:
             self._leases.release(lease)
             return self._keep(Kept.of(case, before))
         case = replace(case, lease=lease, tries=(before.tries if before else 0) + lease.lost_before + 1)
-        return self._give_up(case, lease) if lease.lost_before >= self._rules.max_tries else case
+        if lease.lost_before >= self._rules.max_tries:
+            return self._give_up(case, lease)
+        if self._claimed and (lease.lost_before or self.is_exclusive):
+            self._leases.give_back(lease)
+            return None
+        self._claimed.add(lease)
+        return case
 
     def holds(self, lease: Lease) -> bool:
         """Whether no other worker has taken a claimed case over."""
         return lease.is_held()
 
     def release(self, case: Case) -> None:
-        """Let others have a claimed case, or what was made of it."""
+        """Let others have what was made of a claimed case."""
         if case.lease is not None:
+            self._claimed.discard(case.lease)
             self._leases.release(case.lease)
+
+    def give_back(self, case: Case) -> None:
+        """Let others have a claimed case of which nothing was made."""
+        if case.lease is not None:
+            self._claimed.discard(case.lease)
+            self._leases.give_back(case.lease)
 
     def close(self) -> None:
         """Let others have all that is claimed."""
@@ -110,12 +136,11 @@ class Claims:
     def _fail(self, case: Case, record: CaseRecord) -> CaseRecord:
         return commit_failure(case, record, self._recipe)
 
-    def _give_up(self, case: Case, lease: Lease) -> Kept:
-        error = LostDeviceError(f"{lease.lost_before} workers were lost at this case")
+    def _give_up(self, case: Case, lease: Lease) -> CaseRecord:
+        error = LostDeviceError(f"{lease.lost_before} workers were lost at this case; it is given up")
         record = self._fail(case, failed_record(case.name, error))
-        _LOG.warning("%s: %s; it is given up", case.name, error)
         self._leases.release(lease)
-        return self._keep(Kept.of(case, record))
+        return record
 
     def _keep(self, kept: Kept) -> Kept:
         with suppress(OutputError):  # what a worker left that was lost just behind its result

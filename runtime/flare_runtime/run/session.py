@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -187,7 +188,7 @@ class Session(SessionBase):
         resume: "ResumeRules | None",
         places: "StoredPlaces | None" = None,
     ) -> "Run":
-        recipe, claims = self.recipe, None
+        recipe, claims, given_up = self.recipe, None, deque[CaseRecord]()
         if resume is None:
             queue: CaseQueue = ListedCases(cases)
         elif self._options.records:
@@ -198,15 +199,16 @@ class Session(SessionBase):
                 self._listener(CaseKept(kept.case.name, kept.status, kept.reason, kept.message))
 
             claims = _claims_of(resume, recipe, places)
-            queue = SharedCases(cases, claims, on_kept)
+            queue = SharedCases(cases, claims, on_kept, given_up.append)
         else:
             raise UsageError(NO_RECORDS)
         if places is None:
-            return Run(cases, journal, queue, lambda: self._segment(queue, journal, recipe))
+            return Run(cases, journal, queue, lambda: _with_others(self._segment(queue, journal, recipe), given_up))
         from flare_runtime.run.stored_cases import StoredCases
 
         stored = StoredCases(queue, places, claims)
-        return Run(cases, journal, stored, lambda: stored.settled(self._segment(stored, journal, recipe)))
+        records = stored.settled(self._segment(stored, journal, recipe))
+        return Run(cases, journal, stored, lambda: _with_others(records, given_up))
 
     def _segment(self, queue: CaseQueue, journal: Journal, recipe: Recipe) -> _Records:
         works = [CaseWork(choice, len(self._choices)) for choice in self._choices]
@@ -308,6 +310,16 @@ class Run:
 
     def _folders_in_work(self) -> set[Path]:
         return {case.mask.parent for case in self._queue.in_work}
+
+
+def _with_others(records: _Records, others: deque[CaseRecord]) -> _Records:
+    """Yield records, and those of other cases as soon as there are any."""
+    with closing(records):
+        for record in records:
+            yield record
+            while others:
+                yield others.popleft()
+    yield from others
 
 
 def _noted(segment: Callable[[], _Records], journal: Journal, queue: CaseQueue) -> _Records:

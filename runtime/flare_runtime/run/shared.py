@@ -8,6 +8,7 @@ from pathlib import Path
 from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims, Kept
 from flare_runtime.run.queue import CaseQueue
+from flare_runtime.run.record import CaseRecord
 
 # Where another worker has a case, so often another place in the list is tried before the cases behind it.
 _JUMPS = 8
@@ -25,13 +26,21 @@ class SharedCases(CaseQueue):
         cases: of all workers.
         claims: of this process.
         on_kept: is called with every case that stays.
+        on_given_up: is called with the record of every case that cannot be begun.
     """
 
-    def __init__(self, cases: Sequence[Case], claims: Claims, on_kept: Callable[[Kept], None]) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        claims: Claims,
+        on_kept: Callable[[Kept], None],
+        on_given_up: Callable[[CaseRecord], None],
+    ) -> None:
         super().__init__()
         self._cases = cases
         self._claims = claims
         self._on_kept = on_kept
+        self._on_given_up = on_given_up
         self._indices: dict[Path, int] = {}
         # Those that are neither settled nor taken by this worker.
         self._open = bytearray([_OPEN]) * len(cases)
@@ -48,7 +57,7 @@ class SharedCases(CaseQueue):
         return self._count
 
     def _next(self) -> Case | None:
-        if time.monotonic() < self._look_at_s:
+        if time.monotonic() < self._look_at_s or self._claims.is_exclusive:
             return None
         jumps, seen, to_see = 0, 0, self._count
         while seen < to_see and self._count and not self._is_finished:
@@ -74,10 +83,14 @@ class SharedCases(CaseQueue):
         case = self._claims.claim(self._cases[index])
         if case is None:
             return None, True
-        self._close(index)
-        if isinstance(case, Kept):
-            self._on_kept(case)
+        if not isinstance(case, Case):
+            self._close(index)
+            if isinstance(case, Kept):
+                self._on_kept(case)
+            else:
+                self._on_given_up(case)
             return None, False
+        self._close(index)
         self._indices[case.mask] = index
         return case, False
 
@@ -87,7 +100,10 @@ class SharedCases(CaseQueue):
 
     def _let_go(self, case: Case, *, again: bool) -> None:
         index = self._indices.pop(case.mask)
-        self._claims.release(case)
-        if again:
-            self._open[index] = _OPEN
-            self._count += 1
+        self._look_at_s = -float("inf")  # one may wait to be taken by itself
+        if not again:
+            self._claims.release(case)
+            return
+        self._claims.give_back(case)
+        self._open[index] = _OPEN
+        self._count += 1

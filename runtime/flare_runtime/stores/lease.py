@@ -97,8 +97,18 @@ class StoreLeases:
         if any(path.exists() for path in stand_ins) and (lease := self.take(target)):
             self.release(lease)
 
+    def give_back(self, lease: Lease) -> None:
+        """Remove the lease of a target that is not settled; how many workers were lost there is kept for the next.
+
+        Raises:
+            OutputError: where the store does not answer, or must not be written.
+        """
+        self._held.pop(StoreLease(lease.target, lease.generation, lease.token), None)
+        store, key = self._at(lease.target, lease.generation)
+        store.remove(key)
+
     def close(self) -> None:
-        """Give back what is held; how many workers were lost there is kept for the next one."""
+        """Give back what is held."""
         self._closed.set()
         leases, self._held = list(self._held), {}
         threads = [threading.Thread(target=self._give_back, args=(lease,), daemon=True) for lease in leases]
@@ -122,7 +132,7 @@ class StoreLeases:
             return None
         lease = self._created(target, last + 1)
         if lease and self._state(target, last) != before:  # it gave a sign of life just then
-            self._drop(lease)
+            self.give_back(lease)
             return None
         return lease
 
@@ -138,14 +148,9 @@ class StoreLeases:
         if self._thread.ident is None:
             self._thread.start()
         if any(self._exists(target, generation + step) for step in (1, 2)):
-            self._drop(lease)
+            self.give_back(lease)
             return None
         return lease
-
-    def _drop(self, lease: StoreLease) -> None:
-        del self._held[lease]
-        store, key = self._at(lease.target, lease.generation)
-        store.remove(key)
 
     def _highest(self, target: Path) -> int:
         """Return the highest generation of a target's leases, 1 where there may be none any more."""

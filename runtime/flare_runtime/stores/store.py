@@ -18,6 +18,7 @@ PROTOCOLS = ("s3", "gs", "az", "memory")
 _BLOCK_BYTES = 1 << 20
 # So many objects are read together.
 _BATCH = 256
+_ATTEMPTS = 3
 _SECOND_NS = 1_000_000_000
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
 
@@ -180,11 +181,16 @@ class Store:
         """
 
         def ask() -> None:
-            try:
-                self._fs.pipe_file(key, data, mode="create")
-            except OSError:  # not every store says which condition failed
-                if not self._fs.exists(key):
-                    raise
+            for left in reversed(range(_ATTEMPTS)):
+                try:
+                    self._fs.pipe_file(key, data, mode="create")
+                except OSError:  # not every store says which condition failed
+                    if self._fs.exists(key):
+                        return
+                    if not left:  # else what was there may have been removed just then
+                        raise
+                else:
+                    return
 
         self._patience.ask(ask)
         # Not what `ask` found: it may have been asked again after the store did it.
