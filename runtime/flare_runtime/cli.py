@@ -253,24 +253,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_streams()  # before anything else is opened
     words = sys.argv[1:] if argv is None else argv
-    if words and words[0] in QUESTIONS:
-        from flare_runtime.introspection.cli import main as answer
-
-        return answer(words)
-    if words and words[0] in COHORT_QUESTIONS:
-        from flare_runtime.cohort.cli import main as look
-
-        return look(words)
-    if words and words[0] == "slurm":
+    command = words[0] if words else ""
+    if command == "slurm":  # submitit handles signals of its own
         from flare_runtime.cluster.cli import main as submit
 
         return submit(words, parse_args)
-    if argv is not None:
-        return _main(words, None)
-    interruption = Interruption()
-    interruption.final_steps = [(lambda word: say(f"flare-infer: {word}"), 0.5)]
-    interruption.begin()
+    is_question = command in (*QUESTIONS, *COHORT_QUESTIONS)
+    interruption = _minding(f"flare-infer {command}" if is_question else "flare-infer") if argv is None else None
+    if command in QUESTIONS:
+        from flare_runtime.introspection.cli import main as answer
+
+        return answer(words)
+    if command in COHORT_QUESTIONS:
+        from flare_runtime.cohort.cli import main as look
+
+        return look(words)
     return _main(words, interruption)
+
+
+def _minding(program: str) -> Interruption:
+    """Mind signals from here on: what there is of temporary files is removed, and a line says why the program ends."""
+    interruption = Interruption()
+    interruption.final_steps = [(_remove_temporaries, 0.5), (lambda word: say(f"{program}: {word}"), 0.5)]
+    interruption.begin()
+    return interruption
+
+
+def _remove_temporaries(_word: str) -> None:
+    from flare_runtime.files.temporary import remove_ours
+
+    remove_ours()
 
 
 def _main(words: Sequence[str], interruption: Interruption | None) -> int:

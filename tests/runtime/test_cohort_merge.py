@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,20 @@ def test_memory_does_not_grow_with_the_cases(tmp_path):
         return float(run.stdout.splitlines()[-1])
 
     assert peak_mib(4000) - peak_mib(400) < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_of_a_table(folder, tmp_path, number):
+    stuck = "lambda *_: print('stuck', flush=True) or __import__('time').sleep(60)"
+    code = (
+        f"from flare_runtime import cli; from flare_runtime.cohort import merge; merge._records = {stuck}; cli.main()"
+    )
+    place = tmp_path / "tables"
+    words = ["merge", str(folder), "-o", str(place / "cases.csv"), "--lesions", str(place / "lesions.csv")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=20)[1].startswith("flare-infer merge: ")
+    assert (process.returncode, list(place.iterdir())) == (128 + number, [])

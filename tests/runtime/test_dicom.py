@@ -380,7 +380,7 @@ def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
     folder = Series().write(tmp_path / "scan")
     monkeypatch.delitem(sys.modules, "pydicom")
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not PathFinder])
-    with pytest.raises(UsageError, match=r"holds 12 DICOM file\(s\).*pip install 'flare-lite\[dicom\]'"):
+    with pytest.raises(UsageError, match=r"holds 12 DICOM file\(s\).*pip install '\.\[dicom\]' in the folder"):
         find_series(folder)
 
 

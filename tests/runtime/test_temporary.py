@@ -12,7 +12,7 @@ import pytest
 
 from flare_runtime.errors import OutputError
 from flare_runtime.files.output import check_folder
-from flare_runtime.files.temporary import sweep, system_mark, temporary_file, temporary_folder
+from flare_runtime.files.temporary import remove_ours, sweep, system_mark, temporary_file, temporary_folder
 
 
 def names(folder):
@@ -197,3 +197,11 @@ def test_a_folder_that_holds_no_new_files_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "lexists", lambda _path: False)
     with pytest.raises(FileNotFoundError, match="vanishes"), temporary_file(tmp_path):
         pass
+
+
+def test_folders_of_a_process_that_is_ended_are_removed_with_what_they_hold(tmp_path):
+    with temporary_folder(tmp_path) as folder:
+        (folder / "scan").mkdir()
+        (folder / "scan" / "a.nii.gz").touch()
+        remove_ours()
+        assert list(tmp_path.iterdir()) == []

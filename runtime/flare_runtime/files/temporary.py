@@ -22,7 +22,7 @@ _MARK_DIGITS = 8
 # Where the file system keeps no locks, what was not written to for so long is left over.
 _ABANDONED_S = 24 * 3600
 _ATTEMPTS = 10
-# The files of this process that are there.
+# The files and folders of this process that are there.
 _OURS: set[Path] = set()
 
 
@@ -54,19 +54,25 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         OSError: where it cannot be made.
     """
     sweep(parent)
-    path, descriptor = _locked(parent, _new_folder)
+    with committing:
+        path, descriptor = _locked(parent, _new_folder)
+        _OURS.add(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        _OURS.discard(path)
         os.close(descriptor)
 
 
 def remove_ours() -> None:
-    """Remove the temporary files of this process, which is about to end in the middle of writing them."""
+    """Remove the temporary files and folders of this process, which is about to end in the middle of writing them."""
     for path in tuple(_OURS):
         with suppress(OSError):
-            path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def is_temporary_name(name: str) -> bool:

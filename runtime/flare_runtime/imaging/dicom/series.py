@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flare_runtime.compute.arrays import MaskArray
-from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.errors import CaseError, UsageError, install_hint
 from flare_runtime.files.looking import looking_at
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.byte_stream import DEFLATE_MAX_RATIO
@@ -29,7 +29,7 @@ from flare_runtime.imaging.volume import Grid, Remark, Volume
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 8
-_INSTALL = "DICOM needs pydicom: pip install 'flare-lite[dicom]'"
+_INSTALL = f"DICOM needs pydicom; {install_hint('dicom')}"
 
 
 @dataclass(frozen=True)
