@@ -1,6 +1,7 @@
 """A cohort in an object store whose server is killed and started again, several times."""
 
 import json
+import logging
 import os
 import random
 import signal
@@ -13,6 +14,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from flare_runtime.stores.patience import Patience
+from flare_runtime.stores.store import Store
 from tests.runtime.command_runs import SPACING, names, spawn
 from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.object_stores import S3_ENVIRONMENT, Line
@@ -102,3 +105,10 @@ def test_a_server_that_is_killed_several_times_costs_nothing(tmp_path, tiny_bund
         assert json.loads(store.cat_file(f"bucket/masks/{mask.name[:3]}.json"))["status"] == "done"
     assert f"{CASES} case(s) were done by other runs" in spawn(*urls).communicate(timeout=120)[1]
     server.kill()
+
+
+def test_what_the_library_of_a_store_logs_is_not_shown(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("gcsfs"), "level", logging.NOTSET)
+    Store("memory", Patience())
+    logging.getLogger("gcsfs.retry").error("out of retries", exc_info=OSError("no such host"))
+    assert caplog.records == []

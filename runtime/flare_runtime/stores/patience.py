@@ -70,6 +70,14 @@ class Patience:
             raise StoreError(why) from error
 
 
+def quiet_libraries() -> None:
+    """Have the libraries of stores log nothing, unless somebody has asked them to: what they log they raise as well."""
+    for name in _LIBRARIES:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
+
+
 def _is_passing(error: Exception) -> bool:
     if isinstance(error, OSError):
         return not isinstance(error, _FINAL) and error.errno not in _FULL

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_runtime.errors import StoreError, UsageError, first_line, install_hint
-from flare_runtime.stores.patience import Patience
+from flare_runtime.stores.patience import Patience, quiet_libraries
 
 # `memory` is for tests. Others, such as sftp, show an object before it is whole.
 PROTOCOLS = ("s3", "gs", "az", "memory")
@@ -233,6 +233,7 @@ def _file_system(protocol: str) -> Any:
     except ImportError as error:
         package = known_implementations[protocol]["class"].partition(".")[0]
         raise UsageError(f"{protocol}:// needs the package {package}; pip install {package}") from error
+    quiet_libraries()
     return kind(use_listings_cache=False)
 
 
