@@ -63,6 +63,11 @@ class Server:
         urlopen(Request(url, method="POST"), timeout=120).close()
 
 
+def upload(store, folder):
+    for scan in folder.iterdir():  # one after the other, or the server's recordings would mix
+        store.put_file(str(scan), f"bucket/scans/{scan.name}")
+
+
 @pytest.mark.slow
 def test_a_server_that_is_killed_several_times_costs_nothing(tmp_path, tiny_bundle, monkeypatch):
     for index in range(CASES):
@@ -78,8 +83,7 @@ def test_a_server_that_is_killed_several_times_costs_nothing(tmp_path, tiny_bund
         monkeypatch.setenv(name, value)
     store = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
     store.mkdir("bucket")
-    for scan in (tmp_path / "scans").iterdir():  # one after the other, or their recordings would mix
-        store.put_file(str(scan), f"bucket/scans/{scan.name}")
+    upload(store, tmp_path / "scans")
     options = ["-m", tiny_bundle, "--device", "cpu", "--threads", 1]
     urls = ["-i", "s3://bucket/scans/", "-o", "s3://bucket/masks/", *options, "--resume"]
 
