@@ -49,6 +49,8 @@ def parse_args(
     for add_own_group in (_add_input, _add_network, _add_output, _add_resuming, _add_run):
         add_own_group(parser)
     words = sys.argv[1:] if argv is None else argv
+    if words and not words[0].startswith("-"):
+        parser.error(f"{words[0]}: is no command; an input goes behind -i")
     args, surplus = parser.parse_known_args(words)
     if args.flare:
         args, surplus = parser.parse_known_args([*FLARE.split(), *words])

@@ -14,6 +14,14 @@ def test_a_second_input_is_called_that(capsys):
     assert line.endswith("b.nii: is one input too many; -i takes one image, or a folder that holds all of them")
 
 
+@pytest.mark.parametrize("words", [["typo", "out"], ["ray", "typo"], ["slurm", "typo"]])
+def test_a_word_that_is_no_command_is_called_that(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith("typo: is no command; an input goes behind -i\n")
+
+
 @pytest.mark.parametrize(("text", "number"), [("2e9", 2_000_000_000), ("12", 12), ("1e3", 1000)])
 def test_large_numbers_can_be_given_as_the_help_writes_them(text, number):
     assert cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text]).max_voxels == number

@@ -95,7 +95,7 @@ def test_columns_that_mean_nothing_are_named_once(tmp_path, caplog):
 
 
 WRONG = {
-    "": "line 0: has no column images but: ; the first line names",
+    "": "lists no case",
     "case,image\nx,a.nii\n": "line 1: has no column images but: case, image;",
     "case;images\nx;a.nii\n": "line 1: has no column images but: case;images; the first line names the columns",
     "images,images\na,b\n": "line 1: names a column twice: images, images",
@@ -116,6 +116,7 @@ WRONG = {
     "images\np/x.stale.nii\n": "line 2: p/x.stale.nii: a name that ends in .stale is a mask set aside",
     "images,output\na,.nii.gz\n": "line 2: there is no name for its mask; give a case or an output",
     "images,case\na,x/\n": "line 2: there is no name for its mask",
+    "images\ns3://me:word@bucket/b.nii\n": "line 2: s3://... must hold no user, password or signature",
     "images\na.nii;s3://bucket/b.nii\n": "line 2: s3://bucket/b.nii: is a URL; a list names files and folders of this",
     "images\n..\n": "line 2: there is no name for its mask",
     'images\n"a.nii\n': "line 2: unexpected end of data",

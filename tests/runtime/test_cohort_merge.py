@@ -42,7 +42,7 @@ def folder(tmp_path):
     }
     put(out, done("b", **of_two))
     put(out, done("a"))
-    put(out / "sub", done("c", 0, gpu_memory_mib={"planned": 1000, "measured": 900}))
+    put(out / "sub", done("c", 0, structured_report="c.sr.dcm", gpu_memory_mib={"planned": 1000, "measured": 900}))
     put(out, refused("d"))
     put(out / "sub", failed("e"))
     return out
@@ -78,6 +78,7 @@ def test_a_row_for_each_case_in_the_order_of_the_paths(folder, tmp_path):
     assert (first["shape_x"], first["spacing_z_mm"]) == ("40", "2.5")
     assert (first["model_name"], first["model_step"], first["model_tta"]) == ("tiny", "0.5", "False")
     assert (rows[2]["message"], rows[2]["inputs"]) == ("d: cut short", "d.nii")
+    assert (rows[2]["structured_report"], rows[3]["structured_report"]) == ("", "c.sr.dcm")
     assert (rows[3]["gpu_planned_mib"], rows[3]["gpu_measured_mib"]) == ("1000", "900")
 
 

@@ -63,6 +63,7 @@ _FIXED: tuple[tuple[Column, Callable[[CaseRecord], object]], ...] = (
     (Column("probabilities", "text"), lambda record: record.probabilities),
     (Column("preview", "text"), lambda record: record.preview),
     (Column("page", "text"), lambda record: record.page),
+    (Column("structured_report", "text"), lambda record: record.structured_report),
     (Column("shape_z", "whole"), lambda record: _side(record.shape, 0)),
     (Column("shape_y", "whole"), lambda record: _side(record.shape, 1)),
     (Column("shape_x", "whole"), lambda record: _side(record.shape, 2)),

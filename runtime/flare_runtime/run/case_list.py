@@ -14,7 +14,7 @@ from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.imaging.file_names import STALE, is_stale, mask_name, split_channel, strip_suffix, type_of
-from flare_runtime.paths import is_url
+from flare_runtime.paths import check_no_secret, is_url
 
 _LOG = logging.getLogger(__name__)
 _TABLE, _JSON_LINES = ".csv", ".jsonl"
@@ -112,7 +112,9 @@ class _Lines:
 def _of_table(lines: _Lines) -> Iterator[tuple[str, list[str], str]]:
     """Yield name, images and output of every line below the header; what is not given is empty."""
     rows = csv.reader(lines, strict=True)
-    header = [cell.strip() for cell in next(rows, [])]
+    if (first := next(rows, None)) is None:
+        return
+    header = [cell.strip() for cell in first]
     if "images" not in header:
         given = _shown(", ".join(header))
         raise UsageError(f"has no column images but: {given}; the first line names the columns, with commas between")
@@ -170,6 +172,7 @@ def _case(name: str, images: list[str], output: str) -> ListedCase:
         raise UsageError("images has an empty path")
     _check_text("".join((name, *images, output)))
     if url := next((image for image in images if is_url(image)), None):
+        check_no_secret(url)
         raise UsageError(f"{_shown(url)}: is a URL; a list names files and folders of this machine")
     if stale := next((image for image in images if is_stale(image)), None):
         raise UsageError(f"{_shown(stale)}: a name that ends in {STALE} is a mask set aside; choose another")
