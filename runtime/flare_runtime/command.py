@@ -75,8 +75,7 @@ class Command:
             for record in records:
                 self._print_record(record)
         journal = self._run.journal
-        if journal.kept and not self._args.quiet:
-            self._print_kept(journal)
+        self._print_kept(journal)
         if not self._run.cases and not self._args.quiet:
             say("flare-infer: no case is in shard {}/{}".format(*self._args.shard))
         if journal.failed:
@@ -90,7 +89,8 @@ class Command:
     def _print_kept(self, journal: Journal) -> None:
         hashed = self._args.verify_hashes
         how = "by their SHA-256" if hashed else "by size and time of change; --verify-hashes reads them"
-        say(f"{journal.kept - journal.kept_failed} case(s) were done by other runs (files compared {how})")
+        if journal.kept and not self._args.quiet:
+            say(f"{journal.kept - journal.kept_failed} case(s) were done by other runs (files compared {how})")
         if journal.kept_failed:
             say(f"{journal.kept_failed} case(s) were refused or failed in other runs; --resume-failed tries them again")
 

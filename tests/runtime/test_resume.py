@@ -12,15 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flare_runtime import CaseKept, ResumeRules, RunOptions, Session, UsageError
+from flare_runtime import CaseKept, ResumeRules, RunOptions, Session, UsageError, cli
+from flare_runtime.files.lease import Leases
 from flare_runtime.model.bundle import open_bundle
 from flare_runtime.run import serial
 from flare_runtime.run.cases import find_cases
-from flare_runtime.run.claims import Claims
 from flare_runtime.run.digests import InputDigests
 from flare_runtime.run.identity import Recipe, stamp_of
-from flare_runtime.run.input_rules import InputRules
-from flare_runtime.run.shared import SharedCases
 from tests.runtime.command_runs import SPACING, names, spawn, write_cohort
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -37,12 +35,6 @@ def lose_worker(case):
     """Have a worker killed that has the lease of a case."""
     case.mask.parent.mkdir(exist_ok=True)
     subprocess.run([sys.executable, "-c", KILLED_HOLDER, str(case.mask)], check=False)
-
-
-def shared(folder, bundle):
-    """Return the cases of `scans` as workers share them."""
-    claims = Claims(ResumeRules(), Recipe.of(open_bundle(bundle), OPTIONS))
-    return SharedCases(find_cases(folder / "scans", folder / "masks", 1), claims, pytest.fail, pytest.fail)
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +280,6 @@ def test_workers_share_a_folder(tiny_bundle, tmp_path):
 
 
 def test_a_worker_waits_for_the_case_of_another_and_takes_it_over(tiny_bundle, tmp_path):
-    from flare_runtime.files.lease import Leases
-
     scan = write_nifti(tmp_path / "a.nii.gz", blobs((16, 17, 18), 1), spacing_mm=SPACING)
     (case,) = find_cases(scan, tmp_path / "masks" / "a.nii.gz", 1)
     leases = Leases()
@@ -317,65 +307,6 @@ def test_a_case_that_costs_its_workers_is_given_up(cohort, resume, tiny_bundle):
     assert resume(rules=ResumeRules(failed_too=True, max_tries=9)) == ("ab", "c")
 
 
-def test_a_case_at_which_workers_were_lost_is_in_work_by_itself(tiny_bundle, tmp_path):
-    write_cohort(tmp_path / "scans")
-    lose_worker(find_cases(tmp_path / "scans", tmp_path / "masks", 1)[1])
-    queue = shared(tmp_path, tiny_bundle)
-    first, second = queue.take(), queue.take()
-    assert [first.name, second.name, queue.take(), queue.left] == ["a", "c", None, 1]
-    queue.settle(first)
-    queue.settle(second)
-    queue.give_back(queue.take())  # as before a run falls back on the CPU
-    alone = queue.take()
-    assert (alone.name, alone.lease.lost_before, alone.tries) == ("b", 1, 2)
-    queue.settle(alone)
-    assert (queue.take(), queue.left) == (None, 0)
-
-
-def test_nothing_is_begun_beside_a_case_at_which_workers_were_lost(tiny_bundle, tmp_path):
-    write_cohort(tmp_path / "scans")
-    lose_worker(find_cases(tmp_path / "scans", tmp_path / "masks", 1)[0])
-    queue = shared(tmp_path, tiny_bundle)
-    alone = queue.take()
-    assert [alone.name, queue.take(), queue.left] == ["a", None, 2]
-    queue.settle(alone)
-    assert queue.take().name == "b"
-
-
-def test_a_claim_that_fails_leaves_no_lease(cohort, tiny_bundle):
-    _newer_image(cohort)
-    seen = []
-
-    def hash_of(*paths):
-        seen.append(paths)
-        if len(seen) > 1:
-            raise MemoryError
-        return ""
-
-    claims = Claims(ResumeRules(), Recipe.of(open_bundle(tiny_bundle), OPTIONS), hash_of)
-    case = find_cases(cohort / "scans", cohort / "masks", 1)[0]
-    with pytest.raises(MemoryError):
-        claims.claim(case)
-    assert not [name for name in names(cohort / "masks") if "lease" in name]
-
-
-def test_a_case_that_cannot_be_claimed_is_one_of_the_run(tiny_bundle, tmp_path):
-    (tmp_path / "scans").mkdir()
-    write_cohort(tmp_path / "scans" / "sub")
-    shutil.copy(tmp_path / "scans" / "sub" / "a_0000.nii.gz", tmp_path / "scans")
-    rules, report = InputRules(recursive=True), tmp_path / "report.json"
-    run = Session(tiny_bundle, OPTIONS).run(
-        tmp_path / "scans", tmp_path / "masks", report=report, resume=ResumeRules(), input_rules=rules
-    )
-    (tmp_path / "masks" / "sub").touch()
-    assert {(record.case, record.reason) for record in run} == {
-        ("a", None),
-        *((f"sub/{name}", "output") for name in "abc"),
-    }
-    assert (run.journal.count, run.journal.failed, run.journal.kept) == (4, 3, 0)
-    assert len(json.loads(report.read_bytes())["cases"]) == 4
-
-
 def test_an_image_that_changes_while_it_is_read_is_not_taken_for_the_new_one(cohort, tiny_bundle, resume, monkeypatch):
     (case, *_) = find_cases(cohort / "scans", cohort / "masks", 1)
     digests = InputDigests()
@@ -395,3 +326,10 @@ def test_an_image_that_changes_while_it_is_read_is_not_taken_for_the_new_one(coh
     assert resume() == ("ab", "c")
     assert json.loads((cohort / "masks" / "b.json").read_bytes())["status"] == "refused"
     assert resume() == ("b", "ac")
+
+
+def test_kept_failures_are_said_even_if_nothing_else_is(cohort, tiny_bundle, capsys):
+    command = ["-i", cohort / "scans", "-o", cohort / "masks", "-m", tiny_bundle, "--device", "cpu", "--threads", "1"]
+    assert cli.main([*map(str, command), "--precision", "fp32", "--resume", "--quiet"]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("1 case(s) were refused or failed in other runs")
