@@ -81,3 +81,17 @@ def test_a_case_that_is_given_back_comes_again(cases, session):
     assert queue.take().mask == taken.mask
     queue.close()
     assert names(taken.mask.parent) == []
+
+
+def test_a_case_whose_claim_fails_is_still_to_be_done(cases, session, monkeypatch):
+    def fail(*_args):
+        raise OSError("the disk is away")
+
+    queue = queue_of(session, [], [])
+    queue.give(cases[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Claims, "claim", fail)
+        with pytest.raises(OSError, match="away"):
+            queue.take()
+    assert queue.take().mask == cases[0].mask
+    queue.close()

@@ -58,8 +58,9 @@ class GivenCases(CaseQueue):
 
     def _next(self) -> Case | None:
         while self._coming and not self._claims.is_exclusive:
-            case = self._coming.popleft()
-            claimed = self._claims.claim(case)
+            case = self._coming[0]
+            claimed = self._claims.claim(case)  # where that fails, it is still to be done
+            self._coming.popleft()
             if isinstance(claimed, Case):
                 return claimed
             if isinstance(claimed, Kept):

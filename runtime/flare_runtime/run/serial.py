@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import BinaryIO
 
 from flare_runtime.compute.available_memory import available_bytes
-from flare_runtime.errors import BundleError, CaseError, DeviceError, OutputError
+from flare_runtime.errors import BundleError, CaseError, DeviceError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.imaging.probabilities import encode_probabilities
@@ -158,9 +158,9 @@ class _ReadAhead:
         if images is None:
             self._memory.check_before_reading(self.reader.grids(case))
             images = self.reader.read(case)
-        with suppress(OutputError):  # of a store, which the queue raises again when this case is done
+        room = self._room_beside(images)
+        with suppress(Exception):  # such as of a store: the queue raises it again when this case is done
             if following := self._queue.take():
-                room = self._room_beside(images)
                 self._ahead = following, self._thread.submit(self._read_within, room, following)
         return images
 

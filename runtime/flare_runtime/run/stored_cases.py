@@ -43,7 +43,7 @@ class StoredCases(CaseQueue):
         self._mirror = places.mirror
         self._pool = ThreadPoolExecutor(_THREADS, "fetch")
         self._coming: dict[Future[None], Case] = {}
-        self._error: OutputError | None = None
+        self._error: Exception | None = None
         self._record: CaseRecord | None = None
         self._results = StoredResults(places)
 
@@ -80,7 +80,10 @@ class StoredCases(CaseQueue):
                 return None
             case = self._coming.pop(ready)
             ready.result()
-        except OutputError as error:
+        except OSError as error:
+            self._error = _refused(error)
+            raise self._error from error
+        except Exception as error:
             self._error = error
             raise
         self._results.begin(case)
@@ -98,10 +101,16 @@ class StoredCases(CaseQueue):
                     raise OutputError(f"{self._mirror.shown(str(path))}: cannot be downloaded ({error})") from error
 
     def _let_go(self, case: Case, *, again: bool) -> None:
-        if again:
-            self._results.drop(case)
-            self._cases.give_back(case)
-            return
+        try:
+            if again:
+                self._results.drop(case)
+                self._cases.give_back(case)
+            else:
+                self._store(case)
+        except OSError as error:
+            raise _refused(error) from error
+
+    def _store(self, case: Case) -> None:
         if self._is_lost(case):
             self._results.drop(case)
             self._record = failed_record(case.name, taken_over(case))
@@ -117,3 +126,8 @@ class StoredCases(CaseQueue):
         if self._claims is None or case.lease is None or not self._mirror.holds(case.mask):
             return False
         return not self._claims.holds(case.lease)
+
+
+def _refused(error: OSError) -> OutputError:
+    """Return the error of a store that does not allow any more what it did, as with credentials out of date."""
+    return OutputError(f"the object store cannot be used ({visible(error)})")

@@ -81,7 +81,8 @@ class StoreLeases:
 
     def release(self, lease: Lease) -> None:
         """Remove the lease of a target that is settled, and those of the workers that were lost at it."""
-        self._held.pop(StoreLease(lease.target, lease.generation, lease.token), None)
+        if not self._forget(lease) or self._exists(lease.target, lease.generation + 1):
+            return  # somebody has taken it over, who removes all
         # Upwards: an earlier holder who was only suspended finds a later generation as long as there is his own.
         for generation in range(1, lease.generation + 1):
             store, key = self._at(lease.target, generation)
@@ -103,9 +104,9 @@ class StoreLeases:
         Raises:
             OutputError: where the store does not answer, or must not be written.
         """
-        self._held.pop(StoreLease(lease.target, lease.generation, lease.token), None)
-        store, key = self._at(lease.target, lease.generation)
-        store.remove(key)
+        if self._forget(lease):
+            store, key = self._at(lease.target, lease.generation)
+            store.remove(key)
 
     def close(self) -> None:
         """Give back what is held."""
@@ -122,6 +123,12 @@ class StoreLeases:
         store, key = self._at(lease.target, lease.generation)
         with suppress(Exception):  # of a store that is away, which the program does not wait for
             store.impatient().remove(key)
+
+    def _forget(self, lease: Lease) -> bool:
+        """Give no further sign of life for a lease; return whether it is still there."""
+        data = self._held.pop(StoreLease(lease.target, lease.generation, lease.token), None)
+        store, key = self._at(lease.target, lease.generation)
+        return data is not None and store.content(key) == data
 
     def _take(self, target: Path) -> StoreLease | None:
         if lease := self._created(target, 1):  # in most cases without a further question who has it
@@ -147,7 +154,7 @@ class StoreLeases:
         self._held[lease] = data
         if self._thread.ident is None:
             self._thread.start()
-        if any(self._exists(target, generation + step) for step in (1, 2)):
+        if self._closed.is_set() or any(self._exists(target, generation + step) for step in (1, 2)):
             self.give_back(lease)
             return None
         return lease

@@ -1,0 +1,91 @@
+"""What a store does not allow any more, errors that nobody foresaw, and leases that others have by then."""
+
+import os
+from concurrent.futures import Future
+
+import pytest
+
+from flare_runtime import OutputError, ResumeRules, RunOptions, Session
+from flare_runtime.files.lease_file import lease_path
+from flare_runtime.stores.lease import StoreLeases
+from flare_runtime.stores.mirror import Mirror
+from tests.runtime.command_runs import write_cohort
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """The name of a bucket in this process, with the scans of `cohort` in it."""
+    name, memory = f"bucket-{os.urandom(8).hex()}", fsspec.filesystem("memory")
+    for path in write_cohort(tmp_path / "scans").iterdir():
+        memory.pipe_file(f"/{name}/scans/{path.name}", path.read_bytes())
+    yield name
+    memory.rm(f"/{name}", recursive=True)
+
+
+def _run(bucket, tiny_bundle, **further):
+    session = Session(tiny_bundle, RunOptions(device="cpu", precision="fp32", threads=1))
+    list(session.run(f"memory://{bucket}/scans/", f"memory://{bucket}/masks/", **further))
+
+
+@pytest.mark.parametrize("call", ["StoreLeases.holds", "StoreLeases.release"])
+def test_a_store_that_refuses_what_it_allowed_ends_the_run_as_a_failing_one(bucket, tiny_bundle, monkeypatch, call):
+    def refuse(*_args):
+        raise PermissionError("the token has expired")
+
+    monkeypatch.setattr(f"flare_runtime.stores.lease.{call}", refuse)
+    with pytest.raises(OutputError, match=r"cannot be used \(the token has expired"):
+        _run(bucket, tiny_bundle, resume=ResumeRules())
+
+
+class _AtOnce:
+    """An executor whose work is done when it is submitted."""
+
+    def __init__(self, *_args):
+        pass
+
+    def submit(self, call, *given):
+        future = Future()
+        try:
+            future.set_result(call(*given))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_options):
+        pass
+
+
+def test_an_error_that_nobody_foresaw_costs_no_case_before_it(bucket, tiny_bundle, monkeypatch):
+    fetch = Mirror.fetch
+
+    def fail(mirror, path):
+        if path.name.startswith("b_"):
+            raise RuntimeError("of some library")
+        fetch(mirror, path)
+
+    monkeypatch.setattr(Mirror, "fetch", fail)
+    monkeypatch.setattr("flare_runtime.run.stored_cases.ThreadPoolExecutor", _AtOnce)
+    monkeypatch.setattr("flare_runtime.run.stored_cases._MOST_AHEAD", 1)
+    with pytest.raises(RuntimeError, match="of some library"):
+        _run(bucket, tiny_bundle)
+    masks = fsspec.filesystem("memory").ls(f"/{bucket}/masks", detail=False)
+    assert sorted(masks) == [f"/{bucket}/masks/{name}" for name in ("a.json", "a.nii.gz")]
+
+
+@pytest.mark.parametrize("leave", [StoreLeases.release, StoreLeases.give_back])
+def test_the_lease_of_another_is_never_removed(leave):
+    mirror = Mirror()
+    target = mirror.place_of("memory://bucket/a.nii.gz")
+    leases = StoreLeases(mirror)
+    store, key = mirror.object_at(lease_path(target, 1))
+    lease = leases.take(target)
+    store.write(key, b"theirs")  # taken over, settled and taken anew
+    leave(leases, lease)
+    assert store.content(key) == b"theirs"
+    store.remove(key)
+    leases.close()
+    assert leases.take(target) is None
+    assert store.content(key) is None
+    mirror.close()
