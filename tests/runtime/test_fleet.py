@@ -1,5 +1,6 @@
 """How a fleet gives cases to actors, with stand-ins for the actors."""
 
+import tempfile
 from collections import Counter, deque
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,3 +149,17 @@ def test_the_last_machine_that_cannot_segment_ends_the_run(run):
 def test_actors_that_are_lost_one_after_the_other_end_the_run(run):
     with pytest.raises(DeviceError, match=r"3 actors were lost one after the other \(it was killed\)"):
         run(1, *[lambda _case: lost()] * 4, actors=1)
+
+
+def test_a_cluster_that_cannot_be_started_leaves_no_folder(monkeypatch, tmp_path):
+    from flare_runtime.cluster import ray_cluster
+
+    def fail(*_args, _temp_dir, **_options):
+        Path(_temp_dir, "logs").touch()
+        raise RuntimeError("no port is free")
+
+    monkeypatch.setattr(ray_cluster, "mkdtemp", lambda **given: tempfile.mkdtemp(**{**given, "dir": tmp_path}))
+    monkeypatch.setattr(ray_cluster.ray, "init", fail)
+    with pytest.raises(DeviceError, match="be started: no port is free"):
+        ray_cluster.RayCluster("local")
+    assert list(tmp_path.iterdir()) == []

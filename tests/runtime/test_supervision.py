@@ -14,11 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.backends.selection import choose
-from flare_runtime.errors import BundleError, DeviceError
+from flare_runtime.errors import BundleError, DeviceError, OutputError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.events import CaseProgress, NetworkReady
+from flare_runtime.run.queue import ListedCases
 from flare_runtime.run.supervision import supervise
 from flare_runtime.run.work import CaseWork
 from tests.runtime.nifti_files import blobs, write_nifti
@@ -82,6 +83,21 @@ def test_all_is_done_by_one_worker_that_is_not_this_process(tmp_path, cases):
     assert outcome(records) == [(name, "done") for name in "abcd"]
     (pid,) = {record.message for record in records}
     assert pid != str(os.getpid())
+
+
+def test_what_the_queue_raises_comes_behind_the_record_of_the_case_that_is_settled(tmp_path, cases, monkeypatch):
+    class Failing(ListedCases):
+        def settle(self, case):
+            super().settle(case)
+            monkeypatch.setattr(self, "take", fail)
+
+    def fail():
+        raise OutputError("the store is away")
+
+    records = supervise_one(worker(tmp_path), Failing(cases * 5))
+    assert outcome([next(records)]) == [("a", "done")]
+    with pytest.raises(OutputError, match="away"):
+        list(records)
 
 
 def test_a_worker_inherits_nothing_of_this_process(tmp_path, cases, monkeypatch):

@@ -67,6 +67,7 @@ class RayCluster:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(new if is_local else {}))
         except Exception as error:  # of many kinds
+            self.close()
             what = "be started" if is_local else f"be joined ({address})"
             why = _LACKS_TOKEN if "AuthenticationError" in str(error.__cause__) else first_line(error)
             raise DeviceError(f"no Ray cluster can {what}: {why}") from error

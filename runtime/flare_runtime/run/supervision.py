@@ -206,8 +206,8 @@ class _Supervision:
         elif isinstance(message, CaseRecord):
             self._queue.settle(lane.given.popleft())
             lane.lost = 0
+            yield message  # before the queue is asked again, which may raise an error
             self._supply()
-            yield message
         elif isinstance(message, LostDeviceError):
             lane.loss = message
         elif isinstance(message, FlareError):
