@@ -21,7 +21,10 @@ from tests.runtime.command_runs import SPACING, names, spawn
 from tests.runtime.nifti_files import blobs, write_nifti
 
 pytest.importorskip("submitit")
+from submitit import LocalExecutor
+
 from flare_runtime.cluster.array_task import ArrayTask
+from flare_runtime.cluster.slurm import exit_codes
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 # Of submitit's local executor: more often it does not start a task again.
@@ -260,3 +263,8 @@ def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tm
     slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}
     command = [sys.executable, "-c", PROCESS, worker]
     assert subprocess.run(command, cwd=tmp_path, env=os.environ | slurm, timeout=60).returncode == code
+
+
+def test_a_task_that_cannot_begin_counts_as_failed(tmp_path):
+    job = LocalExecutor(tmp_path).submit(divmod, 1, 0)  # raises what a missing package does
+    assert exit_codes([job]) == [1]

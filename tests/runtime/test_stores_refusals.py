@@ -6,6 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from flare_runtime import OutputError, ResumeRules, RunOptions, Session
+from flare_runtime.errors import StoreError
 from flare_runtime.files.lease_file import lease_path
 from flare_runtime.stores.lease import StoreLeases
 from flare_runtime.stores.mirror import Mirror
@@ -37,6 +38,25 @@ def test_a_store_that_refuses_what_it_allowed_ends_the_run_as_a_failing_one(buck
     monkeypatch.setattr(f"flare_runtime.stores.lease.{call}", refuse)
     with pytest.raises(OutputError, match=r"cannot be used \(the token has expired"):
         _run(bucket, tiny_bundle, resume=ResumeRules())
+
+
+def test_the_old_record_goes_first_and_the_new_one_comes_last(bucket, tiny_bundle, monkeypatch):
+    def note(what):
+        act = getattr(Mirror, what)
+
+        def noted(mirror, path):
+            if path.name in ("a.json", "a.nii.gz"):
+                done.append((what, path.name))
+            return act(mirror, path)
+
+        return noted
+
+    _run(bucket, tiny_bundle)
+    done = []
+    for what in ("put", "remove"):
+        monkeypatch.setattr(Mirror, what, note(what))
+    _run(bucket, tiny_bundle)
+    assert done == [("remove", "a.json"), ("put", "a.nii.gz"), ("put", "a.json")]
 
 
 class _AtOnce:
@@ -72,6 +92,38 @@ def test_an_error_that_nobody_foresaw_costs_no_case_before_it(bucket, tiny_bundl
         _run(bucket, tiny_bundle)
     masks = fsspec.filesystem("memory").ls(f"/{bucket}/masks", detail=False)
     assert sorted(masks) == [f"/{bucket}/masks/{name}" for name in ("a.json", "a.nii.gz")]
+
+
+@pytest.mark.parametrize("data", [b"young", b"other size"])
+def test_an_object_that_changes_while_it_is_read_is_not_taken(monkeypatch, data):
+    mirror = Mirror()
+    place = mirror.place_of("memory://bucket/a.nii.gz")
+    store, key = mirror.object_at(place)
+    store.write(key, b"older")
+    get = store._fs.get_file
+
+    def get_and_change(*given):
+        get(*given)
+        store.write(key, data)
+
+    place.parent.mkdir(parents=True)
+    monkeypatch.setattr(store._fs, "get_file", get_and_change)
+    with pytest.raises(StoreError, match="changed while it was read"):
+        mirror.fetch(place)
+    assert list(place.parent.iterdir()) == []
+    mirror.close()
+
+
+def test_an_object_that_is_not_what_was_written_is_an_error(monkeypatch):
+    mirror = Mirror()
+    place = mirror.place_of("memory://bucket/a.nii.gz")
+    store, _ = mirror.object_at(place)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"right")
+    monkeypatch.setattr(store._fs, "put_file", lambda _path, key: store.write(key, b"wrong"))
+    with pytest.raises(StoreError, match="is not what was written"):
+        mirror.put(place)
+    mirror.close()
 
 
 @pytest.mark.parametrize("leave", [StoreLeases.release, StoreLeases.give_back])

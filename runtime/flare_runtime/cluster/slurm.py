@@ -98,5 +98,5 @@ def exit_codes(jobs: "Sequence[submitit.Job[int]]") -> list[int]:
 def _exit_code(job: "submitit.Job[int]") -> int:
     try:
         return job.result()
-    except UncompletedJobError:
+    except (FailedJobError, UncompletedJobError):  # it never began, as where the machine lacks this package
         return 1
