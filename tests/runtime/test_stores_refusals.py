@@ -141,3 +141,53 @@ def test_the_lease_of_another_is_never_removed(leave):
     assert leases.take(target) is None
     assert store.content(key) is None
     mirror.close()
+
+
+def test_a_later_lease_counts():
+    mirror = Mirror()
+    target = mirror.place_of("memory://bucket/a.nii.gz")
+    leases = StoreLeases(mirror)
+    (store, first), (_, second) = (mirror.object_at(lease_path(target, generation)) for generation in (1, 2))
+    lease = leases.take(target)
+    assert leases.holds(lease)
+    store.write(second, b"theirs")
+    assert not leases.holds(lease)
+    leases.release(lease)
+    assert store.content(first) is not None  # who holds the second removes both
+    store.remove(first)
+    assert leases.take(target) is None
+    assert (store.content(first), store.content(second)) == (None, b"theirs")
+    store.remove(second)
+    leases.close()
+    mirror.close()
+
+
+def test_a_sign_of_life_keeps_a_lease_from_being_taken_over(monkeypatch):
+    mirror = Mirror()
+    target = mirror.place_of("memory://bucket/a.nii.gz")
+    leases = StoreLeases(mirror)
+    (store, first), (_, second) = (mirror.object_at(lease_path(target, generation)) for generation in (1, 2))
+    store.write(first, b"theirs")
+
+    def is_dead(*_given):
+        store.write(first, b"alive")
+        return True
+
+    monkeypatch.setattr(leases, "_is_dead", is_dead)
+    assert leases.take(target) is None
+    assert (store.content(first), store.content(second)) == (b"alive", None)
+    store.remove(first)
+    leases.close()
+    mirror.close()
+
+
+def test_no_file_of_a_case_that_is_settled_stays_on_the_local_disk(bucket, tiny_bundle, monkeypatch):
+    close, left = Mirror.close, []
+
+    def look_and_close(mirror):
+        left.extend(path.name for path in mirror._folder.rglob("*") if path.is_file())
+        close(mirror)
+
+    monkeypatch.setattr(Mirror, "close", look_and_close)
+    _run(bucket, tiny_bundle)
+    assert left == []
