@@ -12,8 +12,9 @@ from flare_runtime.run.record import CaseRecord
 
 # Where another worker has a case, so often another place in the list is tried before the cases behind it.
 _JUMPS = 8
-# Between two looks at cases that other workers have, when there are no others.
-_LOOK_S = 1.0
+# Between two looks at cases that other workers have, when there are no others: so long at least, and so long for each
+# case, as hundreds of workers that wait for hundreds of cases would keep a file server busy.
+_LOOK_S, _LOOK_OF_A_CASE_S = 1.0, 0.1
 _OPEN = 1
 
 
@@ -71,7 +72,7 @@ class SharedCases(CaseQueue):
                 jumps += 1
                 to_see = seen + self._count
                 self._position = random.randrange(len(self._cases))
-        self._look_at_s = time.monotonic() + _LOOK_S
+        self._look_at_s = time.monotonic() + max(_LOOK_S, _LOOK_OF_A_CASE_S * self._count)
         return None
 
     def _next_open(self) -> int:
