@@ -1,6 +1,6 @@
-"""What it costs that many workers share a folder: leases and records against a plain loop, a rerun, and 1,000 workers.
+"""What it costs that many workers share a folder: leases and records against a plain loop, long lists, 1,000 workers.
 
-usage: python -m benchmarks.shared_folder [--workers 10 100 1000] [--case-s 20] [--table FILE]
+usage: python -m benchmarks.shared_folder [--workers 10 100 1000] [--case-s 20] [--rows 100000] [--table FILE]
 A stand-in waits in place of a network; queue, leases, records and masks are those of `flare-infer --resume`. Exits
 with 1 where leases and records cost 5 ms a case or more.
 """
@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks.memory_estimate import MIB, status_bytes
 from benchmarks.tables import Column, Table, add_table_option
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Template
@@ -44,6 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--case-s", type=float, default=20.0, help="the mean time of the stand-in for a case")
     parser.add_argument("--cases", type=int, default=10_000, help="for the loop and the rerun")
+    parser.add_argument("--rows", type=int, default=100_000, help="of the list of cases")
     add_table_option(parser)
     return parser.parse_args(argv)
 
@@ -59,12 +61,16 @@ class Cohort:
     @classmethod
     def make(cls, folder: Path, bundle: Bundle, count: int) -> "Cohort":
         """Write files that nobody reads, and find the cases."""
-        (folder / "scans").mkdir()
+        (folder / "scans").mkdir(parents=True)
         for index in range(count):
             (folder / "scans" / f"case{index:06}.nii.gz").write_bytes(b"a stand-in reads nothing")
-        options = RunOptions(device="cpu")
+        return cls.found(folder / "scans", folder / "masks", bundle)
+
+    @classmethod
+    def found(cls, source: Path, masks: Path, bundle: Bundle) -> "Cohort":
+        """Find the cases as a run does."""
         template = Template(Geometry.of_affine(np.eye(4), SHAPE))
-        return cls(find_cases(folder / "scans", folder / "masks", 1), Recipe.of(bundle, options), template)
+        return cls(find_cases(source, masks, 1), Recipe.of(bundle, RunOptions(device="cpu")), template)
 
     def found_again(self) -> "Cohort":
         """Return the cohort as another run finds it."""
@@ -81,7 +87,12 @@ class Cohort:
         def record_of(mask_sha256: str) -> CaseRecord:
             identity = self.recipe.identity([stamp_of(case.files)], case.tries)
             return CaseRecord(
-                case=case.name, status="done", mask=str(case.mask), mask_sha256=mask_sha256, identity=identity
+                case=case.name,
+                status="done",
+                inputs=[str(file) for file in case.files],
+                mask=str(case.mask),
+                mask_sha256=mask_sha256,
+                identity=identity,
             )
 
         mask = np.zeros(SHAPE, np.uint8)
@@ -113,6 +124,44 @@ def loop_s(folder: Path, bundle: Bundle, count: int) -> tuple[float, float, floa
     if (done, again, len(kept)) != (count, 0, count):
         raise RuntimeError(f"{done} of {count} cases done, {again} done again, {len(kept)} kept")
     return (plain_at - started) / count, (shared_at - plain_at) / count, rerun_at - shared_at
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run over a list of cases in one process.
+
+    Attributes:
+        found_s: until the list is read and its outputs are checked.
+        rows_per_s: from then on.
+        early_mib, late_mib: the memory of the process after a tenth of the rows, and after all.
+    """
+
+    found_s: float
+    rows_per_s: float
+    early_mib: float
+    late_mib: float
+
+
+def listed(folder: Path, bundle: Bundle, rows: int) -> Listed:
+    """Work through a list of cases, a hundred folders of outputs."""
+    (folder / "scan.nii.gz").write_bytes(b"a stand-in reads nothing")
+    lines = (f"{row:06},scan.nii.gz,{row % 100:02}/{row:06}.nii.gz\n" for row in range(rows))
+    (folder / "list.csv").write_text("case,images,output\n" + "".join(lines), encoding="utf-8")
+    started = time.perf_counter()
+    cohort = Cohort.found(folder / "list.csv", folder / "masks", bundle)
+    found_at = time.perf_counter()
+    memory: list[float] = []
+    done = 0
+
+    def commit(case: Case) -> None:
+        nonlocal done
+        cohort.commit(case)
+        done += 1
+        if done in (rows // 10, rows):
+            memory.append(status_bytes("VmRSS") / MIB)
+
+    work_through(cohort.shared([]), commit)
+    return Listed(found_at - started, rows / (time.perf_counter() - found_at), *memory)
 
 
 @dataclass(frozen=True)
@@ -168,6 +217,9 @@ def run(args: argparse.Namespace) -> int:
         overhead_s = shared_s - plain_s
         print(f"a case takes {1000 * plain_s:.2f} ms with its mask alone, {1000 * shared_s:.2f} ms shared")
         print(f"leases and records: {1000 * overhead_s:.2f} ms; a rerun of {args.cases:,} cases: {rerun_s:.2f} s")
+        one_list = listed(_made(Path(scratch, "list")), bundle, args.rows)
+        print(f"a list of {args.rows:,} rows: checked in {one_list.found_s:.1f} s, {one_list.rows_per_s:.0f} a second,")
+        print(f"{one_list.early_mib:.0f} MiB after a tenth, {one_list.late_mib:.0f} MiB after all")
         crowds = [crowd(Path(scratch), bundle, workers, args.case_s) for workers in args.workers]
     for one in crowds:
         print(f"{one.workers:>6} workers, {one.cases:>6} cases: {one.wall_s:.1f} s, {100 * one.busy_share:.1f} % busy")
@@ -175,6 +227,10 @@ def run(args: argparse.Namespace) -> int:
         rows = [
             ("leases and records, more than a loop that writes masks alone, ms a case", 1000 * overhead_s),
             (f"a rerun of {args.cases:,} finished cases, s", rerun_s),
+            (f"a list of {args.rows:,} rows: read and checked, s", one_list.found_s),
+            ("the same: rows a second, in one process", one_list.rows_per_s),
+            ("the same: memory after a tenth of the rows, MiB", one_list.early_mib),
+            ("the same: memory after all, MiB", one_list.late_mib),
             *(
                 (f"{one.workers:,} workers, {one.cases:,} cases: time spent on cases, %", 100 * one.busy_share)
                 for one in crowds
