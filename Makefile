@@ -24,6 +24,9 @@ TRT ?=
 BENCH ?=
 # `make fuzz`: '--door nifti --count 1000 --seed 2 --jobs 4'; without, 134,000 inputs at all doors.
 FUZZ ?=
+# A test that takes ten minutes ends its process, and a process that ended is not replaced (its files go to the others):
+# pytest-xdist 3.8 waits for ever where it replaces one.
+NO_HANG := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -85,7 +88,7 @@ infer: $(VENV)/.runtime  ## segment IN (file or folder) into OUT with MODEL
 	$(BIN)/flare-infer -i $(IN) -o $(OUT) -m $(MODEL)
 
 test: $(VENV)/.dev  ## set up and run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(NO_HANG)
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes as well
 	$(BIN)/python -m pytest -m 'slow or not slow'
