@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.scans import write_scan
 from benchmarks.whole_case import run_module
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.compute.arrays import Shape3, Vector3
 from flare_runtime.imaging.read import read_grid
 from flare_runtime.model.bundle import default_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.host_memory import give_back
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 

@@ -22,12 +22,12 @@ from benchmarks.memory_estimate import MIB, status_bytes
 from benchmarks.scans import write_scan
 from benchmarks.tables import Column, Table, add_table_option
 from benchmarks.whole_case import run_module
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.compute.arrays import FloatArray
 from flare_runtime.imaging.read import read_grid
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.host_memory import HostMemory, give_back
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.overlap import IN_FLIGHT, segment_overlapping
 from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter

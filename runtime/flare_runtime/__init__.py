@@ -8,6 +8,7 @@ TYPE_CHECKING = False  # of `typing`, which takes longer to import than the comm
 if TYPE_CHECKING:
     from typing import Any
 
+    from flare_runtime.cases.input_rules import InputRules
     from flare_runtime.errors import BundleError, CaseError, DeviceError, FlareError, OutputError, UsageError
     from flare_runtime.imaging.geometry import Geometry
     from flare_runtime.imaging.read import read_nifti, read_volume
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from flare_runtime.model.bundle import Bundle
     from flare_runtime.options import RunOptions
     from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, NetworkReady
-    from flare_runtime.run.input_rules import InputRules
     from flare_runtime.run.resume import ResumeRules
     from flare_runtime.run.session import Session
     from flare_runtime.segmentation import Segmentation
@@ -56,7 +56,7 @@ _HOMES = {
     "DeviceFallback": "run.events",
     "FlareError": "errors",
     "Geometry": "imaging.geometry",
-    "InputRules": "run.input_rules",
+    "InputRules": "cases.input_rules",
     "NetworkReady": "run.events",
     "OutputError": "errors",
     "ResumeRules": "run.resume",

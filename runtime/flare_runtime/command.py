@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.errors import FlareError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.options import RunOptions
@@ -15,7 +16,6 @@ from flare_runtime.program.duration import duration
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.terminal import WaitingLine, clear_line, say, say_lines
 from flare_runtime.run.events import CaseKept, CaseProgress, DeviceFallback, Event, Listener, NetworkReady
-from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.session import Session, SessionBase

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import msgspec
 
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.options import RunOptions
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 from tests.fuzz.nifti_door import MAX_VOXELS, NiftiDoor

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import DeviceError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.events import Listener
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.work import CaseWork

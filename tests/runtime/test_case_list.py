@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime import cli
+from flare_runtime.cases.case_list import ListedCase, read_case_list
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.run.case_list import ListedCase, read_case_list
-from flare_runtime.run.cases import find_cases
-from flare_runtime.run.input_rules import InputRules
 from tests.runtime.nifti_files import blobs, write_nifti
 
 

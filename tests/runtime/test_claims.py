@@ -7,14 +7,14 @@ import shutil
 import pytest
 
 from flare_runtime import CaseProgress, ResumeRules, Session
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.files.lease import Leases
 from flare_runtime.files.lease_file import create, lease_path, new_content
 from flare_runtime.model.bundle import open_bundle
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.claims import Claims, Kept
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.identity import Recipe
-from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.record import failed_record
 from flare_runtime.run.shared import SharedCases
 from tests.runtime.command_runs import names, write_cohort

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.output import StagedFile, check_folder
 from flare_runtime.imaging.read import read_volume
-from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure, stage_result
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import CaseRecord, failed_record
@@ -133,7 +133,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from flare_runtime.run.cases import Case
+from flare_runtime.cases.case import Case
 from flare_runtime.run.commit import commit_failure, stage_result
 from flare_runtime.errors import OutputError
 from flare_runtime.imaging.read import read_volume

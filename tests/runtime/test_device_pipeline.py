@@ -8,11 +8,11 @@ import pytest
 
 from flare_runtime import Segmenter, Volume
 from flare_runtime.backends.ensemble import joined
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.checks import check_volume
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import placements
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import FILE_FIELDS, ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import blobs, write_nifti

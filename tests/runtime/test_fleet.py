@@ -9,10 +9,10 @@ from queue import SimpleQueue
 import pytest
 
 from flare_runtime import DeviceError, ResumeRules, RunOptions
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.messages import ActorReady, CaseHeld, CaseSettled, CasesGiven, CasesWanted
 from flare_runtime.cluster.orders import ActorOrder, FleetOrder
 from flare_runtime.cluster.placement import ActorWish
-from flare_runtime.run.cases import Case
 from flare_runtime.run.record import CaseRecord
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")

@@ -3,9 +3,9 @@
 import pytest
 
 from flare_runtime import ResumeRules, RunOptions, Session
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.cluster.given_cases import GivenCases
 from flare_runtime.files.lease import Leases
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.claims import Claims
 from tests.runtime.command_runs import names, write_cohort
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter, Session
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.cli import main
 from flare_runtime.compute.device import CudaDevice
 from flare_runtime.errors import DeviceError, GpuMemoryError
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB, placements
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.overlap import segment_overlapping
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.nifti_files import blobs, write_nifti

@@ -16,12 +16,12 @@ import pytest
 from flare_runtime import RunOptions, Segmenter, Volume
 from flare_runtime.backends.registry import find_engine, running_bytes
 from flare_runtime.backends.selection import choose
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.volume import Grid
 from flare_runtime.pipeline.gpu_memory import CaseSize
 from flare_runtime.pipeline.host_memory import HostMemory, engine_bytes
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import FILE_FIELDS, ArithmeticNetwork, make_manifest, memory_bundle
 from tests.runtime.nifti_files import nifti_header, write_nifti

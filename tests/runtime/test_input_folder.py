@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flare_runtime import cli
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_folder import find_images
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.imaging import read
-from flare_runtime.run.cases import find_cases
-from flare_runtime.run.input_folder import find_images
 from flare_runtime.run.record import CaseRecord, write_json
 from tests.runtime.example_format import RawReader
 from tests.runtime.nifti_files import blobs, write_nifti

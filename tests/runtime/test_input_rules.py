@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flare_runtime import cli
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_rules import ALL_CASES, InputRules
 from flare_runtime.errors import UsageError
-from flare_runtime.run.cases import find_cases
-from flare_runtime.run.input_rules import ALL_CASES, InputRules
 from tests.runtime.nifti_files import blobs, write_nifti
 
 

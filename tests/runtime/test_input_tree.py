@@ -5,10 +5,10 @@ import os
 import pytest
 
 from flare_runtime import RunOptions, Session, cli
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.errors import UsageError
 from flare_runtime.files.temporary import system_mark
-from flare_runtime.run.cases import find_cases
-from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.queue import ListedCases
 from tests.runtime.nifti_files import blobs, write_nifti
 

@@ -4,8 +4,8 @@ import json
 import tracemalloc
 from pathlib import Path
 
+from flare_runtime.cases.case import Case
 from flare_runtime.pipeline.lesions import Lesion
-from flare_runtime.run.cases import Case
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.record import CaseRecord
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flare_runtime.cases.input_folder import find_channels, find_images
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.lease import Leases, holder_of, is_lease_name, lease_path
 from flare_runtime.files.output import check_folder
 from flare_runtime.imaging.file_names import is_image_name, is_mask_name
-from flare_runtime.run.input_folder import find_channels, find_images
 from tests.processes import fork
 
 ELSEWHERE = b'{"token":"a","process":"elsewhere/pid:[1]/7/9","host":"node\\u001b[31m","since":"2026-01-01T00:00:00Z"}'

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flare_runtime import cli
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import UsageError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run import session
-from flare_runtime.run.cases import find_cases
 from tests.processes import fork
 from tests.runtime.nifti_files import blobs, write_nifti
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import BundleError, CaseError, DeviceError, GpuMemoryError, LostDeviceError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.model.bundle import Bundle
@@ -17,7 +18,6 @@ from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.host_memory import HostMemory
 from flare_runtime.run import overlap, serial
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.overlap import IN_FLIGHT, segment_overlapping
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from flare_runtime.backends.gpu import GpuNetwork
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.pipeline.gpu_memory import MIB, CaseSize, EngineMemory, GpuBudget, placements
 from flare_runtime.run import overlap
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.overlap import IN_FLIGHT, segment_overlapping
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork

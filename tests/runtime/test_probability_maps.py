@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_folder import find_images
 from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST
 from flare_runtime.errors import OutputError
@@ -21,9 +23,7 @@ from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.probability_maps import CoarseScores, ProbabilityMaps, unseen_boxes
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore_probabilities
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.digests import sha256_of
-from flare_runtime.run.input_folder import find_images
 from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle

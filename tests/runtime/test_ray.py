@@ -10,12 +10,12 @@ from importlib.util import find_spec
 import pytest
 
 from flare_runtime import RunOptions
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.cli import main
 from flare_runtime.cluster.actor_memory import actor_bytes
 from flare_runtime.files.lease import holder_of
 from flare_runtime.files.this_process import process_number
 from flare_runtime.model.bundle import open_bundle
-from flare_runtime.run.cases import find_cases
 from tests.runtime.command_runs import SPACING, names, one_line, spawn
 from tests.runtime.nifti_files import blobs, write_nifti
 from tests.runtime.ray_head import RayHead

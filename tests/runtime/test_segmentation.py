@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from flare_runtime import RunOptions, Segmenter, read_volume
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import OutputError, UsageError
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle
 from tests.runtime.nifti_files import write_nifti

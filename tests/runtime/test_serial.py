@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flare_runtime import Segmenter
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import DeviceError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.options import RunOptions
-from flare_runtime.run.cases import find_cases
 from flare_runtime.run.serial import segment_cases
 from tests.runtime.manifests import ArithmeticNetwork, manifest_fields, memory_bundle
 from tests.runtime.nifti_files import write_nifti

@@ -25,7 +25,7 @@ from flare_runtime import (
     UsageError,
     read_nifti,
 )
-from flare_runtime.run.cases import find_cases
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.queue import ListedCases
 from flare_runtime.run.record import CaseRecord

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.backends.selection import choose
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.compute import device
 from flare_runtime.compute.device import device_names
 from flare_runtime.errors import BundleError, DeviceError, UsageError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.run import session
-from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.serial import segment_cases
 from flare_runtime.run.session import Session
 from flare_runtime.run.supervision import supervise

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from flare_runtime import DeviceError, ResumeRules
+from flare_runtime.cases.case import Case
 from flare_runtime.files.lease import Leases
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.shared import SharedCases

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from flare_runtime import CaseKept, OutputError, ResumeRules, RunOptions, Session, UsageError
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.cli import main
 from flare_runtime.files.this_process import process_id
-from flare_runtime.run.input_rules import InputRules
 from flare_runtime.stores import patience
 from flare_runtime.stores.lease import StoreLeases
 from flare_runtime.stores.mirror import Mirror

@@ -14,10 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flare_runtime.backends.selection import choose
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import BundleError, DeviceError, OutputError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
-from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.events import CaseProgress, NetworkReady
 from flare_runtime.run.queue import ListedCases
 from flare_runtime.run.supervision import supervise
@@ -42,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
-from flare_runtime.run.cases import Case
+from flare_runtime.cases.case import Case
 from flare_runtime.run.supervision import supervise
 from tests.runtime.troubled_work import TroubledWork
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import LostDeviceError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import alone_in
 from flare_runtime.run.events import CaseProgress, Listener
 from flare_runtime.run.record import CaseRecord

@@ -13,6 +13,8 @@ from typing import Literal
 from flare_eval.efficiency.gpu import GpuMeter
 from flare_eval.efficiency.process import INTERVAL_S, measure
 from flare_eval.results import Efficiency, RunCost
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import check_folder, replacing
@@ -20,7 +22,6 @@ from flare_runtime.files.temporary import temporary_folder
 from flare_runtime.imaging.file_names import mask_name, split_channel
 from flare_runtime.imaging.plausibility import ANY_SPACING
 from flare_runtime.imaging.read import read_volume
-from flare_runtime.run.cases import Case, find_cases
 
 Memory = Literal["device_mib", "host_mib"]
 MEMORIES: tuple[Memory, ...] = ("device_mib", "host_mib")

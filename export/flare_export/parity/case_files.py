@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from flare_runtime.cases.input_folder import find_channels
 from flare_runtime.errors import UsageError
-from flare_runtime.run.input_folder import find_channels
 
 
 def channel_files(paths: Sequence[Path], channels: int) -> list[list[Path]]:

@@ -8,12 +8,12 @@ from itertools import islice
 
 from flare_runtime.backends.registry import running_bytes
 from flare_runtime.backends.selection import choose
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import CaseError, FlareError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.host_memory import engine_bytes
-from flare_runtime.run.cases import Case
 from flare_runtime.run.serial import CaseReader
 from flare_runtime.segmenter import Segmenter
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.given_cases import GivenCases
 from flare_runtime.cluster.messages import ActorMessage, ActorReady, CaseHeld, CaseSettled
 from flare_runtime.cluster.orders import ActorOrder
@@ -14,7 +15,6 @@ from flare_runtime.files.naming import visible
 from flare_runtime.program.command_line import skip_model_converter
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.telemetry import silence_command
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.events import CaseProgress, Event
 from flare_runtime.run.record import traceback_of

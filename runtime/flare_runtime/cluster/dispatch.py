@@ -5,12 +5,12 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.address import LOCAL, answers
 from flare_runtime.cluster.driver import Driver, LostDriverError
 from flare_runtime.cluster.messages import CaseSettled, CasesWanted, Connected, DriverMessage
 from flare_runtime.cluster.orders import FleetOrder
 from flare_runtime.errors import DeviceError, FlareError, LostDeviceError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Kept
 from flare_runtime.run.events import CaseKept, DeviceFallback, Event, Listener, NetworkReady
 from flare_runtime.run.journal import Journal

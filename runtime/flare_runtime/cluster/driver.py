@@ -11,13 +11,13 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Lock, Thread
 
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.address import LOCAL
 from flare_runtime.cluster.messages import CasesGiven, DriverMessage
 from flare_runtime.cluster.orders import FleetOrder
 from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.files.naming import visible
 from flare_runtime.program.telemetry import silence_command
-from flare_runtime.run.cases import Case
 from flare_runtime.run.record import traceback_of
 from flare_runtime.run.worker import LogForwarder, main_module_hidden
 

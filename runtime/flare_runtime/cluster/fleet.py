@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.messages import (
     ActorMessage,
     ActorReady,
@@ -22,7 +23,6 @@ from flare_runtime.cluster.orders import FleetOrder
 from flare_runtime.cluster.placement import Demand
 from flare_runtime.cluster.ray_cluster import LostActorError, LostClusterError, RayActor, RayCluster, speaking, stop
 from flare_runtime.errors import DeviceError, FlareError, LostDeviceError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Kept
 from flare_runtime.run.overlap import IN_FLIGHT
 

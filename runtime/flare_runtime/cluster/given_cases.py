@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from flare_runtime.run.cases import Case
+from flare_runtime.cases.case import Case
 from flare_runtime.run.claims import Claims, Kept
 from flare_runtime.run.queue import CaseQueue
 from flare_runtime.run.record import CaseRecord

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import FlareError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Kept
 from flare_runtime.run.events import Event
 from flare_runtime.run.record import CaseRecord

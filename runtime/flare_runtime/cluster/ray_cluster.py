@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.address import LOCAL, answers
 from flare_runtime.cluster.case_actor import CaseActor
 from flare_runtime.cluster.messages import ActorMessage
@@ -20,7 +21,6 @@ from flare_runtime.cluster.orders import ActorOrder
 from flare_runtime.cluster.placement import Demand
 from flare_runtime.errors import DeviceError, first_line
 from flare_runtime.files.naming import visible
-from flare_runtime.run.cases import Case
 
 # Paths and records alone go through it.
 _OBJECT_STORE_BYTES = 100_000_000

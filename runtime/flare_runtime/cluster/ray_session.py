@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flare_runtime.cases.case import Case
 from flare_runtime.cluster.actor_memory import actor_bytes
 from flare_runtime.cluster.address import check_address
 from flare_runtime.cluster.dispatch import Dispatch
@@ -21,7 +22,6 @@ from flare_runtime.model.bundle import open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.paths import is_url
 from flare_runtime.pipeline.gpu_memory import MIB
-from flare_runtime.run.cases import Case
 from flare_runtime.run.events import Listener
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.resume import ResumeRules

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from flare_runtime.cases.finding import cases_in
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.cohort.status import Expected, channels_in
-from flare_runtime.run.cases import cases_in
-from flare_runtime.run.input_rules import InputRules
 
 
 def expected_of(source: Path, folder: Path, *, recursive: bool) -> Sequence[Expected]:

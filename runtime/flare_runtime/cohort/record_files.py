@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from flare_runtime.cases.record_format import RECORD_FORMAT, is_record
 from flare_runtime.files.naming import visible
-from flare_runtime.run.formats import RECORD_FORMAT
 
 Status: TypeAlias = Literal["done", "refused", "failed"]
 Record = TypeVar("Record")
@@ -146,11 +146,5 @@ def _read_file(path: str, whole: bool) -> Content | None:
                 data += more
     finally:
         os.close(descriptor)
-    return Content(path, changed_ns, data) if kind or not data or _is_old_record(data) else None
-
-
-def _is_old_record(data: bytes) -> bool:
-    """Whether a file that does not begin with its format is a record; there was none at first."""
-    from flare_runtime.run.record import is_record  # slow to import, and seldom needed
-
-    return is_record(data)
+    # There was no format at first.
+    return Content(path, changed_ns, data) if kind or not data or is_record(data) else None

@@ -106,9 +106,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from flare_runtime.backends.selection import choose
+    from flare_runtime.cases.input_rules import InputRules
     from flare_runtime.introspection.forecast import forecast_cases
     from flare_runtime.model.bundle import open_bundle
-    from flare_runtime.run.input_rules import InputRules
 
     forecasts = []
     with WaitingLine(f"flare-infer check: looking at {args.input} ..."):

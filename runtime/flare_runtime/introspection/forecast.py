@@ -11,6 +11,9 @@ import numpy as np
 
 from flare_runtime.backends.engine import Choice
 from flare_runtime.backends.registry import running_bytes
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.compute.device import HOST
 from flare_runtime.errors import CaseError
 from flare_runtime.files.naming import visible
@@ -21,8 +24,6 @@ from flare_runtime.pipeline.host_memory import HostMemory
 from flare_runtime.pipeline.preprocessing import Prepared, prepare
 from flare_runtime.pipeline.reader_rules import ReaderRules
 from flare_runtime.pipeline.tiling import TileGrid
-from flare_runtime.run.cases import Case, find_cases
-from flare_runtime.run.input_rules import InputRules
 from flare_runtime.run.serial import CaseReader
 from flare_runtime.segmenter import Segmenter
 

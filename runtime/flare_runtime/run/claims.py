@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import LostDeviceError, OutputError, StoreError
 from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.files.output import make_folder
-from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.identity import Recipe

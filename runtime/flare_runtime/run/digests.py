@@ -4,10 +4,10 @@ import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.imaging.read import files_of
-from flare_runtime.run.cases import Case
 from flare_runtime.run.identity import stamps_of
 
 _BLOCK_BYTES = 1 << 20

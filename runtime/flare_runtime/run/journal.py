@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flare_runtime.cases.case import Case
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
-from flare_runtime.run.cases import Case
 from flare_runtime.run.lesion_table import rows_of, write_table
 from flare_runtime.run.record import CaseRecord, RunTime, read_record, write_report
 

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 from flare_runtime.backends.gpu import GpuNetwork
+from flare_runtime.cases.case import Case
 from flare_runtime.compute.available_memory import lacked_memory
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import BundleError, CaseError, DeviceError, LostDeviceError
@@ -20,7 +21,6 @@ from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.probability_maps import MapsTo
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.run.admission import Admission, RunLeftError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import StagedResult, commit_failure
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import CaseError, first_line
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.volume import Remark, Volume
 from flare_runtime.model.manifest import CTScheme
-from flare_runtime.run.cases import Case
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import OutputError
 from flare_runtime.files.output import make_folder
-from flare_runtime.run.cases import Case
 
 # Between two looks at a queue whose cases other workers have.
 _PAUSE_S = 0.2

@@ -1,22 +1,22 @@
 """The JSON files of a run: a record for each case, and a report of them all."""
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from flare_runtime import __version__
+from flare_runtime.cases.record_format import RECORD_FORMAT, REPORT_FORMAT
 from flare_runtime.compute.available_memory import lacked_memory
 from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
 from flare_runtime.files.naming import visible, visible_lines
 from flare_runtime.files.output import replacing
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
-from flare_runtime.run.formats import RECORD_FORMAT, REPORT_FORMAT
 from flare_runtime.run.identity import Identity
 from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
@@ -182,36 +182,6 @@ def read_record(path: Path) -> CaseRecord | None:
         return msgspec.json.decode(path.read_bytes(), type=CaseRecord)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def is_record(data: bytes) -> bool:
-    """Whether a file holds a case's record; one written before there was a `format` is recognised by its model."""
-    return _is_ours(data, RECORD_FORMAT, _was_record)
-
-
-def mask_in_record(data: bytes) -> str | None:
-    """Return the mask that a file's content says was written, where that is a case's record."""
-    mask = msgspec.json.decode(data, type=dict[str, Any]).get("mask") if is_record(data) else None
-    return mask if isinstance(mask, str) else None
-
-
-def is_report(data: bytes) -> bool:
-    """Whether a file holds a run's report; one written before there was a `format` is recognised by its versions."""
-    return _is_ours(data, REPORT_FORMAT, lambda content: "flare-lite" in content["environment"] and "cases" in content)
-
-
-def _was_record(content: dict[str, Any]) -> bool:
-    if content["status"] in ("refused", "failed"):
-        return {"case", "reason", "message"} <= content.keys()
-    return "bundle_sha256" in content["model"]
-
-
-def _is_ours(data: bytes, wanted: str, was_ours: Callable[[dict[str, Any]], bool]) -> bool:
-    try:
-        content = msgspec.json.decode(data, type=dict[str, Any])
-        return bool(content["format"] == wanted if "format" in content else was_ours(content))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
-        return False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from flare_runtime.backends.selection import choose
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.input_rules import ALL_CASES, InputRules
+from flare_runtime.cases.output_checks import files_known
+from flare_runtime.cases.record_format import is_report
 from flare_runtime.compute.device import device_names
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.commit_lock import committing
@@ -20,16 +25,13 @@ from flare_runtime.files.temporary import remove_ours, sweep
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.paths import as_path, is_url
-from flare_runtime.run.cases import Case, find_cases
 from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
 from flare_runtime.run.identity import Recipe
-from flare_runtime.run.input_rules import ALL_CASES, InputRules
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.lesion_table import is_table
-from flare_runtime.run.output_checks import files_known
 from flare_runtime.run.queue import CaseQueue, ListedCases
-from flare_runtime.run.record import CaseRecord, is_report
+from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
 

@@ -5,9 +5,9 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import OutputError
 from flare_runtime.files.naming import visible
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import taken_over
 from flare_runtime.run.queue import CaseQueue

@@ -2,8 +2,8 @@
 
 import logging
 
+from flare_runtime.cases.case import Case
 from flare_runtime.files.lease import Lease
-from flare_runtime.run.cases import Case
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord

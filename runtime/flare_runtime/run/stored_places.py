@@ -10,6 +10,9 @@ from urllib.request import url2pathname
 
 import msgspec
 
+from flare_runtime.cases import input_folder
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.record_format import mask_in_record
 from flare_runtime.errors import FlareError, OutputError, UsageError
 from flare_runtime.files.lease_file import is_lease_name, lease_path
 from flare_runtime.files.naming import visible
@@ -18,10 +21,9 @@ from flare_runtime.imaging.file_names import is_image_name, record_name
 from flare_runtime.imaging.read import image_suffixes
 from flare_runtime.imaging.write import HEAD_BYTES
 from flare_runtime.paths import as_path, is_url
-from flare_runtime.run.cases import Case
 from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.identity import stamp_of
-from flare_runtime.run.record import CaseRecord, mask_in_record
+from flare_runtime.run.record import CaseRecord
 from flare_runtime.stores.mirror import Mirror
 from flare_runtime.stores.store import ObjectStatus
 
@@ -256,7 +258,7 @@ def results_of(case: Case) -> list[Path]:
 @contextmanager
 def _filtered(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
     """Have what the modules that look at folders log go through a filter."""
-    loggers = [logging.getLogger(f"{__package__}.{name}") for name in ("input_folder", "cases", "stored_places")]
+    loggers = [logging.getLogger(name) for name in (input_folder.__name__, __name__)]
     for logger in loggers:
         logger.addFilter(keep)
     try:

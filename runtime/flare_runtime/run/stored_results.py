@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import OutputError
 from flare_runtime.files.naming import visible
-from flare_runtime.run.cases import Case
 from flare_runtime.run.record import CaseRecord, read_record, write_json
 from flare_runtime.run.stored_places import StoredPlaces, results_of
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flare_runtime.cases.case import Case
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile
@@ -18,7 +19,6 @@ from flare_runtime.imaging.volume import Remark
 from flare_runtime.model.manifest import Label
 from flare_runtime.pipeline.lesion_runs import LesionRuns
 from flare_runtime.pipeline.lesions import Lesion
-from flare_runtime.run.cases import Case
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.segmentation import Segmentation
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import DeviceError, FlareError, LostDeviceError
-from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.events import Listener
 from flare_runtime.run.identity import Recipe

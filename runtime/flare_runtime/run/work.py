@@ -6,11 +6,11 @@ from threading import Lock
 from time import perf_counter
 
 from flare_runtime.backends.engine import Choice
+from flare_runtime.cases.case import Case
 from flare_runtime.compute.box import Box
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.tiling import TileGrid
 from flare_runtime.program.command_line import skip_model_converter
-from flare_runtime.run.cases import Case
 from flare_runtime.run.events import CaseProgress, Listener, NetworkReady
 from flare_runtime.run.queue import CaseQueue
 from flare_runtime.run.record import CaseRecord

@@ -16,11 +16,11 @@ from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Final, TypeAlias
 
+from flare_runtime.cases.case import Case
 from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.program.terminal import open_streams
-from flare_runtime.run.cases import Case
 from flare_runtime.run.commit import alone_in
 from flare_runtime.run.events import Event, Listener
 from flare_runtime.run.record import CaseRecord, traceback_of

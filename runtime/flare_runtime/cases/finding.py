@@ -4,14 +4,18 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
-from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.cases.case import REFERRING, Case
+from flare_runtime.cases.case_list import ListedCase, is_case_list, read_case_list
+from flare_runtime.cases.input_folder import by_channel, find_channels, find_images, same_mask
+from flare_runtime.cases.input_rules import ALL_CASES, InputRules
+from flare_runtime.cases.input_tree import find_in_tree
+from flare_runtime.cases.output_checks import check_outputs
+from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
-from flare_runtime.files.target import IsOurs
-from flare_runtime.imaging.dicom.mask_writer import is_structured_report
 from flare_runtime.imaging.file_names import (
     MaskType,
     OutputType,
@@ -19,169 +23,10 @@ from flare_runtime.imaging.file_names import (
     is_report_name,
     mask_name,
     mask_name_in,
-    page_name,
-    preview_name,
-    probabilities_name,
-    record_name,
-    report_name,
-    stale_name,
     type_of,
 )
-from flare_runtime.imaging.png import is_own_png
-from flare_runtime.imaging.probabilities import is_probabilities
-from flare_runtime.imaging.read import (
-    ImageSeries,
-    ImageSource,
-    files_of,
-    find_series,
-    image_at,
-    image_suffixes,
-)
-from flare_runtime.imaging.write import HEAD_BYTES, mask_suffixes
-from flare_runtime.pictures.page_head import is_page
-from flare_runtime.run.case_list import ListedCase, is_case_list, read_case_list
-from flare_runtime.run.input_folder import by_channel, find_channels, find_images, same_mask
-from flare_runtime.run.input_rules import ALL_CASES, InputRules
-from flare_runtime.run.input_tree import find_in_tree
-from flare_runtime.run.output_checks import check_outputs
-
-if TYPE_CHECKING:  # of use where a run resumes another
-    from flare_runtime.files.lease import Lease
-
-_REFERRING: tuple[OutputType, ...] = ("dicom-seg", "rtstruct", "dicom-sr")
-
-
-@dataclass(frozen=True)
-class SideFile:
-    """A file that goes with a mask: where it is, where it is set aside, and whether content is of its kind."""
-
-    path: Path
-    stale: Path
-    is_ours: IsOurs
-
-    def is_there(self) -> bool:
-        """Whether one of an earlier run is there, and nothing else."""
-        return self._is_own(self.path)
-
-    def set_aside(self) -> None:
-        """Give one of an earlier run the name of what is out of date.
-
-        Raises:
-            OutputError: where something else has that name.
-        """
-        if os.path.lexists(self.stale) and not self._is_own(self.stale):
-            raise OutputError(f"{self.stale}: was not written by this command; {self.path.name} stays where it is")
-        self.path.replace(self.stale)
-
-    def _is_own(self, path: Path) -> bool:
-        if not path.is_file() or path.is_symlink():
-            return False
-        with path.open("rb") as file:
-            return self.is_ours(file.read(HEAD_BYTES))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One case to segment.
-
-    Attributes:
-        name: the file name without channel number and suffix, as it is shown everywhere; see `visible`.
-        images: channel number to file, or to a series of files.
-        mask: where the mask is to be written, in a folder under the very name of the image, byte for byte; the record
-            goes beside it as .json, probabilities as .probabilities.npz, a picture as .preview.png, a page as .html,
-            a structured report as .sr.dcm.
-        others: where the same mask is to be written in other formats, beside it.
-        reports: whether a structured report is to be written.
-        lease: keeps other workers away from it, where there may be any; without it nothing is written any more.
-        tries: which attempt this is, of all runs.
-    """
-
-    name: str
-    images: dict[int, ImageSource]
-    mask: Path
-    others: tuple[Path, ...] = ()
-    reports: bool = False
-    lease: "Lease | None" = None
-    tries: int = 1
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether no other worker has taken the case over."""
-        return self.lease is None or self.lease.is_held()
-
-    @property
-    def masks(self) -> tuple[Path, ...]:
-        """Where the mask is to be written, in every format."""
-        return (self.mask, *self.others)
-
-    @property
-    def stale_masks(self) -> tuple[Path, ...]:
-        """Where the masks of an earlier run go if this run's are refused or fail."""
-        return tuple(mask.with_name(stale_name(mask.name)) for mask in self.masks)
-
-    @property
-    def refers_to_images(self) -> bool:
-        """Whether results are to be written that refer to the images that they are of, as DICOM does."""
-        return self.reports or any(type_of(mask.name) in _REFERRING for mask in self.masks)
-
-    @property
-    def record(self) -> Path:
-        """Where the case's record is to be written."""
-        return self.mask.with_name(record_name(self.mask.name))
-
-    @property
-    def probabilities(self) -> Path:
-        """Where the case's probabilities are to be written."""
-        return self.mask.with_name(probabilities_name(self.mask.name))
-
-    @property
-    def stale(self) -> Path:
-        """Where an earlier run's mask goes if this run's is refused or fails."""
-        return self.stale_masks[0]
-
-    @property
-    def side_files(self) -> tuple[SideFile, ...]:
-        """What may lie beside the mask of an earlier run."""
-        folder, mask = self.mask.parent, self.mask.name
-        return tuple(
-            SideFile(folder / name_of(mask), folder / name_of(mask, stale=True), is_ours)
-            for name_of, is_ours in (
-                (probabilities_name, is_probabilities),
-                (preview_name, is_own_png),
-                (page_name, is_page),
-                (report_name, is_structured_report),
-            )
-        )
-
-    @property
-    def preview(self) -> Path:
-        """Where the case's picture is to be written."""
-        return self.mask.with_name(preview_name(self.mask.name))
-
-    @property
-    def page(self) -> Path:
-        """Where the case's page is to be written."""
-        return self.mask.with_name(page_name(self.mask.name))
-
-    @property
-    def structured_report(self) -> Path:
-        """Where the case's structured report is to be written."""
-        return self.mask.with_name(report_name(self.mask.name))
-
-    @property
-    def sources(self) -> list[ImageSource]:
-        """The images in the order of their channels."""
-        return [self.images[channel] for channel in sorted(self.images)]
-
-    @property
-    def places(self) -> list[Path]:
-        """Where each channel's image is: its file, or the folder, archive or file of a series."""
-        return [image if isinstance(image, Path) else image.place for image in self.sources]
-
-    @property
-    def files(self) -> list[Path]:
-        """All files that are read."""
-        return [file for image in self.sources for file in files_of(image)]
+from flare_runtime.imaging.read import ImageSeries, find_series, image_at, image_suffixes
+from flare_runtime.imaging.write import mask_suffixes
 
 
 def find_cases(
@@ -311,7 +156,7 @@ def _below(mask: Path, target: Path) -> str:
 
 def _check_referable(case: Case, output_types: Sequence[OutputType]) -> None:
     """Refuse masks in a format that would refer to images in another one."""
-    if any(one in _REFERRING for one in output_types) and any(isinstance(image, Path) for image in case.sources):
+    if any(one in REFERRING for one in output_types) and any(isinstance(image, Path) for image in case.sources):
         given = case.places[0]
         raise UsageError(f"{given}: is no DICOM, to which DICOM results would refer; write --output-type nifti alone")
 
@@ -323,7 +168,7 @@ def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> Non
         raise UsageError(f"{target}: is a name for --output-type {named}, not for {','.join(output_types)}")
     if target and "dicom-sr" in output_types and is_report_name(target.name):
         raise UsageError(f"{target}: a structured report goes beside a mask, by its name; name the mask")
-    if any(one in _REFERRING for one in output_types):
+    if any(one in REFERRING for one in output_types):
         from flare_runtime.imaging.dicom.references import check_installed
 
         check_installed()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from flare_runtime.cases.record_format import mask_in_record
 from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.file_names import (
@@ -21,7 +22,6 @@ from flare_runtime.imaging.file_names import (
 )
 from flare_runtime.imaging.read import image_suffixes
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask
-from flare_runtime.run.record import mask_in_record
 
 _LOG = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.record_format import is_record
 from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.output import check_folders
 from flare_runtime.files.target import TargetCheck
@@ -16,13 +17,9 @@ from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageAt, files_of
 from flare_runtime.imaging.write import HEAD_BYTES, is_mask, mask_suffixes
 from flare_runtime.pictures.page_head import is_page
-from flare_runtime.run.record import is_record
-
-if TYPE_CHECKING:  # which imports this module
-    from flare_runtime.run.cases import Case
 
 
-def check_outputs(cases: "Sequence[Case]", every: "Sequence[Case]", *, probabilities: bool, pictures: bool) -> None:
+def check_outputs(cases: Sequence[Case], every: Sequence[Case], *, probabilities: bool, pictures: bool) -> None:
     """Check what cases are to write, before any work is done.
 
     Args:
@@ -64,7 +61,7 @@ def check_outputs(cases: "Sequence[Case]", every: "Sequence[Case]", *, probabili
         sweep(folder)
 
 
-def _check_masks_are_no_folders(cases: "Sequence[Case]", folders: set[str]) -> None:
+def _check_masks_are_no_folders(cases: Sequence[Case], folders: set[str]) -> None:
     """Refuse a mask that is to be the folder of another."""
     like_masks = (Path(folder) for folder in folders if any(suffix in folder for suffix in mask_suffixes()))
     suspected = {one for folder in like_masks for one in (folder, *folder.parents) if type_of(one.name)}
@@ -74,6 +71,6 @@ def _check_masks_are_no_folders(cases: "Sequence[Case]", folders: set[str]) -> N
         raise UsageError(f"{both}: would be a mask, and the folder of another; rename one")
 
 
-def files_known(case: "Case") -> list[Path]:
+def files_known(case: Case) -> list[Path]:
     """Return the files that are read, without a look at what a path is of that may be a series."""
     return [file for image in case.sources if not isinstance(image, ImageAt) for file in files_of(image)]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from flare_runtime.cases.input_folder import FolderContents, is_same, look_into, warn_of
 from flare_runtime.errors import UsageError
-from flare_runtime.run.input_folder import FolderContents, is_same, look_into, warn_of
 
 # Files of these kinds may be slices of a series.
 _DICOM = (".dcm", ".ima")
