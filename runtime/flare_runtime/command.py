@@ -91,6 +91,9 @@ class Command:
         how = "by their SHA-256" if hashed else "by size and time of change; --verify-hashes reads them"
         if journal.kept and not self._args.quiet:
             say(f"{journal.kept - journal.kept_failed} case(s) were done by other runs (files compared {how})")
+        if journal.kept_of and not self._args.quiet:
+            versions = ", ".join(sorted(journal.kept_of))
+            say(f"{journal.kept_of.total()} of them by another version of flare-lite: {versions}; they stay")
         if journal.kept_failed:
             say(f"{journal.kept_failed} case(s) were refused or failed in other runs; --resume-failed tries them again")
 

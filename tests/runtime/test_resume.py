@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, make_dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,65 @@ def test_a_stamp_knows_every_file_of_a_series(tmp_path):
 def test_a_recipe_is_the_same_in_every_process(tiny_bundle):
     recipes = {Recipe.of(open_bundle(tiny_bundle), replace(OPTIONS, device=one)) for one in ("cpu", "auto")}
     assert len(recipes) == 1
+
+
+def options_hash(bundle, options):
+    return Recipe.of(open_bundle(bundle), options).options_sha256
+
+
+def test_a_recipe_holds_the_options_that_are_given_alone(tiny_bundle):
+    expected = {
+        RunOptions(): b"{}",
+        RunOptions(device="cpu", max_shear=0.6, output_types=("nifti",)): b"{}",
+        replace(OPTIONS, step=0.75): b'{"precision":"fp32","step":0.75}',
+        RunOptions(preview=True, min_volume_mm3=5): b'{"min_volume_mm3":5.0,"preview":true}',
+    }
+    for options, given in expected.items():
+        assert options_hash(tiny_bundle, options) == sha256(given).hexdigest()
+
+
+def options_later(**changed):
+    """Return the options of a version that has others, or other defaults."""
+    later = {**asdict(RunOptions()), **changed}
+    return make_dataclass("Later", later)(**later)
+
+
+@pytest.mark.parametrize(("name", "default"), [("tta", True), ("step", 0.75)])
+def test_a_default_that_changes_is_another_recipe(name, default, tiny_bundle):
+    later = options_hash(tiny_bundle, options_later(**{name: default}))
+    assert later == options_hash(tiny_bundle, RunOptions(**{name: default}))
+    assert later != options_hash(tiny_bundle, RunOptions())
+
+
+def test_a_new_option_has_to_say_whether_it_decides(tiny_bundle):
+    with pytest.raises(KeyError, match="new"):
+        options_hash(tiny_bundle, options_later(new=1))
+
+
+def test_why_everything_is_done_again_is_said_once(cohort, resume, tiny_bundle, tmp_path, caplog):
+    resume(options=replace(OPTIONS, step=0.75))
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "caution": "another one"}))
+    resume(bundle=other)
+    _changed_record(cohort, lambda content: content["identity"].update(options_sha256="of an earlier program"))
+    assert resume(bundle=other) == ("a", "bc")
+    assert caplog.messages == [
+        "a: its record is of other options (options_sha256); such cases are done again",
+        "a: its record is of another model (bundle_sha256); such cases are done again",
+        "a: its record is of other options (options_sha256); such cases are done again",
+    ]
+
+
+def test_kept_cases_of_another_version_are_counted(cohort, tiny_bundle, capsys):
+    command = ["-i", cohort / "scans", "-o", cohort / "masks", "-m", tiny_bundle, "--device", "cpu", "--threads", "1"]
+    command = [*map(str, command), "--precision", "fp32", "--resume"]
+    cli.main(command)
+    assert "version" not in capsys.readouterr().err
+    _changed_record(cohort, lambda content: content["model"].update({"flare-lite": "0.0.7"}))
+    cli.main(command)
+    lines = capsys.readouterr().err.splitlines()
+    assert "1 of them by another version of flare-lite: 0.0.7; they stay" in lines
 
 
 def test_workers_share_a_folder(tiny_bundle, tmp_path):

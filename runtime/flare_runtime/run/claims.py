@@ -1,5 +1,6 @@
 """Claims on cases: each is taken under a lease, unless its result stays as it is or another worker has it."""
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record
 from flare_runtime.run.resume import Before, Hash, ResumeRules, look_at
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -23,17 +26,19 @@ class Kept:
     Attributes:
         case: the case.
         status, reason, message: as in its record.
+        version: of the flare-lite that has done it; empty where the record does not say.
     """
 
     case: Case
     status: str
     reason: str
     message: str
+    version: str = ""
 
     @classmethod
     def of(cls, case: Case, record: Before) -> "Kept":
         """Return what a record says."""
-        return cls(case, record.status, record.reason, record.message)
+        return cls(case, record.status, record.reason, record.message, record.model.version)
 
 
 class _Leases(Protocol):
@@ -67,6 +72,7 @@ class Claims:
         self._hash_of = hash_of
         self._leases: _Leases = Leases()
         self._claimed: set[Lease] = set()
+        self._said: set[str] = set()
 
     @property
     def is_exclusive(self) -> bool:
@@ -128,7 +134,14 @@ class Claims:
         self._leases.close()
 
     def _look_at(self, case: Case) -> tuple[Before | None, bool]:
-        return look_at(case, self._recipe, self._rules, self._hash_of)
+        def on_other_recipe(other: Recipe) -> None:
+            is_other_model = other.bundle_sha256 != self._recipe.bundle_sha256
+            what = "another model (bundle_sha256)" if is_other_model else "other options (options_sha256)"
+            if what not in self._said:
+                self._said.add(what)
+                _LOG.warning("%s: its record is of %s; such cases are done again", case.name, what)
+
+        return look_at(case, self._recipe, self._rules, self._hash_of, on_other_recipe)
 
     def _look_again(self, case: Case) -> tuple[Before | None, bool]:
         return self._look_at(case)

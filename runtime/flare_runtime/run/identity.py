@@ -13,6 +13,26 @@ from flare_runtime.options import RunOptions
 
 # They say where and with how much a case is segmented, not what comes out.
 _OF_NO_INFLUENCE = ("device", "backend", "threads", "gpu_memory_mib", "max_voxels", "records")
+# What every other option was when it came and changed nothing. A value stays here whatever the default becomes: so a
+# new option leaves the recipes of before as they are, and a new default is another recipe.
+_WITHOUT_EFFECT: dict[str, object] = {
+    "precision": "auto",
+    "step": None,
+    "tta": False,
+    "crop": "nonzero",
+    "any_intensity": False,
+    "keep_largest": None,
+    "min_volume_mm3": None,
+    "any_spacing": False,
+    "max_shear": 0.6,
+    "reorient": None,
+    "keep_header_text": False,
+    "probabilities": None,
+    "preview": False,
+    "page": False,
+    "straighten_tilt": False,
+    "output_types": ("nifti",),
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,7 @@ class Recipe:
 
     Attributes:
         bundle_sha256: of the model.
-        options_sha256: of the options that decide what comes out; `auto` counts as such.
+        options_sha256: of the options that decide what comes out, of those that are given; `auto` counts as such.
     """
 
     bundle_sha256: str
@@ -30,8 +50,9 @@ class Recipe:
     @classmethod
     def of(cls, bundle: Bundle, options: RunOptions) -> "Recipe":
         """Return the recipe of a model and its options."""
-        decisive = {name: value for name, value in asdict(options).items() if name not in _OF_NO_INFLUENCE}
-        return cls(bundle.sha256, sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest())
+        decisive = ((name, value) for name, value in asdict(options).items() if name not in _OF_NO_INFLUENCE)
+        given = {name: value for name, value in decisive if value != _WITHOUT_EFFECT[name]}
+        return cls(bundle.sha256, sha256(msgspec.json.encode(given, order="deterministic")).hexdigest())
 
     def identity(self, inputs: list[str], tries: int) -> "Identity":
         """Return the identity of a case that is made by it."""

@@ -1,6 +1,7 @@
 """The records of a run so far, its report and its table of lesions, which are written once, whatever ends the run."""
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flare_runtime import __version__
 from flare_runtime.cases.case import Case
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
@@ -32,6 +34,7 @@ class Journal:
         count: of cases that are done, refused or failed.
         failed: those of them that are not done.
         kept: of cases that another run has done, or has refused or failed; of the latter `kept_failed`.
+        kept_of: of those that it has done, how many each other version of flare-lite has.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Journal:
         self.failed = 0
         self.kept = 0
         self.kept_failed = 0
+        self.kept_of = Counter[str]()
         self._report = report
         self._not_begun = dict.fromkeys(case.name for case in cases) if report else {}
         # As compressed JSON they take a tenth of the memory.
@@ -74,6 +78,8 @@ class Journal:
             self._rows.append(rows_of(record))
         self.kept_failed += kept.status != "done"
         self.kept += 1
+        if kept.version not in ("", __version__):
+            self.kept_of[kept.version] += 1
 
     @property
     def done(self) -> int:

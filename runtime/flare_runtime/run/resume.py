@@ -49,6 +49,12 @@ class ResumeRules:
             raise UsageError(f"max_tries is {self.max_tries}; it must be at least 1")
 
 
+class Maker(msgspec.Struct, frozen=True):
+    """What a record says of the program that made it: its version, of a case that was done."""
+
+    version: str = msgspec.field(name="flare-lite", default="")
+
+
 class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     """What a record says of a case that is needed to resume; a record's other fields are not decoded."""
 
@@ -65,6 +71,7 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     probabilities_sha256: str = ""
     structured_report: str = ""
     structured_report_sha256: str = ""
+    model: Maker = Maker()
     identity: Identity | None = None
 
     @property
@@ -89,13 +96,23 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
         return self.identity.tries if self.identity else 1
 
 
-def look_at(case: Case, recipe: Recipe, rules: ResumeRules, hash_of: Hash = sha256_of) -> tuple[Before | None, bool]:
+def look_at(
+    case: Case,
+    recipe: Recipe,
+    rules: ResumeRules,
+    hash_of: Hash = sha256_of,
+    on_other_recipe: Callable[[Recipe], None] = lambda _other: None,
+) -> tuple[Before | None, bool]:
     """Return what was made of a case before, by the same recipe from the same images, and whether it is to stay.
 
-    None where nothing was, where files were changed since, or where nobody can tell.
+    None where nothing was, where it was made by another recipe, where files were changed since, or where nobody can
+    tell.
     """
     before = _read(case.record)
-    if before is None or before.identity is None or before.identity.recipe != recipe:
+    if before is None or before.identity is None:
+        return None, False
+    if before.identity.recipe != recipe:
+        on_other_recipe(before.identity.recipe)
         return None, False
     if not _inputs_are_same(case, before, before.identity, rules, hash_of):
         return None, False
