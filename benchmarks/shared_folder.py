@@ -21,13 +21,14 @@ from benchmarks.memory_estimate import MIB, status_bytes
 from benchmarks.tables import Column, Table, add_table_option
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.fingerprints import stamp_of
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Template
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import stage_result
-from flare_runtime.run.identity import Recipe, stamp_of
+from flare_runtime.run.identity import Recipe
 from flare_runtime.run.queue import CaseQueue, ListedCases, next_case
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.resume import ResumeRules

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.output import StagedFile, check_folder
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.commit import commit_failure, stage_result
-from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.record import CaseRecord, failed_record
 from tests.processes import fork
 from tests.runtime.nifti_files import noise, write_nifti

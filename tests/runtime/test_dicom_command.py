@@ -12,9 +12,9 @@ from pydicom import dcmread, uid
 
 from flare_runtime import Segmenter, UsageError, cli, read_volume
 from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.fingerprints import sha256_of
 from flare_runtime.imaging.read import find_series
 from flare_runtime.imaging.write import write_mask
-from flare_runtime.run.digests import sha256_of
 from tests.runtime.command_runs import spawn
 from tests.runtime.dicom_files import Series, enhanced
 from tests.runtime.nifti_files import write_nifti

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.fingerprints import sha256_of
 from flare_runtime.cases.input_folder import find_images
 from flare_runtime.compute.box import Box
 from flare_runtime.compute.device import HOST
@@ -23,7 +24,6 @@ from flare_runtime.pipeline.decoding import Decoder
 from flare_runtime.pipeline.probability_maps import CoarseScores, ProbabilityMaps, unseen_boxes
 from flare_runtime.pipeline.resampling import Resizing
 from flare_runtime.pipeline.restoring import restore_probabilities
-from flare_runtime.run.digests import sha256_of
 from flare_runtime.run.serial import segment_cases
 from flare_runtime.segmenter import Segmenter
 from tests.runtime.manifests import ArithmeticNetwork, memory_bundle

@@ -15,11 +15,12 @@ import pytest
 
 from flare_runtime import CaseKept, ResumeRules, RunOptions, Session, UsageError, cli
 from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.fingerprints import stamp_of
 from flare_runtime.files.lease import Leases
 from flare_runtime.model.bundle import open_bundle
 from flare_runtime.run import serial
 from flare_runtime.run.digests import InputDigests
-from flare_runtime.run.identity import Recipe, stamp_of
+from flare_runtime.run.identity import Recipe
 from tests.runtime.command_runs import SPACING, names, spawn, write_cohort
 from tests.runtime.nifti_files import blobs, write_nifti
 

@@ -20,12 +20,12 @@ from pydicom.uid import MRImageStorage  # noqa: E402
 
 from flare_runtime.cases.case import Case  # noqa: E402
 from flare_runtime.cases.finding import find_cases  # noqa: E402
+from flare_runtime.cases.fingerprints import sha256_of  # noqa: E402
 from flare_runtime.files.output import staged  # noqa: E402
 from flare_runtime.imaging.labelling import Labelling  # noqa: E402
 from flare_runtime.imaging.read import read_volume  # noqa: E402
 from flare_runtime.imaging.write import encode_mask  # noqa: E402
 from flare_runtime.pipeline.lesions import measure_lesions  # noqa: E402
-from flare_runtime.run.digests import sha256_of  # noqa: E402
 from flare_runtime.run.record import CaseRecord  # noqa: E402
 from flare_runtime.run.structured_report import draw_up_report  # noqa: E402
 from flare_runtime.segmentation import Segmentation  # noqa: E402

@@ -134,6 +134,12 @@ class Case:
         )
 
     @property
+    def results(self) -> list[Path]:
+        """All that may be there of its results, of this run or earlier ones: the record first."""
+        sides = (path for side in self.side_files for path in (side.path, side.stale))
+        return [self.record, *self.masks, *self.stale_masks, *sides]
+
+    @property
     def preview(self) -> Path:
         """Where the case's picture is to be written."""
         return self.mask.with_name(preview_name(self.mask.name))

@@ -28,7 +28,7 @@ from flare_runtime.run.resume import ResumeRules
 from flare_runtime.run.session import NO_RECORDS, Run, SessionBase
 
 if TYPE_CHECKING:
-    from flare_runtime.run.stored_places import StoredPlaces
+    from flare_runtime.cases.stored_places import StoredPlaces
 
 _PACKAGE = __name__.partition(".")[0]
 # An actor sees the GPUs alone that Ray gives it.

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of, stamp_of, stamps_of
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.commit_lock import committing
@@ -18,8 +19,7 @@ from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
-from flare_runtime.run.digests import sha256_of
-from flare_runtime.run.identity import Recipe, stamp_of, stamps_of
+from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, encode_json, write_json
 
 # Two files take their names in much less.

@@ -1,16 +1,12 @@
 """SHA-256 hashes of images, computed in a thread of their own while the images are read, and their stamps before."""
 
-import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of, stamps_of
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.imaging.read import files_of
-from flare_runtime.run.identity import stamps_of
-
-_BLOCK_BYTES = 1 << 20
 
 
 class InputDigests:
@@ -53,18 +49,3 @@ class InputDigests:
     def close(self) -> None:
         """End the thread after the image that it is hashing."""
         self._thread.shutdown(cancel_futures=True)
-
-
-def sha256_of(*paths: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of a series one after the other.
-
-    Raises:
-        CaseError: `not_a_file` for anything but a regular file or a link to one.
-        OSError: where it cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        with open_regular(path) as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()

@@ -1,13 +1,10 @@
 """What a case's result was made of, by which a later run tells whether it still holds."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import msgspec
 
-from flare_runtime.imaging.read import ImageSource, files_of
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 
@@ -81,22 +78,3 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     def recipe(self) -> Recipe:
         """What decided the result beside the images."""
         return Recipe(self.bundle_sha256, self.options_sha256)
-
-
-def stamp_of(files: Iterable[Path]) -> str:
-    """Return the size and time of change of files, all in one text: who writes one of them anew changes it.
-
-    Raises:
-        OSError: where a file is missing.
-    """
-    each = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files)]
-    whole = f"{sum(size for size, _ in each)}-{max((changed for _, changed in each), default=0)}"
-    return whole if len(each) == 1 else f"{whole}-{sha256(repr(each).encode()).hexdigest()[:16]}"
-
-
-def stamps_of(images: Sequence[ImageSource]) -> list[str]:
-    """Return the stamp of each channel's files; none where a file is missing."""
-    try:
-        return [stamp_of(files_of(image)) for image in images]
-    except OSError:
-        return []

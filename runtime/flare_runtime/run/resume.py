@@ -10,12 +10,12 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of, stamp_of, stamps_of
 from flare_runtime.cases.record_format import RECORD_FORMAT
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.read import files_of
-from flare_runtime.run.digests import sha256_of
-from flare_runtime.run.identity import Identity, Recipe, stamp_of, stamps_of
+from flare_runtime.run.identity import Identity, Recipe
 
 DEFAULT_MAX_TRIES = 5
 # Gives the SHA-256 of files one after the other; see `sha256_of`.

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import BinaryIO
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of
 from flare_runtime.compute.available_memory import available_bytes
 from flare_runtime.errors import BundleError, CaseError, DeviceError
 from flare_runtime.files.naming import visible
@@ -22,7 +23,7 @@ from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
 from flare_runtime.run.commit import StagedResult, commit_failure, stage_result
-from flare_runtime.run.digests import InputDigests, sha256_of
+from flare_runtime.run.digests import InputDigests
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.pictures import draw_pictures
 from flare_runtime.run.queue import CaseQueue, next_case, queued

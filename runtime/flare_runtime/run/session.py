@@ -36,9 +36,9 @@ from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
+    from flare_runtime.cases.stored_places import StoredPlaces
     from flare_runtime.run.claims import Claims, Kept
     from flare_runtime.run.resume import ResumeRules
-    from flare_runtime.run.stored_places import StoredPlaces
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
@@ -98,7 +98,7 @@ class SessionBase(ABC):
         """
         places = None
         if is_url(source) or is_url(target):
-            from flare_runtime.run.stored_places import places_of  # of use with stores alone
+            from flare_runtime.cases.stored_places import places_of  # of use with stores alone
 
             source, target, places = places_of(source, target)
         cases = self._find(source, target, places, input_rules)

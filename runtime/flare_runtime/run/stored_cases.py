@@ -6,14 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.stored_places import StoredPlaces
 from flare_runtime.errors import OutputError
 from flare_runtime.files.naming import visible
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import taken_over
 from flare_runtime.run.queue import CaseQueue
 from flare_runtime.run.record import CaseRecord, failed_record
-from flare_runtime.run.stored_places import StoredPlaces, results_of
-from flare_runtime.run.stored_results import StoredResults
+from flare_runtime.run.stored_results import StoredResults, shown_record
 
 _LOG = logging.getLogger(__name__)
 # Cases that are downloaded while others are in work.
@@ -39,13 +39,12 @@ class StoredCases(CaseQueue):
         super().__init__()
         self._cases = cases
         self._claims = claims
-        self._places = places
         self._mirror = places.mirror
         self._pool = ThreadPoolExecutor(_THREADS, "fetch")
         self._coming: dict[Future[None], Case] = {}
         self._error: Exception | None = None
         self._record: CaseRecord | None = None
-        self._results = StoredResults(places)
+        self._results = StoredResults(self._mirror)
 
     def finish(self) -> None:
         """Let no further case come."""
@@ -64,7 +63,7 @@ class StoredCases(CaseQueue):
         """Yield the records of cases as they were stored, each of which was settled just before it comes."""
         with closing(records):
             for record in records:
-                yield self._record or self._places.shown_record(record)
+                yield self._record or shown_record(record, self._mirror)
 
     def _left(self) -> int:
         return self._cases.left + len(self._coming) + (self._error is not None)
@@ -117,7 +116,7 @@ class StoredCases(CaseQueue):
         else:
             self._record = self._results.store(case)
         self._cases.settle(case)
-        for path in {*results_of(case), *case.files}:
+        for path in {*case.results, *case.files}:
             if self._mirror.holds(path):
                 path.unlink(missing_ok=True)
 

@@ -3,12 +3,12 @@
 import logging
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.stored_places import StoredPlaces
 from flare_runtime.files.lease import Lease
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.resume import Before, ResumeRules
-from flare_runtime.run.stored_places import StoredPlaces
 from flare_runtime.run.stored_results import StoredResults
 from flare_runtime.stores.lease import StoreLeases, creates_exclusively
 
@@ -38,7 +38,7 @@ class StoredClaims(Claims):
         return self._look_at(case)
 
     def _fail(self, case: Case, record: CaseRecord) -> CaseRecord:
-        results = StoredResults(self._places)
+        results = StoredResults(self._places.mirror)
         results.begin(case)
         super()._fail(case, record)
         return results.store(case) or record

@@ -10,7 +10,7 @@ from flare_runtime.cases.case import Case
 from flare_runtime.errors import OutputError
 from flare_runtime.files.naming import visible
 from flare_runtime.run.record import CaseRecord, read_record, write_json
-from flare_runtime.run.stored_places import StoredPlaces, results_of
+from flare_runtime.stores.mirror import Mirror
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,11 @@ class StoredResults:
     """The results of cases that are in work.
 
     Args:
-        places: of them.
+        mirror: the local places of their objects.
     """
 
-    def __init__(self, places: StoredPlaces) -> None:
-        self._places = places
-        self._mirror = places.mirror
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
         # What there was when a case was begun.
         self._before: dict[Path, dict[Path, _Mark]] = {}
 
@@ -88,7 +87,7 @@ class StoredResults:
         record = read_record(case.record)
         if record is None:
             return None
-        record = self._places.shown_record(record)
+        record = shown_record(record, self._mirror)
         if record.identity is not None:
             outputs = {name: stamps.get(name, stamp) for name, stamp in record.identity.outputs.items()}
             record.identity = msgspec.structs.replace(record.identity, outputs=outputs)
@@ -96,9 +95,14 @@ class StoredResults:
         return record
 
 
+def shown_record(record: CaseRecord, mirror: Mirror) -> CaseRecord:
+    """Return a record with URLs in place of local places."""
+    return msgspec.json.decode(mirror.shown_json(msgspec.json.encode(record)), type=CaseRecord)
+
+
 def _marks(case: Case) -> dict[Path, _Mark]:
     marks = {}
-    for path in results_of(case):
+    for path in case.results:
         with suppress(FileNotFoundError):
             status = path.lstat()
             marks[path] = _Mark(status.st_ino, status.st_size, status.st_mtime_ns)

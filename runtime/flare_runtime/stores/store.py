@@ -40,7 +40,7 @@ class ObjectStatus:
 
     @property
     def stamp(self) -> str:
-        """Size and time in one text, as `identity.stamp_of` gives them of the object's place."""
+        """Size and time in one text, as `fingerprints.stamp_of` gives them of the object's place."""
         return f"{self.size}-{self.changed_ns}"
 
     @property

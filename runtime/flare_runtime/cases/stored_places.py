@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.request import url2pathname
 
-import msgspec
-
 from flare_runtime.cases import input_folder
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of, stamp_of
 from flare_runtime.cases.record_format import mask_in_record
 from flare_runtime.errors import FlareError, OutputError, UsageError
 from flare_runtime.files.lease_file import is_lease_name, lease_path
@@ -21,9 +20,6 @@ from flare_runtime.imaging.file_names import is_image_name, record_name
 from flare_runtime.imaging.read import image_suffixes
 from flare_runtime.imaging.write import HEAD_BYTES
 from flare_runtime.paths import as_path, is_url
-from flare_runtime.run.digests import sha256_of
-from flare_runtime.run.identity import stamp_of
-from flare_runtime.run.record import CaseRecord
 from flare_runtime.stores.mirror import Mirror
 from flare_runtime.stores.store import ObjectStatus
 
@@ -107,18 +103,14 @@ class StoredPlaces:
         status = self.mirror.status_of(case.record)
         if (status and status.stamp) == _stamp_of(case.record):
             return
-        for path in results_of(case):
+        for path in case.results:
             path.unlink(missing_ok=True)
-        found: _Found = {path: status for path in results_of(case) if (status := self.mirror.status_of(path))}
+        found: _Found = {path: status for path in case.results if (status := self.mirror.status_of(path))}
         deque(self._filled(found.keys() - {case.record}, found, HEAD_BYTES), maxlen=0)
         deque(self._filled(found.keys() & {case.record}, found, None), maxlen=0)
 
-    def shown_record(self, record: CaseRecord) -> CaseRecord:
-        """Return a record with URLs in place of local places."""
-        return msgspec.json.decode(self.mirror.shown_json(msgspec.json.encode(record)), type=CaseRecord)
-
     def sha256_of(self, *paths: Path) -> str:
-        """Return the SHA-256 of files one after the other, be they objects or not; see `digests.sha256_of`."""
+        """Return the SHA-256 of files one after the other, be they objects or not; see `fingerprints.sha256_of`."""
         return (self.mirror.sha256_of if self.mirror.holds(paths[0]) else sha256_of)(*paths)
 
     @contextmanager
@@ -166,7 +158,7 @@ class StoredPlaces:
         """Put stand-ins in place of what the target holds of results; return the masks that a record vouches for."""
         if len(cases) == 1:
             case = cases[0]
-            paths = (*results_of(case), lease_path(case.mask, 1))
+            paths = (*case.results, lease_path(case.mask, 1))
             found: _Found = {path: status for path in paths if (status := self.mirror.status_of(path))}
         elif nested:
             found = self._listed(Path(self._target), nested=True)
@@ -175,7 +167,7 @@ class StoredPlaces:
             for folder in {case.mask.parent for case in cases}:
                 found.update(self._listed(folder, nested=False))
         self._stand_in({path: status for path, status in found.items() if is_lease_name(path.name)})
-        results: _Found = {path: found[path] for case in cases for path in results_of(case) if found.get(path)}
+        results: _Found = {path: found[path] for case in cases for path in case.results if found.get(path)}
         records = {case.record: case.mask for case in cases if case.record in results}
         vouched: _Found = {}
         for record, data in self._filled(records, results, None):
@@ -247,12 +239,6 @@ def _stamp_of(path: Path) -> str | None:
     with suppress(OSError):
         return stamp_of([path])
     return None
-
-
-def results_of(case: Case) -> list[Path]:
-    """Return all that may be there of a case's results, of this run or earlier ones: the record first."""
-    sides = (path for side in case.side_files for path in (side.path, side.stale))
-    return [case.record, *case.masks, *case.stale_masks, *sides]
 
 
 @contextmanager

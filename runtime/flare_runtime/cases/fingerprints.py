@@ -1,0 +1,44 @@
+"""By what files are known again: their sizes and times of change, or the SHA-256 of what is in them."""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from flare_runtime.imaging.byte_stream import open_regular
+from flare_runtime.imaging.read import ImageSource, files_of
+
+_BLOCK_BYTES = 1 << 20
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """Return the size and time of change of files, all in one text: who writes one of them anew changes it.
+
+    Raises:
+        OSError: where a file is missing.
+    """
+    each = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files)]
+    whole = f"{sum(size for size, _ in each)}-{max((changed for _, changed in each), default=0)}"
+    return whole if len(each) == 1 else f"{whole}-{sha256(repr(each).encode()).hexdigest()[:16]}"
+
+
+def stamps_of(images: Sequence[ImageSource]) -> list[str]:
+    """Return the stamp of each channel's files; none where a file is missing."""
+    try:
+        return [stamp_of(files_of(image)) for image in images]
+    except OSError:
+        return []
+
+
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of a file, or of the files of a series one after the other.
+
+    Raises:
+        CaseError: `not_a_file` for anything but a regular file or a link to one.
+        OSError: where it cannot be read.
+    """
+    digest = sha256()
+    for path in paths:
+        with open_regular(path) as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
