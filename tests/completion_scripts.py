@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from flare_runtime import options
 from flare_runtime.backends.registry import backend_names
-from flare_runtime.cli import CLUSTERS, COHORT_QUESTIONS, QUESTIONS
+from flare_runtime.cli import COMMANDS
 from flare_runtime.introspection.completion import SHELLS, script_path
 from flare_runtime.program.command_line import name_of, path_of, place_of, words_of
 from tests.reference_pages import parser_of, subcommands
 
-COMMANDS = (*QUESTIONS, *COHORT_QUESTIONS, *CLUSTERS)
 # What can be given where the parser takes any word, since a wrong one is refused later, by name.
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),

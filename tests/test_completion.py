@@ -43,7 +43,7 @@ def test_an_unknown_shell_is_refused(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["completion", "fish"])
     assert caught.value.code == 2
-    assert "invalid choice: 'fish'" in capsys.readouterr().err
+    assert "'fish' is none of bash, zsh" in capsys.readouterr().err
 
 
 def test_the_choices_are_of_options_that_there_are():

@@ -15,7 +15,7 @@ from flare_eval.results import Accuracy, Efficiency, check_results, save
 from flare_runtime.errors import DeviceError, UsageError
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import check_targets
-from flare_runtime.program.command_line import exit_code_of, new_parser, path_of, positive
+from flare_runtime.program.command_line import exit_code_of, natural, new_parser, number_of, path_of, positive
 from flare_runtime.program.terminal import open_streams, print_line, progress_bar, say
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _add_efficiency(parser: argparse.ArgumentParser) -> None:
     add("--reference", type=path_of, metavar="DIR", help="also score the masks, as `flare-eval accuracy` does")
     _add_labels(parser)
     add("--warm", action="store_true", help="also run each command once over all cases in one process")
-    add("--gpu", type=int, metavar="N", help="which GPU's memory to watch (default: the first, if there is one)")
+    add("--gpu", type=natural, metavar="N", help="which GPU's memory to watch (default: the first, if there is one)")
 
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
@@ -117,12 +117,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add("results", type=path_of, nargs="+", metavar="OUT", help="what accuracy or efficiency wrote")
     add("-o", "--output", type=path_of, required=True, metavar="DIR", help="gets report.html, report.md and pictures")
     add("--images", type=path_of, metavar="DIR", help="folder of <case>_0000.nii.gz, for the gallery")
-    add("--gallery", type=int, default=4, metavar="N", help="best and worst cases to draw (default: %(default)s)")
+    add("--gallery", type=natural, default=4, metavar="N", help="best and worst cases to draw (default: %(default)s)")
     add("--flare", action="store_true", help="set the numbers of the FLARE25 paper beside")
 
 
 def _tolerance(text: str) -> float:
-    value = float(text)
+    value = number_of(text)
     if not 0 < value <= 100:
         raise argparse.ArgumentTypeError(f"{text} mm; give more than 0 and at most 100")
     return value

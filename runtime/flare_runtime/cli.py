@@ -25,6 +25,7 @@ QUESTIONS = ("list", "info", "doctor", "check", "completion")
 COHORT_QUESTIONS = ("status", "merge")
 # What has a cluster do it: by jobs that go on by themselves, or by actors that this program directs.
 CLUSTERS = ("slurm", "ray")
+COMMANDS = (*QUESTIONS, *COHORT_QUESTIONS, *CLUSTERS)
 EXIT_CODES = """\
 exit codes: 0 all cases done; 1 internal error; 2 usage; 4 some cases refused or failed; 5 device;
             6 output; 7 bundle; 129, 130 and 143 interrupted; 138 and 140 preempted, cases are left
@@ -42,6 +43,7 @@ def parse_args(
 ) -> argparse.Namespace:
     """Parse the command line, or that of another program which takes a group of options beside those of a run."""
     from flare_runtime.program.command_line import new_parser
+    from flare_runtime.program.parser import meant
 
     parser = new_parser(program, description, EXIT_CODES)
     if add_group:
@@ -50,19 +52,18 @@ def parse_args(
         add_own_group(parser)
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
-        parser.error(f"{words[0]}: is no command; an input goes behind -i")
+        nearest = meant(words[0], () if add_group else COMMANDS)
+        parser.error(f"{words[0]}: is no command; an input goes behind -i{nearest}")
     args, surplus = parser.parse_known_args(words)
     if args.flare:
         args, surplus = parser.parse_known_args([*FLARE.split(), *words])
-    if surplus and not surplus[0].startswith("-"):
-        parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")
     if surplus:
-        parser.error(f"unrecognized arguments: {' '.join(surplus)}")
+        parser.error(f"{surplus[0]}: is one input too many; -i takes one image, or a folder that holds all of them")
     return args
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    from flare_runtime.program.command_line import place_of, positive, share_of
+    from flare_runtime.program.command_line import number_of, place_of, positive, share_of
 
     add = parser.add_argument_group("input").add_argument
     add(
@@ -80,7 +81,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     add("--any-spacing", action="store_true", help="take scans however far their spacing is from the model's")
     add(
         "--max-shear",
-        type=float,
+        type=number_of,
         metavar="DEGREES",
         help="take scans whose axes are at most so far off right angles (default: 0.6)",
     )
@@ -99,7 +100,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    from flare_runtime.program.command_line import path_of, positive
+    from flare_runtime.program.command_line import number_of, path_of, positive
 
     add = parser.add_argument_group("network").add_argument
     add("-m", "--model", type=path_of, metavar="BUNDLE", help="folder or zip (default: the model that is shipped)")
@@ -124,7 +125,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--step",
-        type=float,
+        type=number_of,
         metavar="SHARE",
         help="distance of tiles as a share of the patch (default: the model's, 0.5)",
     )
@@ -152,7 +153,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     from argparse import BooleanOptionalAction
 
-    from flare_runtime.program.command_line import name_of, path_of, words_of
+    from flare_runtime.program.command_line import name_of, number_of, path_of, words_of
 
     add = parser.add_argument_group("output").add_argument
     add(
@@ -178,7 +179,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="HOW",
         help="keep the largest component alone: of every label, or of the whole foreground (default HOW: label)",
     )
-    add("--min-volume-mm3", type=float, metavar="MM3", help="remove components of the mask that are smaller")
+    add("--min-volume-mm3", type=number_of, metavar="MM3", help="remove components of the mask that are smaller")
     add(
         "--probabilities",
         nargs="?",

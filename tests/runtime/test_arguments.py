@@ -10,8 +10,8 @@ def test_a_second_input_is_called_that(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["-i", "a.nii", "b.nii", "-o", "out"])
     assert caught.value.code == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.endswith("b.nii: is one input too many; -i takes one image, or a folder that holds all of them")
+    text = "b.nii: is one input too many; -i takes one image, or a folder that holds all of them"
+    assert capsys.readouterr().err == f"flare-infer: {text}; see flare-infer --help\n"
 
 
 @pytest.mark.parametrize("words", [["typo", "out"], ["ray", "typo"], ["slurm", "typo"]])
@@ -19,7 +19,7 @@ def test_a_word_that_is_no_command_is_called_that(words, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.endswith("typo: is no command; an input goes behind -i\n")
+    assert "typo: is no command; an input goes behind -i; see flare-infer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "number"), [("2e9", 2_000_000_000), ("12", 12), ("1e3", 1000)])
@@ -51,7 +51,7 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: flare-infer")
+    assert capsys.readouterr().err.startswith("flare-infer: ")
 
 
 def test_the_help_groups_every_option():

@@ -148,7 +148,7 @@ def _check_run(args: argparse.Namespace) -> None:
 
 def _words_of_worker(args: argparse.Namespace, words: Sequence[str]) -> list[str]:
     """Return the words without those that are for the array; all together were found to be right."""
-    of_array = argparse.ArgumentParser(add_help=False)
+    of_array = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_array(of_array)
     of_run = of_array.parse_known_args(words)[1]
     return of_run if args.resume or args.resume_failed else ["--resume", *of_run]

@@ -77,8 +77,9 @@ def _seconds(text: str) -> float:
     """Read the interval of `--watch`."""
     try:
         return above_zero(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds; the folder goes before --watch") from None
+    except argparse.ArgumentTypeError:
+        why = f"{text} is no number of seconds above 0; the folder goes before --watch"
+        raise argparse.ArgumentTypeError(why) from None
 
 
 def _status(args: argparse.Namespace) -> int:

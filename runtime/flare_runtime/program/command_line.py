@@ -12,13 +12,14 @@ from flare_runtime import __version__
 from flare_runtime.compute.available_memory import MORE_MEMORY, lacked_memory
 from flare_runtime.errors import DeviceError, FlareError, UsageError, install_hint
 from flare_runtime.paths import check_no_secret, is_url
+from flare_runtime.program.parser import Parser
 from flare_runtime.program.telemetry import silence_command
 from flare_runtime.program.terminal import say, say_lines
 
 
-def new_parser(program: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+def new_parser(program: str, description: str | None, epilog: str | None = None) -> Parser:
     """Return the parser of a program, with `--version`; its help prints `epilog`, such as the exit codes, as it is."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
@@ -49,12 +50,20 @@ def place_of(text: str) -> str | Path:
     return name_of(text) if is_url(text) else path_of(text)
 
 
+def number_of(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
+
+
 def _whole(text: str) -> int:
     """Read a whole number, also as people write large ones: 2e9."""
     try:
         return int(text)
     except ValueError:
-        number = float(text)
+        number = number_of(text)
     if not number.is_integer():
         raise argparse.ArgumentTypeError(f"{text} is no whole number")
     return int(number)
@@ -92,7 +101,7 @@ def natural(text: str) -> int:
 
 def above_zero(text: str) -> float:
     """Read a number above 0."""
-    number = float(text)
+    number = number_of(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return number
