@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from tests.fuzz.model_inputs import odd_json
+from tests.fuzz.json_inputs import odd_json
 from tests.fuzz.nifti_inputs import damaged
 
 Files = dict[str, bytes]

@@ -15,7 +15,7 @@ from flare_export.source.plans import resolve_configuration
 from flare_runtime.errors import BundleError
 from flare_runtime.model.manifest import decode_manifest, encode_manifest
 from flare_train.planning.lint import lint
-from tests.fuzz.model_inputs import odd_json
+from tests.fuzz.json_inputs import odd_json
 
 COUNT = 10_000
 _FILES = ("plans.json", "dataset.json")
