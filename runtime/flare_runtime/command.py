@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.errors import FlareError, UsageError
 from flare_runtime.files.naming import visible
+from flare_runtime.files.temporary import sweep_this_machine
 from flare_runtime.options import RunOptions
 from flare_runtime.program.duration import duration
 from flare_runtime.program.interruption import Interruption
@@ -55,6 +56,7 @@ class Command:
         self._begun_s = time.monotonic()
         self._interruption = interruption
         self._waiting = WaitingLine("flare-infer: preparing the network and the first case ...")
+        sweep_this_machine()
         self._session = open_session(args, self._on_event)
         self._run = self._session.run(
             args.input,

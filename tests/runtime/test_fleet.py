@@ -1,6 +1,5 @@
 """How a fleet gives cases to actors, with stand-ins for the actors."""
 
-import tempfile
 from collections import Counter, deque
 from importlib.util import find_spec
 from pathlib import Path
@@ -155,10 +154,10 @@ def test_a_cluster_that_cannot_be_started_leaves_no_folder(monkeypatch, tmp_path
     from flare_runtime.cluster import ray_cluster
 
     def fail(*_args, _temp_dir, **_options):
-        Path(_temp_dir, "logs").touch()
+        Path(_temp_dir, "logs").mkdir(parents=True)
         raise RuntimeError("no port is free")
 
-    monkeypatch.setattr(ray_cluster, "mkdtemp", lambda **given: tempfile.mkdtemp(**{**given, "dir": tmp_path}))
+    monkeypatch.setattr(ray_cluster, "SHORT_PATHS", tmp_path)
     monkeypatch.setattr(ray_cluster.ray, "init", fail)
     with pytest.raises(DeviceError, match="be started: no port is free"):
         ray_cluster.RayCluster("local")

@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -171,3 +172,32 @@ def test_a_run_that_is_ended_lets_go_of_its_cases_and_of_its_cluster(tiny_bundle
         run.kill()
     assert run.returncode == 143, err
     assert names(masks) == []
+
+
+@pytest.mark.slow
+def test_what_ray_writes_names_no_case_is_private_and_goes_where_all_are_killed(tiny_bundle, tmp_path):
+    scans, masks, before = tmp_path / "scans", tmp_path / "masks", {*Path("/tmp").glob(".*.flare-tmp/r")}
+    for folder in (scans, masks):
+        folder.mkdir()
+    write_nifti(scans / "MUSTERMANN1.nii.gz", blobs((16, 17, 18)), spacing_mm=SPACING)
+    write_nifti(scans / "MUSTERMANN3.nii.gz", blobs((160, 170, 180)), spacing_mm=SPACING)
+    (scans / "MUSTERMANN2.nii.gz").write_bytes(b"no image")
+    words = ("-i", scans, "-o", masks, "-m", tiny_bundle, "--device", "cpu", "--verbose")
+    run = spawn("ray", *words, "--address", "local", "--actors", "1", "--cpus-per-actor", "1", start_new_session=True)
+    try:
+        until = time.monotonic() + 90
+        while len(list(masks.glob("*.json"))) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        (session,) = {*Path("/tmp").glob(".*.flare-tmp/r")} - before
+        assert session.parent.stat().st_mode & 0o777 == 0o700
+        logs = [path for path in session.rglob("*") if path.is_file()]
+        assert logs
+        assert not [path for path in logs if b"MUSTERMANN" in path.read_bytes()]
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)  # with the driver
+        run.communicate()
+    until = time.monotonic() + 20
+    while session.parent.exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)

@@ -15,6 +15,7 @@ from flare_runtime.files.naming import visible
 from flare_runtime.program.command_line import skip_model_converter
 from flare_runtime.program.interruption import Interruption
 from flare_runtime.program.telemetry import silence_command
+from flare_runtime.program.terminal import drop_output
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.events import CaseProgress, Event
 from flare_runtime.run.record import traceback_of
@@ -39,6 +40,7 @@ class CaseActor:
         self._run: Run | None = None
         self._giving = threading.Lock()
         silence_command()
+        drop_output()  # which Ray keeps in files of its own; libraries may quote what a scan says of its patient
         skip_model_converter()
         logging.getLogger().addHandler(LogForwarder(self._said.put))
         logging.getLogger(_PACKAGE).setLevel(order.log_level)

@@ -18,6 +18,7 @@ from flare_runtime.cluster.orders import FleetOrder
 from flare_runtime.errors import FlareError, LostDeviceError
 from flare_runtime.files.naming import visible
 from flare_runtime.program.telemetry import silence_command
+from flare_runtime.program.terminal import drop_output
 from flare_runtime.run.record import traceback_of
 from flare_runtime.run.worker import LogForwarder, main_module_hidden
 
@@ -81,7 +82,7 @@ class Driver:
 def _run(order: FleetOrder, connection: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # the program gets them too, and acts upon them
         signal.signal(number, signal.SIG_IGN)
-    _silence_output()
+    drop_output()  # a lost cluster makes Ray's libraries print pages
     sending = Lock()
 
     def say(message: DriverMessage) -> None:
@@ -113,13 +114,6 @@ def _drive(order: FleetOrder, say: Callable[[DriverMessage], None], heard: "Simp
 
     with suppress(LostClusterError):
         Fleet(order, say, heard).run()
-
-
-def _silence_output() -> None:
-    """Drop what Ray's libraries print; a lost cluster makes them print pages."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
 
 
 def _listen(connection: Connection, put: Callable[[CasesGiven | None], None]) -> None:

@@ -3,11 +3,10 @@
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from tempfile import mkdtemp
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,7 +19,9 @@ from flare_runtime.cluster.messages import ActorMessage
 from flare_runtime.cluster.orders import ActorOrder
 from flare_runtime.cluster.placement import Demand
 from flare_runtime.errors import DeviceError, first_line
+from flare_runtime.files.guarded import guarded_folder
 from flare_runtime.files.naming import visible
+from flare_runtime.files.temporary import SHORT_PATHS
 
 # Paths and records alone go through it.
 _OBJECT_STORE_BYTES = 100_000_000
@@ -56,16 +57,12 @@ class RayCluster:
         is_local = address == LOCAL
         if ":" in address and not answers(address):
             raise DeviceError(f"no Ray cluster answers at {address}")
-        # Ray keeps what it logs; its sockets lie there too, whose paths have to be short.
-        self._folder = mkdtemp(prefix="ray-", dir="/tmp") if is_local else None
-        new: dict[str, Any] = {
-            "num_cpus": max(cpus, os.cpu_count() or 1),
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_temp_dir": self._folder,
-        }
+        self._held = ExitStack()
+        new: dict[str, Any] = {}
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(new if is_local else {}))
+            if is_local:
+                new = _new_cluster(cpus, self._held.enter_context(guarded_folder(SHORT_PATHS)))
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **new)
         except Exception as error:  # of many kinds
             self.close()
             what = "be started" if is_local else f"be joined ({address})"
@@ -105,8 +102,7 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster, and end a local one with what it has left on the disk."""
         ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._held.close()
 
 
 class RayActor:
@@ -141,6 +137,16 @@ class RayActor:
         """End its process."""
         with suppress(RayError):
             ray.kill(self._handle)
+
+
+def _new_cluster(cpus: int, folder: Path) -> dict[str, Any]:
+    return {
+        "num_cpus": max(cpus, os.cpu_count() or 1),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        # Ray logs there, and lets everybody on this machine into it.
+        "_temp_dir": str(folder / "r"),
+    }
 
 
 def _why(error: Exception) -> str:

@@ -11,14 +11,19 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from tempfile import gettempdir
 from typing import BinaryIO
 
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.this_process import system_id
 
-_NAME = re.compile(r"\.[0-9a-f]{32}\.flare-tmp")
-# Of a name's digits, so many tell on which system it was made.
+# Few digits, as sockets lie in folders of Ray, whose paths have to be short; earlier versions made names of 32.
+_NAME = re.compile(r"\.[0-9a-f]{24}([0-9a-f]{8})?\.flare-tmp")
+# Of a name's digits, so many tell on which system it was made; the others are random bytes.
 _MARK_DIGITS = 8
+_RANDOM_BYTES = 8
+# Where folders lie whose paths have to be short.
+SHORT_PATHS = Path("/tmp")
 # Where the file system keeps no locks, what was not written to for so long is left over.
 _ABANDONED_S = 24 * 3600
 _ATTEMPTS = 10
@@ -93,6 +98,13 @@ def sweep(folder: Path) -> None:
             _remove_abandoned(path)
 
 
+def sweep_this_machine() -> None:
+    """Remove what killed processes left in the folders for temporary files: scans and names of patients, it may be."""
+    for folder in {Path(gettempdir()), SHORT_PATHS}:
+        with suppress(OSError):
+            sweep(folder)
+
+
 def _new_file(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
@@ -106,7 +118,7 @@ def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """Return the path and the descriptor of something new in `folder`, which is locked as long as that is open."""
     error = FileNotFoundError(errno.ENOENT, "what is made there vanishes", str(folder))
     for _ in range(_ATTEMPTS):
-        path = folder / f".{system_mark()}{os.urandom(16).hex()[_MARK_DIGITS:]}.flare-tmp"
+        path = folder / f".{system_mark()}{os.urandom(_RANDOM_BYTES).hex()}.flare-tmp"
         try:
             descriptor = make(path)
         except FileNotFoundError as missing:

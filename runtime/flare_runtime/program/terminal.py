@@ -41,6 +41,13 @@ def open_streams() -> None:
         sys.stderr = _stream(2, sys.stderr)
 
 
+def drop_output() -> None:
+    """Drop what is printed in this process from here on, by libraries too."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+
+
 def print_line(text: object) -> None:
     """Print one line of results on standard output."""
     print(visible(text), flush=True)  # flushed: a kill would lose what waits for a file

@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from flare_runtime.errors import UsageError
+from flare_runtime.files.guarded import guarded_folder
 from flare_runtime.files.naming import LONGEST_NAME, visible
-from flare_runtime.files.temporary import temporary_file, temporary_folder
+from flare_runtime.files.temporary import temporary_file
 from flare_runtime.paths import check_no_secret
 from flare_runtime.stores.patience import LIMIT_S, Patience
 from flare_runtime.stores.store import PROTOCOLS, ObjectStatus, Store
@@ -36,7 +37,7 @@ class Mirror:
 
     def __init__(self) -> None:
         held = ExitStack()
-        self._folder = held.enter_context(temporary_folder(Path(tempfile.gettempdir())))
+        self._folder = held.enter_context(guarded_folder(Path(tempfile.gettempdir())))
         # Also where nobody closes it, and at the end of the program.
         self._remove = weakref.finalize(self, held.close)
         self._patience = Patience()
