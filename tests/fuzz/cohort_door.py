@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from flare_runtime.cases.record_format import is_record, is_report, mask_in_record
 from flare_runtime.cohort.cases_table import is_case_table
 from flare_runtime.cohort.merge import merge
 from flare_runtime.cohort.status import Expected, status_of
@@ -28,7 +29,7 @@ from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pictures.page_head import is_page
 from flare_runtime.run.lesion_table import is_table
-from flare_runtime.run.record import CaseRecord, is_record, is_report, mask_in_record, read_record
+from flare_runtime.run.record import CaseRecord, read_record
 from flare_runtime.run.resume import ResumeRules
 from flare_runtime.run.session import Session
 from tests.fuzz.cohort_inputs import BUNDLE, CASES, SYSTEM, Files, odd_results, write_results

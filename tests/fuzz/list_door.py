@@ -8,9 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from flare_runtime.cases.case_list import ListedCase, read_case_list
+from flare_runtime.cases.finding import find_cases
 from flare_runtime.files.naming import visible
-from flare_runtime.run.case_list import ListedCase, read_case_list
-from flare_runtime.run.cases import find_cases
 from tests.fuzz.json_inputs import odd_json
 from tests.fuzz.nifti_inputs import damaged
 
