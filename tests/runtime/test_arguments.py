@@ -3,6 +3,7 @@
 import pytest
 
 from flare_runtime import cli
+from flare_runtime.arguments import parse_args
 from tests.reference_pages import parser_of
 
 
@@ -24,13 +25,13 @@ def test_a_word_that_is_no_command_is_called_that(words, capsys):
 
 @pytest.mark.parametrize(("text", "number"), [("2e9", 2_000_000_000), ("12", 12), ("1e3", 1000)])
 def test_large_numbers_can_be_given_as_the_help_writes_them(text, number):
-    assert cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text]).max_voxels == number
+    assert parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text]).max_voxels == number
 
 
 @pytest.mark.parametrize("text", ["2.5", "1e-3", "inf", "nan", "-2e9", "0e0"])
 def test_what_is_no_whole_number_is_none_in_any_spelling(text, capsys):
     with pytest.raises(SystemExit):
-        cli.parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text])
+        parse_args(["-i", "a.nii", "-o", "b.nii", "--max-voxels", text])
     assert "argument --max-voxels: " in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from flare_runtime import cli
+from flare_runtime.arguments import parse_args
 from flare_runtime.backends.registry import engines_on
 from flare_runtime.command import options_of
 from tests.runtime.command_runs import names, write_cohort, write_scan
@@ -11,7 +12,7 @@ SAYS = "flare-infer: --flare sets --crop body --gpu-memory 3584 --no-records, wh
 
 
 def options(*words):
-    return options_of(cli.parse_args(["-i", "in", "-o", "out", *words]))
+    return options_of(parse_args(["-i", "in", "-o", "out", *words]))
 
 
 def test_it_sets_what_it_says():

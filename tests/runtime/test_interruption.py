@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import flare_runtime
-from flare_runtime.cli import parse_args
+from flare_runtime.arguments import parse_args
 from flare_runtime.command import Command
 from flare_runtime.program.interruption import Interruption
 from tests.processes import has_ended

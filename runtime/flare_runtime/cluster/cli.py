@@ -2,9 +2,10 @@
 
 import argparse
 import shutil
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from flare_runtime.arguments import parse_args
 from flare_runtime.errors import UsageError
 from flare_runtime.files.output import check_folder
 from flare_runtime.program.command_line import above_zero, exit_code_of, path_of, positive, skip_model_converter
@@ -22,24 +23,11 @@ _DESCRIPTION = (
 _TIME_MIN = {"slurm": 60, "local": 10_000, "debug": 10_000}
 
 
-class ParseRun(Protocol):
-    """Parses the options of a run, and those of a group that another command adds to them."""
-
-    def __call__(
-        self,
-        argv: Sequence[str],
-        program: str,
-        description: str,
-        add_group: Callable[[argparse.ArgumentParser], None],
-    ) -> argparse.Namespace:
-        """Parse the command line of a program of this name."""
-
-
-def main(argv: Sequence[str], parse_run: ParseRun) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code; the first word is its name."""
     words = argv[1:]
     program = f"flare-infer {argv[0]}"
-    args = parse_run(words, program, _DESCRIPTION, _add_array)
+    args = parse_args(words, program, _DESCRIPTION, _add_array)
     return exit_code_of(program, lambda: _slurm(args, words), extra="slurm")
 
 
