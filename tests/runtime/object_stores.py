@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -37,6 +38,7 @@ class Line:
     Attributes:
         port: where it listens.
         cuts: of how many connections were cut in the middle.
+        hangs_on: the part of a request that holds these bytes is not passed on, until this is None again.
     """
 
     def __init__(self, to: int) -> None:
@@ -44,6 +46,7 @@ class Line:
         self._listener = self._listen(0)
         self.port = self._listener.getsockname()[1]
         self.cuts = 0
+        self.hangs_on: bytes | None = None
         self._open: set[socket.socket] = set()
         # Of each of the next connections, after how many bytes it is cut.
         self._limits: list[int] = []
@@ -77,11 +80,13 @@ class Line:
                 self._open |= {near, far}
                 left = [self._limits.pop(0) if self._limits else -1]
                 for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass_on, args=(one, other, left), daemon=True).start()
+                    threading.Thread(target=self._pass_on, args=(one, other, left, one is near), daemon=True).start()
 
-    def _pass_on(self, one: socket.socket, other: socket.socket, left: list[int]) -> None:
+    def _pass_on(self, one: socket.socket, other: socket.socket, left: list[int], is_request: bool) -> None:
         with suppress(OSError):
             while data := one.recv(_BLOCK_BYTES):
+                while is_request and self.hangs_on and self.hangs_on in data:
+                    time.sleep(0.02)
                 if 0 <= left[0] < len(data):
                     other.sendall(data[: left[0]])
                     self.cuts += 1

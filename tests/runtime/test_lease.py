@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from flare_runtime.errors import OutputError
 from flare_runtime.files.lease import Leases, holder_of, lease_path
+from flare_runtime.files.signs_of_life import SignsOfLife
 from flare_runtime.files.this_process import process_id
 from tests.processes import fork
 from tests.runtime.lease_schedules import Schedule
@@ -216,3 +218,24 @@ def test_in_whatever_order_workers_take_their_steps_a_target_is_written_once_and
 @pytest.mark.slow
 def test_in_many_orders_of_the_workers_steps_a_target_is_written_once_and_nothing_is_left(tmp_path):
     run_schedules(tmp_path, range(100, 10_000))
+
+
+def test_a_sign_of_life_that_hangs_delays_no_other():
+    goes_on, given, many = threading.Event(), Counter(), threading.Event()
+
+    def give(one):
+        given[one] += 1
+        if one == "hangs":
+            goes_on.wait()
+        if one == "fails":
+            raise OSError("the server is away")
+        if one == "sound" and given[one] == 5:
+            many.set()
+
+    signs = SignsOfLife(lambda: ("hangs", "fails", "sound"), give, beat_s=0.01)
+    signs.start()
+    assert many.wait(10)
+    goes_on.set()
+    signs.close()
+    assert given["hangs"] == 1
+    assert given["fails"] > 1

@@ -112,6 +112,20 @@ def test_a_run_on_urls_makes_what_one_on_folders_makes(bucket, masks, run, tmp_p
     assert record in json.loads(report)["cases"]
 
 
+def test_a_record_holds_the_stamps_that_the_store_gave_its_results(bucket, run):
+    bucket.put("scans/c\u202e_0000.nii.gz", bucket.get("scans/c_0000.nii.gz"))
+    run(f"{bucket.url}/scans/", f"{bucket.url}/masks/", replace(OPTIONS, preview=True))
+    mirror = Mirror()
+    for name, shown in (("a", "a"), ("c\u202e", "c\\u202e")):
+        outputs = json.loads(bucket.get(f"masks/{name}.json"))["identity"]["outputs"]
+        assert outputs.keys() == {f"{shown}.nii.gz", f"{shown}.preview.png"}
+        for end in ("nii.gz", "preview.png"):
+            status = mirror.status_of(mirror.place_of(f"{bucket.url}/masks/{name}.{end}"))
+            assert outputs[f"{shown}.{end}"] == status.stamp
+            assert status.size == len(bucket.get(f"masks/{name}.{end}"))
+    mirror.close()
+
+
 def test_either_side_may_be_a_folder(bucket, masks, run, tmp_path):
     assert run(f"{bucket.url}/scans", tmp_path / "down", resume=ResumeRules()) == ("abc", "")
     assert run(f"file://{tmp_path}/scans", f"{bucket.url}/up", resume=ResumeRules()) == ("abc", "")
@@ -138,6 +152,7 @@ def test_resume_reads_records_and_lists_alone(bucket, run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.delattr("s3fs.S3FileSystem._get_file")
         patch.delattr("s3fs.S3FileSystem._open")
+        patch.delattr("flare_runtime.stores.store.Store.sha256_of")
         assert run(*urls, resume=ResumeRules()) == ("", "abc")
     bucket.put("scans/c_0000.nii.gz", bucket.get("scans/c_0000.nii.gz"))  # which changes its time
     bucket.remove("masks/a.nii.gz")
@@ -383,6 +398,35 @@ def test_a_lease_without_a_sign_of_life_is_taken_over(bucket):
     assert silent.take(target).generation == 1
     silent.close()
     other.close()
+    assert bucket.names("masks") == []
+    mirror.close()
+
+
+@pytest.mark.slow
+def test_an_object_on_which_a_store_hangs_costs_no_other_lease(bucket, line, monkeypatch):
+    mirror = Mirror()
+    hanging, sound = (mirror.place_of(f"{bucket.url}/masks/{name}.nii.gz") for name in "ab")
+    ours, other = (StoreLeases(mirror, beat_s=0.2, dead_after_s=2) for _ in range(2))
+    leases = [ours.take(target) for target in (hanging, sound)]
+    monkeypatch.setattr(line, "hangs_on", leases[0].token.encode())  # which its signs of life hold
+    time.sleep(4)
+    assert [other.take(target) for target in (hanging, sound)] == [None, None]  # silent for two beats before it is dead
+    time.sleep(0.5)
+    taken = [other.take(target) for target in (hanging, sound)]
+    assert [lease and lease.generation for lease in taken] == [2, None]
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(ours.holds(leases[0])))
+    asking.start()  # it asks right before it would store, and hangs as well
+    assert ours.holds(leases[1])
+    line.hangs_on = None
+    asking.join()
+    assert answers == [False]
+    other.release(taken[0])
+    ours.release(leases[0])
+    ours.release(leases[1])
+    ours.close()
+    other.close()
+    time.sleep(0.5)
     assert bucket.names("masks") == []
     mirror.close()
 

@@ -20,7 +20,6 @@ is held and writing. Its target is then written twice.
 
 import os
 import stat
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pathlib import Path
 from flare_runtime.errors import OutputError
 from flare_runtime.files import lease_file
 from flare_runtime.files.lease_file import DEAD_AFTER_S, Holder, LeaseState, holder_of, is_lease_name, lease_path
+from flare_runtime.files.signs_of_life import SignsOfLife
 from flare_runtime.files.temporary import temporary_file
 from flare_runtime.files.this_process import has_ended
 
@@ -75,7 +75,7 @@ class Lease:
 
 
 class Leases:
-    """The leases of a process; a thread gives signs of life for all of them.
+    """The leases of a process; threads give signs of life for them.
 
     Args:
         beat_s: the time between two signs of life.
@@ -86,9 +86,7 @@ class Leases:
         self._beat_s = beat_s
         self._dead_after_ns = round(dead_after_s * 1e9)
         self._held: set[Lease] = set()
-        self._starting = threading.Lock()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+        self._signs = SignsOfLife(lambda: tuple(self._held), _give_sign, beat_s)
         # By file system: its time and this machine's, both in ns.
         self._clocks: dict[int, tuple[int, int]] = {}
         # Those whose last sign of life lies in the future: since when they have been seen, by this machine's clock.
@@ -129,7 +127,7 @@ class Leases:
 
     def close(self) -> None:
         """Give back what is held."""
-        self._closed.set()
+        self._signs.close()
         for lease in tuple(self._held):
             self.give_back(lease)
 
@@ -173,19 +171,15 @@ class Leases:
 
     def _hold(self, lease: Lease) -> Lease | None:
         self._held.add(lease)
-        with self._starting:
-            if self._thread.ident is None:
-                self._thread.start()
-        if self._closed.is_set():  # by another thread, which may have missed this one
+        self._signs.start()
+        if self._signs.is_closed:  # by another thread, which may have missed this one
             self.give_back(lease)
             return None
         return lease
 
-    def _beat(self) -> None:
-        while not self._closed.wait(self._beat_s):
-            for lease in tuple(self._held):
-                with suppress(OSError):  # the server may come back
-                    lease_file.touch(lease_path(lease.target, lease.generation), lease.token)
+
+def _give_sign(lease: Lease) -> None:
+    lease_file.touch(lease_path(lease.target, lease.generation), lease.token)
 
 
 def _highest(target: Path) -> int:

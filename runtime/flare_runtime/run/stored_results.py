@@ -73,7 +73,7 @@ class StoredResults:
             if mark in names:
                 self._mirror.copy(names[mark], path)
             else:
-                stamps[path.name] = self._mirror.put(path).stamp
+                stamps[visible(path.name)] = self._mirror.put(path).stamp
         for path in before.keys() - now.keys() - {record}:
             self._mirror.remove(path)
         if not is_new_record or record not in now:

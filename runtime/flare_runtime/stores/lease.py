@@ -20,6 +20,7 @@ import msgspec
 from flare_runtime.errors import OutputError
 from flare_runtime.files.lease import Lease
 from flare_runtime.files.lease_file import DEAD_AFTER_S, LeaseContent, lease_path, new_content
+from flare_runtime.files.signs_of_life import SignsOfLife
 from flare_runtime.files.this_process import has_ended
 from flare_runtime.stores.mirror import Mirror
 from flare_runtime.stores.store import Store
@@ -39,7 +40,7 @@ class StoreLease(Lease):
 
 
 class StoreLeases:
-    """The leases of a process in one store; a thread gives signs of life for all of them.
+    """The leases of a process in one store; threads give signs of life for them.
 
     Args:
         mirror: of the targets.
@@ -52,8 +53,7 @@ class StoreLeases:
         self._beat_s = beat_s
         self._dead_after_s = dead_after_s
         self._held: dict[StoreLease, bytes] = {}
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+        self._signs = SignsOfLife(lambda: tuple(self._held), self._give_sign, beat_s)
         # The store's time, and this machine's.
         self._clock: tuple[float, float] | None = None
         # Leases without a sign of life, and since when they have been seen so.
@@ -74,10 +74,16 @@ class StoreLeases:
         """Whether nobody has taken a lease over, which it also puts off; it is asked right before storing."""
         store, key = self._at(lease.target, lease.generation)
         data = self._held.get(StoreLease(lease.target, lease.generation, lease.token))
-        if data is None or store.content(key) != data:
-            return False
-        store.write(key, data)
-        return not self._exists(lease.target, lease.generation + 1)
+        while data is not None:
+            asked_s = time.monotonic()
+            if store.content(key) != data:
+                return False
+            store.write(key, data)
+            if self._exists(lease.target, lease.generation + 1):
+                return False
+            if time.monotonic() - asked_s < self._dead_after_s / 2:
+                return True  # else somebody may have taken it over while the answers were on their way
+        return False
 
     def release(self, lease: Lease) -> None:
         """Remove the lease of a target that is settled, and those of the workers that were lost at it."""
@@ -110,7 +116,7 @@ class StoreLeases:
 
     def close(self) -> None:
         """Give back what is held."""
-        self._closed.set()
+        self._signs.close()
         leases, self._held = list(self._held), {}
         threads = [threading.Thread(target=self._give_back, args=(lease,), daemon=True) for lease in leases]
         until = time.monotonic() + _MOMENT_S
@@ -152,9 +158,8 @@ class StoreLeases:
             return None
         lease = StoreLease(target, generation, content.token)
         self._held[lease] = data
-        if self._thread.ident is None:
-            self._thread.start()
-        if self._closed.is_set() or any(self._exists(target, generation + step) for step in (1, 2)):
+        self._signs.start()
+        if self._signs.is_closed or any(self._exists(target, generation + step) for step in (1, 2)):
             self.give_back(lease)
             return None
         return lease
@@ -196,14 +201,15 @@ class StoreLeases:
             store.remove(key)
         return self._clock[0] + time.monotonic() - self._clock[1]
 
-    def _beat(self) -> None:
-        while not self._closed.wait(self._beat_s):
-            for lease, data in tuple(self._held.items()):
-                store, key = self._at(lease.target, lease.generation)
-                store = store.impatient()
-                with suppress(Exception):  # the store may come back
-                    if store.content(key) == data and lease in self._held:
-                        store.write(key, data)
+    def _give_sign(self, lease: StoreLease) -> None:
+        data = self._held.get(lease)
+        store, key = self._at(lease.target, lease.generation)
+        store = store.apart
+        if data is None or store.content(key) != data or lease not in self._held:
+            return
+        store.write(key, data)
+        if lease not in self._held and store.content(key) == data:  # it was let go while that was under way
+            store.remove(key)
 
     def _exists(self, target: Path, generation: int) -> bool:
         return self._mirror.status_of(lease_path(target, generation)) is not None

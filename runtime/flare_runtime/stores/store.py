@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,15 @@ class Store:
     Args:
         protocol: such as `s3`.
         patience: with it.
+        apart: whether its connections are its own, and not those of all stores of the protocol.
 
     Raises:
         UsageError: where a package is missing that it needs.
     """
 
-    def __init__(self, protocol: str, patience: Patience) -> None:
+    def __init__(self, protocol: str, patience: Patience, *, apart: bool = False) -> None:
         self._protocol = protocol
-        self._fs = _file_system(protocol)
+        self._fs = _file_system(protocol, apart=apart)
         self._patience = patience
 
     def status(self, key: str) -> ObjectStatus:
@@ -79,6 +81,11 @@ class Store:
     def impatient(self) -> "Store":
         """Return the same store for who does not wait for it."""
         return Store(self._protocol, Patience())
+
+    @cached_property
+    def apart(self) -> "Store":
+        """The same store for who does not wait for it, not even for a connection that others hold."""
+        return Store(self._protocol, Patience(), apart=True)
 
     def is_object(self, key: str) -> bool:
         """Whether there is an object of this name, and no prefix."""
@@ -222,7 +229,7 @@ class Store:
         return digest.hexdigest()
 
 
-def _file_system(protocol: str) -> Any:
+def _file_system(protocol: str, *, apart: bool) -> Any:
     try:
         from fsspec import get_filesystem_class
         from fsspec.registry import known_implementations
@@ -234,7 +241,7 @@ def _file_system(protocol: str) -> Any:
         package = known_implementations[protocol]["class"].partition(".")[0]
         raise UsageError(f"{protocol}:// needs the package {package}; pip install {package}") from error
     quiet_libraries()
-    return kind(use_listings_cache=False)
+    return kind(use_listings_cache=False, skip_instance_cache=apart)
 
 
 def _digest_of(path: Path, name: str) -> str:
