@@ -2,11 +2,14 @@
 
 import logging
 import os
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -50,6 +53,24 @@ def usual_logging() -> Iterator[None]:
     yield
     for package in ("flare_runtime", "flare_export", "flare_train", "flare_eval"):
         logging.getLogger(package).setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_a_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the processes that a test leaves where it fails: they would take the processor from all tests behind it."""
+    started: list[subprocess.Popen[Any]] = []
+    failed_before, real = request.session.testsfailed, subprocess.Popen.__init__
+
+    def start(process: subprocess.Popen[Any], *args: Any, **options: Any) -> None:
+        started.append(process)
+        real(process, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", start)
+        yield
+    for process in started if request.session.testsfailed > failed_before else []:
+        with suppress(AttributeError):  # one that could not be started
+            process.kill()
 
 
 @pytest.fixture(scope="session")
