@@ -192,8 +192,8 @@ REFUSED = {
     "a tilted gantry": (Series(way=(0, np.sin(0.3), np.cos(0.3))), "gantry_tilt", "17.2 degrees"),
     "two pixel spacings": (Series(change=other_spacing), "mixed_slices", "2 x 1.6 mm"),
     "two sizes": (Series(change=other_size), "mixed_slices", "8 x 8 pixels"),
-    "no position": (Series(change=without("ImagePositionPatient")), "no_position", "does not say where"),
-    "no spacing": (Series(change=without("PixelSpacing")), "no_position", "does not say where"),
+    "no position": (Series(change=without("ImagePositionPatient")), "no_position", r"\(no ImagePositionPatient\); export"),
+    "no spacing": (Series(change=without("PixelSpacing")), "no_position", r"\(no PixelSpacing\); export"),
     "half a slice": (Series(change=cut_pixels), "truncated", "IM0005: its pixels cannot be read"),
     "a broken code stream": (Series(change=broken_codestream), "corrupt", "IM0004: its pixels cannot be read"),
     "more pixels than the files can hold": (
@@ -233,6 +233,31 @@ def test_a_slice_whose_header_is_damaged_is_remarked_upon_and_missed(tmp_path):
     assert [remark.code for remark in only(folder).remarks] == ["damaged_files"]
     with pytest.raises(CaseError, match="1 slice"):
         read_volume(folder)
+
+
+def unopenable(file, target):
+    file.unlink()
+    file.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "why"), [("not-fetched", "No such file or directory"), ("IM0011", "Too many levels of symbolic links")]
+)
+def test_a_slice_that_cannot_be_opened_is_remarked_upon(target, why, tmp_path):
+    folder = Series().write(tmp_path / "scan")
+    unopenable(folder / "IM0011", target)
+    series = only(folder)
+    assert len(series.slices) == 11
+    text = f"1 file(s) could not be read, whose slices are missing (IM0011: {why})"
+    assert [remark.text for remark in series.remarks] == [text]
+
+
+def test_a_folder_of_slices_that_cannot_be_opened_is_refused_with_the_reason(tmp_path):
+    folder = Series(count=3).write(tmp_path / "scan")
+    for file in folder.iterdir():
+        unopenable(file, "not-fetched")
+    with pytest.raises(UsageError, match=r"3 file\(s\) could not be read.*No such file or directory"):
+        find_series(folder)
 
 
 def test_a_file_of_no_grey_values_is_damaged(tmp_path):
@@ -298,7 +323,7 @@ def cut_header(dataset, index):
     ("change", "says"),
     [
         (scout, r"3 localizer\(s\)"),
-        (cut_header, r"3 DICOM file\(s\) could not be read \(IM000. has 0 x 44 pixels"),
+        (cut_header, r"3 file\(s\) could not be read, whose slices are missing \(IM000. has 0 x 44 pixels"),
         (lambda d, i: setattr(d, "SOPClassUID", uid.SecondaryCaptureImageStorage), "CT, MR or PET$"),
         (lambda d, i: setattr(d.file_meta, "TransferSyntaxUID", uid.DeflatedExplicitVRLittleEndian), "deflated"),
     ],

@@ -119,7 +119,8 @@ def is_dicom(path: Path) -> bool:
 def find_files(source: Path, folders: Iterable[Path] | None = None) -> list[DicomFile]:
     """Return the DICOM files of a folder and of all below it, or of a zip archive, in the order of their names.
 
-    Zip archives in a folder, hidden files and links to folders are left alone.
+    Zip archives in a folder, hidden files and links to folders are left alone. A file in a folder that cannot be opened
+    is taken for one, as a slice must not be missed in silence.
 
     Args:
         source: the folder or archive.
@@ -136,7 +137,7 @@ def find_files(source: Path, folders: Iterable[Path] | None = None) -> list[Dico
         if max(seen, len(found)) > _MAX_FILES:
             raise UsageError(f"{source}: holds more than {_MAX_FILES:,} files; give the folder of one study")
         paths = (Path(folder, name) for name in names if name[0] != ".")
-        found += [DicomFile(path) for path in paths if is_dicom(path)]
+        found += [DicomFile(path) for path in paths if _may_be_dicom(path)]
     return sorted(found)
 
 
@@ -158,12 +159,25 @@ def _refuse(error: OSError) -> None:
     raise UsageError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
+def _may_be_dicom(path: Path) -> bool:
+    try:
+        return _begins_as_dicom(_read_head(path))
+    except CaseError:
+        return False
+    except OSError:
+        return True
+
+
 def _head(path: Path) -> bytes:
     try:
-        with open_regular(path) as file:
-            return file.read(HEAD_BYTES)
+        return _read_head(path)
     except (OSError, CaseError):
         return b""
+
+
+def _read_head(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(HEAD_BYTES)
 
 
 def _begins_as_dicom(head: bytes) -> bool:

@@ -175,7 +175,8 @@ def find_series(source: Path, folders: Sequence[Path] | None = None) -> list[Dic
     wanted = [one for one in kept if one.modality == "CT"] or kept
     remarks = []
     if damaged:
-        remarks.append(Remark("damaged_files", f"{len(damaged)} DICOM file(s) could not be read ({damaged[0]})"))
+        text = f"{len(damaged)} file(s) could not be read, whose slices are missing ({damaged[0]})"
+        remarks.append(Remark("damaged_files", text))
     if not wanted:
         reasons = [*(remark.text for remark in remarks), *([f"{len(scouts)} localizer(s)"] if scouts else [])]
         text = f"{source}: holds {len(files)} DICOM file(s), none of them a slice of CT, MR or PET"

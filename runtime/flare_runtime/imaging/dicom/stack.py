@@ -84,8 +84,14 @@ def _geometry(slices: Sequence[Slice], axes: Floats, step: Floats, origin: Float
 
 def _check_like(one: Slice, first: Slice) -> None:
     """Refuse a slice that says too little of its place, or is not of one kind with the first."""
-    if one.position_mm is None or one.orientation is None or one.spacing_mm is None:
-        raise CaseError("no_position", f"{one.file.name} does not say where its pixels lie in the patient")
+    places = {
+        "ImagePositionPatient": one.position_mm,
+        "ImageOrientationPatient": one.orientation,
+        "PixelSpacing": one.spacing_mm,
+    }
+    if absent := [keyword for keyword, value in places.items() if value is None]:
+        text = f"{one.file.name} does not say where its pixels lie in the patient (no {', no '.join(absent)})"
+        raise CaseError("no_position", f"{text}; export the series anew, and keep these when it is anonymised")
     own, usual = np.array(one.spacing_mm), np.array(first.spacing_mm)
     if not np.allclose(own, usual, rtol=_SAME_SPACING, atol=0):
         theirs, ours = (f"{row:g} x {column:g} mm" for row, column in (own, usual))
