@@ -176,8 +176,10 @@ DICOM = (
 OUTPUTS = (
     Row(
         "a full disk or quota",
-        "the case fails; what was there stays, and no file is half-written",
+        "the case fails; what was there stays, and no file is half-written; three such cases in a row end the run with "
+        "exit code 6, and `--resume` goes on",
         tests=(
+            f"{_RT}full_disk.py::test_a_full_disk_ends_the_run_and_resume_goes_on",
             f"{_RT}output.py::test_a_full_disk_leaves_what_was_there_and_says_so",
             f"{_RT}commit.py::test_a_disk_that_fills_up_leaves_the_record_of_the_failure_and_no_mask",
         ),

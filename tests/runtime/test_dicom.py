@@ -192,7 +192,11 @@ REFUSED = {
     "a tilted gantry": (Series(way=(0, np.sin(0.3), np.cos(0.3))), "gantry_tilt", "17.2 degrees"),
     "two pixel spacings": (Series(change=other_spacing), "mixed_slices", "2 x 1.6 mm"),
     "two sizes": (Series(change=other_size), "mixed_slices", "8 x 8 pixels"),
-    "no position": (Series(change=without("ImagePositionPatient")), "no_position", r"\(no ImagePositionPatient\); export"),
+    "no position": (
+        Series(change=without("ImagePositionPatient")),
+        "no_position",
+        r"\(no ImagePositionPatient\); export",
+    ),
     "no spacing": (Series(change=without("PixelSpacing")), "no_position", r"\(no PixelSpacing\); export"),
     "half a slice": (Series(change=cut_pixels), "truncated", "IM0005: its pixels cannot be read"),
     "a broken code stream": (Series(change=broken_codestream), "corrupt", "IM0004: its pixels cannot be read"),

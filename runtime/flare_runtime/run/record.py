@@ -128,9 +128,9 @@ def failed_record(case: str, error: Exception) -> CaseRecord:
     if isinstance(error, LostDeviceError):
         message, evidence = visible(error), error.traceback
         return CaseRecord(case=case, status="failed", reason="worker_lost", message=message, traceback=evidence)
-    message = f"{type(error).__name__}: {visible(error)}"
     if isinstance(error, FlareError):
-        return CaseRecord(case=case, status="failed", reason="output", message=message)
+        return CaseRecord(case=case, status="failed", reason="output", message=visible(error))
+    message = f"{type(error).__name__}: {visible(error)}"
     reason = "memory" if lacked_memory(error) else "internal"
     return CaseRecord(case=case, status="failed", reason=reason, message=message, traceback=traceback_of(error))
 

@@ -117,7 +117,8 @@ def look_at(
     if not _inputs_are_same(case, before, before.identity, rules, hash_of):
         return None, False
     if before.status != "done":
-        return before, not rules.failed_too or before.tries >= rules.max_tries
+        tried_again = rules.failed_too or before.reason == "output"  # of which a full disk was to blame, not the case
+        return before, not tried_again or before.tries >= rules.max_tries
     stays = _outputs_are_there(case, before, before.identity, rules, hash_of)
     return (before, True) if stays else (None, False)
 

@@ -1,5 +1,7 @@
 """Segments files as `flare-infer` does: a session is a model with its options, a run goes over cases with it."""
 
+import errno
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -17,7 +19,7 @@ from flare_runtime.cases.input_rules import ALL_CASES, InputRules
 from flare_runtime.cases.output_checks import files_known
 from flare_runtime.cases.record_format import is_report
 from flare_runtime.compute.device import device_names
-from flare_runtime.errors import DeviceError, UsageError
+from flare_runtime.errors import DeviceError, OutputError, UsageError
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.output import check_folder
 from flare_runtime.files.target import IsOurs, check_targets
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 # How long the report of a run that is ended by a signal waits for what should take no time.
 _MOMENT_S = 0.3
+# A disk that had no room for so many cases in a row has none for the others, which would be segmented in vain.
+_WITHOUT_ROOM = 3
+_NO_ROOM = tuple(f"({os.strerror(code)})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 NO_RECORDS = "a run without records cannot be resumed, nor resume another; leave out --no-records"
 _Records: TypeAlias = Generator[CaseRecord, None, None]
 
@@ -270,7 +275,7 @@ class Run:
 
         Raises:
             DeviceError, BundleError: from the iterator, where no further case can be segmented.
-            OutputError: from the iterator, where the report cannot be written.
+            OutputError: from the iterator, where the report cannot be written, or the disk is full.
         """
         return self._records
 
@@ -325,14 +330,22 @@ def _with_others(records: _Records, others: deque[CaseRecord]) -> _Records:
 
 
 def _noted(segment: Callable[[], _Records], journal: Journal, queue: CaseQueue) -> _Records:
+    without_room = 0
     try:
         with closing(segment()) as records:  # whose worker has ended before the report says what was not begun
             for record in records:
                 journal.add(record)
                 yield record
+                without_room = without_room + 1 if _lacked_room(record) else 0
+                if without_room >= _WITHOUT_ROOM and queue.left:
+                    raise OutputError(f"{record.message}, as for the cases before; make room, then --resume goes on")
     finally:
         queue.close()
         journal.write()
+
+
+def _lacked_room(record: CaseRecord) -> bool:
+    return record.reason == "output" and any(why in (record.message or "") for why in _NO_ROOM)
 
 
 def _check_report(report: Path, what: str, over: IsOurs, cases: Sequence[Case]) -> None:
