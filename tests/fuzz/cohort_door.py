@@ -20,7 +20,7 @@ from flare_runtime.errors import FlareError
 from flare_runtime.files.lease_file import MOST_BYTES, lease_path
 from flare_runtime.files.naming import visible
 from flare_runtime.files.this_process import process_id
-from flare_runtime.imaging.dicom.mask_writer import is_structured_report
+from flare_runtime.imaging.dicom.own_objects import is_structured_report
 from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import read_volume

@@ -13,7 +13,7 @@ HEAVY = {"torch", "nnunetv2", "matplotlib", "numpy", "scipy", "nibabel", "openvi
 # What no NIfTI on a CPU needs; of these folders of the runtime, all but the modules named.
 NEEDLESS = HEAVY - {"numpy", "openvino"} | {"pydicom", "tqdm", "multiprocessing", "email", "xml", "fsspec"}
 NEEDED_OF = {
-    "imaging.dicom": {"mask_writer"},
+    "imaging.dicom": {"mask_writer", "own_objects"},
     "pictures": {"page_head"},
     "backends.cudnn": set(),
     "backends.tensorrt": set(),

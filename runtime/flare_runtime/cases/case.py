@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flare_runtime.errors import OutputError
 from flare_runtime.files.target import IsOurs
-from flare_runtime.imaging.dicom.mask_writer import is_structured_report
+from flare_runtime.imaging.dicom.own_objects import is_structured_report
 from flare_runtime.imaging.file_names import (
     OutputType,
     page_name,

@@ -10,7 +10,7 @@ from flare_runtime.errors import OutputError, UsageError
 from flare_runtime.files.output import check_folders
 from flare_runtime.files.target import TargetCheck
 from flare_runtime.files.temporary import is_temporary_name, sweep
-from flare_runtime.imaging.dicom.mask_writer import is_structured_report
+from flare_runtime.imaging.dicom.own_objects import is_structured_report
 from flare_runtime.imaging.file_names import STALE, is_stale, type_of
 from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities

@@ -1,17 +1,11 @@
 """Masks as DICOM objects that refer to the series of their image; what makes them is loaded when one is written."""
 
-import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from flare_runtime.compute.arrays import MaskArray
+from flare_runtime.imaging.dicom.own_objects import SEGMENTATION_CLASS, STRUCTURE_SET_CLASS, is_own
 from flare_runtime.imaging.volume import Template
-
-MAKER = "flare-lite"
-_COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
-_MARK_AT, _MARK = 128, b"DICM"
-# The element as it is stored, with its type and without.
-_MANUFACTURER = re.compile(rb"\x08\0\x70\0(LO\x0a\0|\x0a\0\0\0)%b" % MAKER.encode())
 
 
 @dataclass(frozen=True)
@@ -42,19 +36,8 @@ class DicomMaskWriter:
 
     def is_mask(self, head: bytes) -> bool:
         """Whether a file that begins so is an object of the class that this program made."""
-        return _is_own(head, self.sop_class)
+        return is_own(head, self.sop_class)
 
 
-def is_structured_report(head: bytes) -> bool:
-    """Whether a file that begins so is a structured report that this program made."""
-    return _is_own(head, _COMPREHENSIVE_3D_SR)
-
-
-def _is_own(head: bytes, sop_class: str) -> bool:
-    is_dicom = head[_MARK_AT : _MARK_AT + len(_MARK)] == _MARK
-    of_class = re.search(rb"%b(?![.0-9])" % sop_class.encode(), head)
-    return is_dicom and bool(of_class and _MANUFACTURER.search(head))
-
-
-SEGMENTATION = DicomMaskWriter((".seg.dcm",), "1.2.840.10008.5.1.4.1.1.66.4")
-STRUCTURE_SET = DicomMaskWriter((".rtstruct.dcm",), "1.2.840.10008.5.1.4.1.1.481.3")
+SEGMENTATION = DicomMaskWriter((".seg.dcm",), SEGMENTATION_CLASS)
+STRUCTURE_SET = DicomMaskWriter((".rtstruct.dcm",), STRUCTURE_SET_CLASS)

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 from flare_runtime.errors import CaseError, UsageError, first_line, install_hint
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of, let_pydicom_in
 from flare_runtime.imaging.dicom.headers import Slice, complete
-from flare_runtime.imaging.dicom.mask_writer import MAKER
+from flare_runtime.imaging.dicom.own_objects import MAKER
 from flare_runtime.imaging.dicom.series import DicomSeries
 from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.volume import Template

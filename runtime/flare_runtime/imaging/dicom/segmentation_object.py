@@ -7,7 +7,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.errors import CaseError
-from flare_runtime.imaging.dicom.mask_writer import MAKER
+from flare_runtime.imaging.dicom.own_objects import MAKER
 from flare_runtime.imaging.dicom.references import Source, long_string, series_attributes
 from flare_runtime.imaging.dicom.terminology import property_of
 from flare_runtime.imaging.labelling import Labelling

@@ -9,7 +9,7 @@ import numpy as np
 from flare_runtime.compute.arrays import AnyArray, MaskArray
 from flare_runtime.imaging.dicom.contours import Polygon, outlines
 from flare_runtime.imaging.dicom.headers import Slice
-from flare_runtime.imaging.dicom.mask_writer import MAKER, STRUCTURE_SET
+from flare_runtime.imaging.dicom.own_objects import MAKER, STRUCTURE_SET_CLASS
 from flare_runtime.imaging.dicom.patient_modules import PATIENT_AND_STUDY
 from flare_runtime.imaging.dicom.references import Source, long_string, ordered_files, series_attributes
 from flare_runtime.imaging.dicom.terminology import property_of
@@ -55,7 +55,7 @@ def _instance(source: Source) -> Any:
         SpecificCharacterSet=values["specific_character_set"],
         InstanceCreationDate=now.strftime("%Y%m%d"),
         InstanceCreationTime=now.strftime("%H%M%S"),
-        SOPClassUID=STRUCTURE_SET.sop_class,
+        SOPClassUID=STRUCTURE_SET_CLASS,
         SOPInstanceUID=values["sop_instance_uid"],
         InstanceNumber=values["instance_number"],
         Modality="RTSTRUCT",

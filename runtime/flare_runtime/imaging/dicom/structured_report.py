@@ -12,7 +12,7 @@ import numpy as np
 
 from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.imaging.dicom.contours import outlines
-from flare_runtime.imaging.dicom.mask_writer import MAKER
+from flare_runtime.imaging.dicom.own_objects import MAKER
 from flare_runtime.imaging.dicom.references import (
     Source,
     long_string,
