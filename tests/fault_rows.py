@@ -288,6 +288,16 @@ OUTPUTS = (
         tests=(f"{_RT}commit.py::test_a_refusal_is_a_record_and_an_earlier_mask_is_set_aside",),
     ),
     Row(
+        "masks of an earlier run in formats that are not written any more, such as `<case>.seg.dcm`",
+        "go with the result that they are of, where they are as its record says; others stay, remark `other_result`",
+        tests=(
+            f"{_RT}commit.py::test_a_mask_in_a_format_that_is_not_written_goes_with_the_result_it_is_of",
+            f"{_RT}commit.py::test_what_was_changed_since_stays_and_is_said",
+            f"{_RT}commit.py::test_a_kill_at_any_step_leaves_no_format_beside_another_mask",
+            f"{_RT}dicom_command.py::test_formats_that_a_later_run_does_not_write_go_with_their_mask",
+        ),
+    ),
+    Row(
         "a record that cannot be written",
         "no mask either; the case fails",
         tests=(

@@ -197,6 +197,22 @@ def test_a_series_that_is_refused_has_no_result_and_those_of_before_are_set_asid
     assert json.loads((tmp_path / "masks" / "scan.json").read_bytes())["reason"] == reason
 
 
+def test_formats_that_a_later_run_does_not_write_go_with_their_mask(tmp_path, tiny_bundle, capsys):
+    folder, masks = Series(count=5).write(tmp_path / "scan"), tmp_path / "masks"
+    assert infer(folder, f"{masks}/", tiny_bundle, *ALL_TYPES) == 0
+    edited = dcmread(masks / "scan.rtstruct.dcm")
+    edited.StructureSetLabel = "edited"
+    edited.save_as(masks / "scan.rtstruct.dcm")
+    content, text = (masks / "scan.rtstruct.dcm").read_bytes(), "scan.rtstruct.dcm is of an earlier run and stays, as"
+    for why in ("it was changed since", "no record describes it"):
+        capsys.readouterr()
+        assert infer(folder, masks, tiny_bundle) == 0
+        assert files(masks) == ["scan.json", "scan.nii.gz", "scan.rtstruct.dcm"]
+        assert json.loads((masks / "scan.json").read_bytes())["remarks"][-1]["text"] == f"{text} {why}"
+        assert f"; note: {text} {why}" in capsys.readouterr().err
+    assert (masks / "scan.rtstruct.dcm").read_bytes() == content
+
+
 def test_where_one_format_cannot_be_written_none_is(tmp_path, tiny_bundle):
     pytest.importorskip("highdicom")
     (tmp_path / "scan").mkdir()

@@ -177,6 +177,43 @@ def test_a_mask_that_does_not_hold_any_more_is_set_aside(bucket, run):
     assert json.loads(bucket.get("masks/c.json"))["status"] == "refused"
 
 
+def test_a_mask_in_another_format_goes_with_its_result(bucket, run, monkeypatch):
+    source = f"{bucket.url}/scans/c_0000.nii.gz"
+    for name, other in (("c.nii", "c.nii.gz"), ("c.nii.gz", "c.nii")):
+        run(source, f"{bucket.url}/masks/{name}")
+        assert bucket.names("masks") == ["c.json", name]
+        run(source, f"{bucket.url}/masks/{other}")
+        assert bucket.names("masks") == ["c.json", other]
+    steps = []
+
+    def noted(step):
+        def do(mirror, path):
+            steps.append((step.__name__, path.name))
+            return step(mirror, path)
+
+        return do
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "put", noted(Mirror.put))
+        patch.setattr(Mirror, "remove", noted(Mirror.remove))
+        run(source, f"{bucket.url}/masks/c.nii.gz")
+    assert steps[-4:] == [("remove", "c.json"), ("remove", "c.nii"), ("put", "c.nii.gz"), ("put", "c.json")]
+    run(source, f"{bucket.url}/masks/c.nii")
+    mask = bucket.get("masks/c.nii")
+    bucket.put("masks/c.nii", mask[:-1] + b"x")
+    run(source, f"{bucket.url}/masks/c.nii.gz")
+    record = json.loads(bucket.get("masks/c.json"))
+    assert [remark["text"] for remark in record["remarks"]] == [
+        "c.nii is of an earlier run and stays, as it was changed since"
+    ]
+    assert bucket.get("masks/c.nii") == mask[:-1] + b"x"
+    bucket.put("masks/c.nii", mask)
+    bucket.put("scans/c_0000.nii.gz", b"")
+    run(source, f"{bucket.url}/masks/c.nii")
+    run(source, f"{bucket.url}/masks/c.nii.gz")
+    assert bucket.names("masks") == ["c.json", "c.stale.nii", "c.stale.nii.gz"]
+
+
 def test_nothing_of_others_is_replaced(bucket, run):
     bucket.put("masks/a.nii.gz", b"a text")
     with pytest.raises(OutputError, match=rf"^{bucket.url}/masks/a.nii.gz: was not written by this command"):

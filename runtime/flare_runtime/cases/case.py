@@ -10,6 +10,7 @@ from flare_runtime.files.target import IsOurs
 from flare_runtime.imaging.dicom.own_objects import is_structured_report
 from flare_runtime.imaging.file_names import (
     OutputType,
+    mask_names,
     page_name,
     preview_name,
     probabilities_name,
@@ -21,7 +22,7 @@ from flare_runtime.imaging.file_names import (
 from flare_runtime.imaging.png import is_own_png
 from flare_runtime.imaging.probabilities import is_probabilities
 from flare_runtime.imaging.read import ImageSource, files_of
-from flare_runtime.imaging.write import HEAD_BYTES
+from flare_runtime.imaging.write import HEAD_BYTES, is_mask
 from flare_runtime.pictures.page_head import is_page
 
 if TYPE_CHECKING:  # of use where a run resumes another
@@ -136,8 +137,16 @@ class Case:
     @property
     def results(self) -> list[Path]:
         """All that may be there of its results, of this run or earlier ones: the record first."""
-        sides = (path for side in self.side_files for path in (side.path, side.stale))
+        sides = (path for side in (*self.side_files, *self.other_formats) for path in (side.path, side.stale))
         return [self.record, *self.masks, *self.stale_masks, *sides]
+
+    @property
+    def other_formats(self) -> tuple[SideFile, ...]:
+        """Where masks of an earlier run may lie in formats that are not to be written."""
+        paths, not_those = map(self.mask.with_name, mask_names(self.mask.name)), {*self.masks, *self.places}
+        return tuple(
+            SideFile(path, path.with_name(stale_name(path.name)), is_mask) for path in paths if path not in not_those
+        )
 
     @property
     def preview(self) -> Path:

@@ -1,12 +1,16 @@
 """By what files are known again: their sizes and times of change, or the SHA-256 of what is in them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeAlias
 
+from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.imaging.read import ImageSource, files_of
 
+# Gives the SHA-256 of files one after the other; see `sha256_of`.
+Hash: TypeAlias = Callable[..., str]
 _BLOCK_BYTES = 1 << 20
 
 
@@ -42,3 +46,19 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def has_stamp(path: Path, stamp: str) -> bool:
+    """Whether a file is there and has a stamp."""
+    try:
+        return stamp_of([path]) == stamp
+    except OSError:
+        return False
+
+
+def has_hash(files: Iterable[Path], known: str, hash_of: Hash = sha256_of) -> bool:
+    """Whether files are there and have a SHA-256, one after the other."""
+    try:
+        return hash_of(*files) == known
+    except (OSError, CaseError):
+        return False

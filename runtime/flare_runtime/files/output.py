@@ -96,6 +96,17 @@ class StagedFile:
         self.file.flush()
         os.fsync(self.file.fileno())
 
+    def rewrite(self, content: bytes) -> None:
+        """Bring something else to the disk.
+
+        Raises:
+            OSError: where it does not fit there.
+        """
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write(content)
+        self.settle()
+
     def take_name(self) -> None:
         """Become the target.
 

@@ -47,6 +47,11 @@ def mask_name_in(mask: str, output_type: MaskType) -> str:
     return fitted(strip_suffix(mask), _TYPE_SUFFIXES[output_type][0])
 
 
+def mask_names(mask: str) -> list[str]:
+    """Return the names of a mask in all formats."""
+    return [fitted(strip_suffix(mask), suffix) for suffix in mask_suffixes()]
+
+
 def record_name(mask: str) -> str:
     """Return the name of the record beside a mask."""
     return fitted(strip_suffix(mask), _RECORD_SUFFIX)

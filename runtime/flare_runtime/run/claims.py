@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 from flare_runtime.cases.case import Case
-from flare_runtime.cases.fingerprints import sha256_of
+from flare_runtime.cases.fingerprints import Hash, sha256_of
 from flare_runtime.errors import LostDeviceError, OutputError, StoreError
 from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.files.output import make_folder
+from flare_runtime.run.before import Before
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record
-from flare_runtime.run.resume import Before, Hash, ResumeRules, look_at
+from flare_runtime.run.resume import ResumeRules, look_at
 
 _LOG = logging.getLogger(__name__)
 

@@ -5,11 +5,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from flare_runtime.cases.case import Case
+from flare_runtime.cases.case import Case, SideFile
 from flare_runtime.cases.fingerprints import sha256_of, stamp_of, stamps_of
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, OutputError
@@ -21,6 +22,7 @@ from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, encode_json, write_json
+from flare_runtime.run.superseded import Superseded, superseded_by
 
 # Two files take their names in much less.
 _WAIT_S, _PAUSE_S = 5.0, 0.005
@@ -52,7 +54,9 @@ class StagedResult:
         with self._held, alone_in(self._case.mask.parent), committing:
             if not self._case.is_ours:
                 raise taken_over(self._case)
-            _take_names(self._case, self._files)
+            superseded = superseded_by(self._case)
+            self._add(superseded.remarks)
+            _take_names(self._case, self._files, superseded)
             global _commits
             _commits += 1
         return self.record
@@ -60,6 +64,12 @@ class StagedResult:
     def discard(self) -> None:
         """Remove all."""
         self._held.close()
+
+    def _add(self, remarks: Sequence[Remark]) -> None:
+        self.record.remarks.extend(remarks)
+        for file in self._files if remarks else ():
+            if file.target == self._case.record:
+                file.rewrite(encode_json(self.record))
 
 
 def stage_result(
@@ -118,11 +128,15 @@ def commits_made() -> int:
     return _commits
 
 
-def _take_names(case: Case, files: Sequence[StagedFile]) -> None:
+def _take_names(case: Case, files: Sequence[StagedFile], superseded: Superseded) -> None:
     """Let all take their names, so that at no moment a record is beside a mask that it does not describe."""
     for target in (case.record, *(file.target for file in files)):
         check_kind(target)
+    for side in superseded.others:
+        side.path.unlink(missing_ok=True)
     case.record.unlink(missing_ok=True)
+    for side in superseded.masks:
+        side.path.unlink(missing_ok=True)
     for side in case.side_files:
         with suppress(OSError):
             if side.is_there():
@@ -160,8 +174,9 @@ def commit_failure(
     with alone_in(case.mask.parent):
         if not case.is_ours:
             return record
-        steps = (_drop_record, _set_mask_aside, _set_side_files_aside)
-        for step in (*steps, *([_write_record] if with_record else [])):
+        superseded = superseded_by(case)
+        record.remarks.extend(superseded.remarks)
+        for step in (*_steps_aside(superseded), *([_write_record] if with_record else [])):
             try:
                 step(case, record)
             except OutputError as error:
@@ -197,9 +212,20 @@ def _locks(descriptor: int) -> bool:
     return True
 
 
+def _steps_aside(superseded: Superseded) -> list[Callable[[Case, CaseRecord], None]]:
+    """Return what sets the result of an earlier run aside, step by step, of which each may fail by itself."""
+    others, masks = ([partial(_set_aside, side) for side in of] for of in (superseded.others, superseded.masks))
+    return [*others, _drop_record, *masks, _set_mask_aside, _set_side_files_aside]
+
+
 def _drop_record(case: Case, _record: CaseRecord) -> None:
     check_kind(case.record)
     case.record.unlink(missing_ok=True)
+
+
+def _set_aside(side: SideFile, _case: Case, record: CaseRecord) -> None:
+    side.set_aside()
+    record.remarks.append(_stale_mask(side.stale))
 
 
 def _set_mask_aside(case: Case, record: CaseRecord) -> None:
@@ -208,7 +234,11 @@ def _set_mask_aside(case: Case, record: CaseRecord) -> None:
         check_kind(stale)
         with suppress(FileNotFoundError):
             mask.replace(stale)
-            record.remarks.append(Remark("stale_mask", f"the mask of an earlier run is now {visible(stale.name)}"))
+            record.remarks.append(_stale_mask(stale))
+
+
+def _stale_mask(stale: Path) -> Remark:
+    return Remark("stale_mask", f"the mask of an earlier run is now {visible(stale.name)}")
 
 
 def _set_side_files_aside(case: Case, _record: CaseRecord) -> None:

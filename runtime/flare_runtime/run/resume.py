@@ -1,27 +1,20 @@
 """Whether a case was done before, as its record and the files themselves say."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
-from typing import Literal, TypeAlias
-
-import msgspec
+from pathlib import Path
 
 from flare_runtime.cases.case import Case
-from flare_runtime.cases.fingerprints import sha256_of, stamp_of, stamps_of
-from flare_runtime.cases.record_format import RECORD_FORMAT
-from flare_runtime.errors import CaseError, UsageError
+from flare_runtime.cases.fingerprints import Hash, has_hash, has_stamp, sha256_of, stamps_of
+from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.read import files_of
+from flare_runtime.run.before import Before, read_before
 from flare_runtime.run.identity import Identity, Recipe
 
 DEFAULT_MAX_TRIES = 5
-# Gives the SHA-256 of files one after the other; see `sha256_of`.
-Hash: TypeAlias = Callable[..., str]
-# A record of the most lesions that are listed is much smaller.
-_MOST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -49,53 +42,6 @@ class ResumeRules:
             raise UsageError(f"max_tries is {self.max_tries}; it must be at least 1")
 
 
-class Maker(msgspec.Struct, frozen=True):
-    """What a record says of the program that made it: its version, of a case that was done."""
-
-    version: str = msgspec.field(name="flare-lite", default="")
-
-
-class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
-    """What a record says of a case that is needed to resume; a record's other fields are not decoded."""
-
-    case: str
-    status: Literal["done", "refused", "failed"]
-    reason: str = ""
-    message: str = ""
-    inputs: list[str] = []
-    inputs_sha256: list[str] = []
-    mask: str = ""
-    mask_sha256: str = ""
-    other_masks: dict[str, str] = {}
-    probabilities: str = ""
-    probabilities_sha256: str = ""
-    structured_report: str = ""
-    structured_report_sha256: str = ""
-    model: Maker = Maker()
-    identity: Identity | None = None
-
-    @property
-    def input_names(self) -> list[str]:
-        """The names of the images, wherever they lie."""
-        return [PurePath(path).name for path in self.inputs]
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """The SHA-256 of results by their file names."""
-        known = {
-            self.mask: self.mask_sha256,
-            self.probabilities: self.probabilities_sha256,
-            self.structured_report: self.structured_report_sha256,
-            **self.other_masks,
-        }
-        return {PurePath(path).name: sha256 for path, sha256 in known.items() if path}
-
-    @property
-    def tries(self) -> int:
-        """How many runs have begun with the case."""
-        return self.identity.tries if self.identity else 1
-
-
 def look_at(
     case: Case,
     recipe: Recipe,
@@ -108,7 +54,7 @@ def look_at(
     None where nothing was, where it was made by another recipe, where files were changed since, or where nobody can
     tell.
     """
-    before = _read(case.record)
+    before = read_before(case.record)
     if before is None or before.identity is None:
         return None, False
     if before.identity.recipe != recipe:
@@ -123,14 +69,6 @@ def look_at(
     return (before, True) if stays else (None, False)
 
 
-def _read(path: Path) -> Before | None:
-    try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MOST_BYTES), type=Before)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
 def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
     channels = [files_of(image) for image in case.sources]
     stamps = stamps_of(case.sources)
@@ -143,7 +81,7 @@ def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: Resu
     if is_believed and not rules.verify_hashes:
         return True
     known = before.inputs_sha256
-    return len(known) == len(channels) and all(map(partial(_has_hash, hash_of), channels, known))
+    return len(known) == len(channels) and all(map(partial(has_hash, hash_of=hash_of), channels, known))
 
 
 def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
@@ -156,20 +94,6 @@ def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: Re
     def is_same(path: Path, stamp: str, known: str | None) -> bool:
         if known is None:  # of a picture no hash is kept
             return os.path.isfile(path)  # noqa: PTH113 - raises nothing, whatever is wrong there
-        return (not rules.verify_hashes and _has_stamp(path, stamp)) or _has_hash(hash_of, [path], known)
+        return (not rules.verify_hashes and has_stamp(path, stamp)) or has_hash([path], known, hash_of)
 
     return all(is_same(paths[name], stamp, hashes.get(name)) for name, stamp in stamps.items())
-
-
-def _has_stamp(path: Path, stamp: str) -> bool:
-    try:
-        return stamp_of([path]) == stamp
-    except OSError:
-        return False
-
-
-def _has_hash(hash_of: Hash, files: Iterable[Path], known: str) -> bool:
-    try:
-        return hash_of(*files) == known
-    except (OSError, CaseError):
-        return False

@@ -5,10 +5,11 @@ import logging
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.stored_places import StoredPlaces
 from flare_runtime.files.lease import Lease
+from flare_runtime.run.before import Before
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord
-from flare_runtime.run.resume import Before, ResumeRules
+from flare_runtime.run.resume import ResumeRules
 from flare_runtime.run.stored_results import StoredResults
 from flare_runtime.stores.lease import StoreLeases, creates_exclusively
 

@@ -43,7 +43,9 @@ class StoredResults:
         del self._before[case.mask]
 
     def store(self, case: Case) -> CaseRecord | None:
-        """Do to the objects what was done to the places: the old record goes first, and the new one comes last.
+        """Do to the objects what was done to the places.
+
+        The old record goes first, then what of its result is not replaced; the new record comes last.
 
         Returns:
             The record, if one was written.
@@ -65,6 +67,10 @@ class StoredResults:
         is_new_record = now.get(record) != before.get(record)
         if is_new_record and record in before:
             self._mirror.remove(record)
+        gone = before.keys() - now.keys() - {record}
+        renamed = {path for path in gone if before[path] in now.values()}
+        for path in gone - renamed:
+            self._mirror.remove(path)
         names = {mark: path for path, mark in before.items()}
         stamps = {}
         for path, mark in now.items():
@@ -74,7 +80,7 @@ class StoredResults:
                 self._mirror.copy(names[mark], path)
             else:
                 stamps[visible(path.name)] = self._mirror.put(path).stamp
-        for path in before.keys() - now.keys() - {record}:
+        for path in renamed:
             self._mirror.remove(path)
         if not is_new_record or record not in now:
             return None

@@ -1,0 +1,69 @@
+"""Masks of an earlier run in formats that a new result does not have: they go with the result that they are of."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flare_runtime.cases.case import Case, SideFile
+from flare_runtime.cases.fingerprints import has_hash, has_stamp
+from flare_runtime.files.naming import visible
+from flare_runtime.imaging.file_names import type_of
+from flare_runtime.imaging.volume import Remark
+from flare_runtime.run.before import Before, read_before
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """What lies beside a case's masks in formats that are not written.
+
+    Attributes:
+        others: those that are as the earlier record says. They go before it, as nothing else knows them.
+        masks: the one of them that it calls its mask, if any. It goes behind the record, which is never without it.
+        remarks: of each file that stays.
+    """
+
+    others: list[SideFile] = field(default_factory=list)
+    masks: list[SideFile] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+
+def superseded_by(case: Case) -> Superseded:
+    """Return what a new result of a case supersedes beside the files that it replaces."""
+    found = Superseded()
+    there = [side for side in case.other_formats if _is_result(side.path, case)]
+    before = read_before(case.record) if there else None
+    for side in there:
+        name = visible(side.path.name)
+        known = before.hashes.get(name) if before else None
+        if before and known:
+            if _is_as_recorded(side.path, before, known):
+                (found.masks if name == Path(before.mask).name else found.others).append(side)
+            else:
+                found.remarks.append(_stays(name, "it was changed since"))
+        elif type_of(name) != "nifti" and _is_own(side):  # any image of bytes looks like a mask in NIfTI
+            found.remarks.append(_stays(name, "no record describes it"))
+    return found
+
+
+def _is_result(path: Path, case: Case) -> bool:
+    """Whether a file is there and is not what is segmented, by whatever path."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with suppress(OSError):
+        return not any(place.samefile(path) for place in case.places)
+    return True
+
+
+def _is_as_recorded(path: Path, before: Before, known: str) -> bool:
+    stamp = before.identity.outputs.get(visible(path.name)) if before.identity else None
+    return (stamp is not None and has_stamp(path, stamp)) or has_hash([path], known)
+
+
+def _is_own(side: SideFile) -> bool:
+    with suppress(OSError):
+        return side.is_there()
+    return False
+
+
+def _stays(name: str, why: str) -> Remark:
+    return Remark("other_result", f"{name} is of an earlier run and stays, as {why}")
