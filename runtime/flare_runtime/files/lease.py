@@ -125,6 +125,14 @@ class Leases:
             if lease.is_held():
                 lease_path(lease.target, lease.generation).unlink(missing_ok=True)
 
+    def now_ns(self, folder: Path) -> int:
+        """Return the time on the clock of a folder's file system, or a little less.
+
+        Raises:
+            OSError: where it cannot be known.
+        """
+        return self._now_ns(folder.stat().st_dev, folder)
+
     def close(self) -> None:
         """Give back what is held."""
         self._signs.close()

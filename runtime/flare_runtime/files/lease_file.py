@@ -137,7 +137,7 @@ def look_at(path: Path) -> LeaseState | None:
         status, data = path.lstat(), b""
         if stat.S_ISREG(status.st_mode):
             try:
-                with _opened(path) as descriptor:
+                with opened(path) as descriptor:
                     status = os.fstat(descriptor)
                     data = os.read(descriptor, MOST_BYTES)
             except PermissionError:
@@ -190,26 +190,26 @@ def forget_cached(folder: Path) -> None:
     os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _is_there(path: Path, token: str, act: Callable[[int], None] | None = None) -> bool:
-    """Whether the lease of this token is there; if so, something is done to the open file."""
-    try:
-        with _opened(path) as descriptor:
-            is_there = _decoded(os.read(descriptor, MOST_BYTES)).token == token
-            if is_there and act:
-                act(descriptor)
-            return is_there
-    except FileNotFoundError:
-        return False
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def opened(path: Path) -> Iterator[int]:
     """Open a file for reading, which follows no link, waits for no pipe and asks a server of NFS how it is now."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_there(path: Path, token: str, act: Callable[[int], None] | None = None) -> bool:
+    """Whether the lease of this token is there; if so, something is done to the open file."""
+    try:
+        with opened(path) as descriptor:
+            is_there = _decoded(os.read(descriptor, MOST_BYTES)).token == token
+            if is_there and act:
+                act(descriptor)
+            return is_there
+    except FileNotFoundError:
+        return False
 
 
 def _decoded(data: bytes) -> LeaseContent:

@@ -1,17 +1,20 @@
 """Claims on cases: each is taken under a lease, unless its result stays as it is or another worker has it."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from flare_runtime import __version__
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.fingerprints import Hash, sha256_of
 from flare_runtime.errors import LostDeviceError, OutputError, StoreError
 from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.files.output import make_folder
 from flare_runtime.run.before import Before
+from flare_runtime.run.block_notes import BlockNotes
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord, failed_record
@@ -31,7 +34,7 @@ class Kept:
     """
 
     case: Case
-    status: str
+    status: Literal["done", "refused", "failed"]
     reason: str
     message: str
     version: str = ""
@@ -113,6 +116,12 @@ class Claims:
             return None
         self._claimed.add(lease)
         return case
+
+    def notes_of(self, cases: Sequence[Case]) -> BlockNotes | None:
+        """Return the notes of all workers on these cases; None where images or results are in a store."""
+        if self._hash_of is not sha256_of or not isinstance(self._leases, Leases):
+            return None
+        return BlockNotes(cases[0].mask.parent, f"{__version__} {self._recipe} {self._rules}", self._leases)
 
     def holds(self, lease: Lease) -> bool:
         """Whether no other worker has taken a claimed case over."""

@@ -87,8 +87,10 @@ def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: Resu
 def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
     hashes, stamps = before.hashes, identity.outputs
     # Records hold names as they are shown.
-    paths = {visible(path.name): path for path in (*case.masks, *(side.path for side in case.side_files))}
-    if not {visible(mask.name) for mask in case.masks} <= hashes.keys() <= stamps.keys() <= paths.keys():
+    masks = paths = {visible(path.name): path for path in case.masks}
+    if not stamps.keys() <= masks.keys():
+        paths = masks | {visible(side.path.name): side.path for side in case.side_files}
+    if not masks.keys() <= hashes.keys() <= stamps.keys() <= paths.keys():
         return False
 
     def is_same(path: Path, stamp: str, known: str | None) -> bool:
