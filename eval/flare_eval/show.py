@@ -102,6 +102,9 @@ def find_cases(images: Path, references: Path | None, predictions: Mapping[str, 
     Raises:
         UsageError: where there is none.
     """
+    for folder in (images, *([references] if references else []), *predictions.values()):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such folder")
     cases = []
     for path in sorted(images.glob(image_name("*"))):
         name, _ = split_channel(path.name)

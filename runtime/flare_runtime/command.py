@@ -91,8 +91,8 @@ class Command:
     def _print_kept(self, journal: Journal) -> None:
         hashed = self._args.verify_hashes
         how = "by their SHA-256" if hashed else "by size and time of change; --verify-hashes reads them"
-        if journal.kept and not self._args.quiet:
-            say(f"{journal.kept - journal.kept_failed} case(s) were done by other runs (files compared {how})")
+        if (done := journal.kept - journal.kept_failed) and not self._args.quiet:
+            say(f"{done} case(s) were done by other runs (files compared {how})")
         if journal.kept_of and not self._args.quiet:
             versions = ", ".join(sorted(journal.kept_of))
             say(f"{journal.kept_of.total()} of them by another version of flare-lite: {versions}; they stay")
@@ -184,7 +184,8 @@ class Command:
 
     def _print_ending(self, word: str) -> None:
         clear_line()
-        say(f"flare-infer: {word}; finished cases are kept")
+        others = "; --resume does the others" if len(self._run.cases) > 1 and options_of(self._args).records else ""
+        say(f"flare-infer: {word}; finished cases are kept{others}")
 
 
 def resume_rules_of(args: argparse.Namespace) -> "ResumeRules | None":

@@ -38,6 +38,9 @@ def test_without_references_there_are_volumes(tmp_path, capsys):
     assert "a: 0.26 ml in 1 part (" in capsys.readouterr().out
     assert (tmp_path / "pictures" / "a.png").read_bytes().startswith(b"\x89PNG")
     assert look(tmp_path) == 2
+    assert f"{tmp_path / 'labels'}: there is no such folder" in capsys.readouterr().err
+    (tmp_path / "labels").mkdir()
+    assert look(tmp_path) == 2
     assert "no image has both a reference and a prediction" in capsys.readouterr().err
 
 

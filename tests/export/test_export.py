@@ -373,6 +373,16 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pyte
     assert "plans.json" in error
 
 
+def test_another_folder_than_the_models_is_told_where_models_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(tmp_path), "-o", str(tmp_path / "bundle")]) == 3
+    where = "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+    assert capsys.readouterr().err == (
+        f"flare-export: {tmp_path}: holds no plans.json; give nnU-Net's model folder, {where}\n"
+    )
+
+
 def test_the_command_exports(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for other in ("fold_3", "fold_all"):  # one without the checkpoint, one that numbered folds go before
         shutil.copytree(folder / "fold_0", folder / other)

@@ -72,7 +72,9 @@ def test_a_missing_bundle_is_named(tmp_path):
 
 
 def test_a_folder_or_zip_without_manifest_is_refused(stored):
-    with pytest.raises(BundleError, match=r"manifest\.json: missing from the bundle"):
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: missing from the bundle; give a folder or zip made by flare-export"
+    ):
         Bundle.open(stored(lambda folder: (folder / "manifest.json").unlink()))
 
 

@@ -97,7 +97,7 @@ def test_columns_that_mean_nothing_are_named_once(tmp_path, caplog):
 WRONG = {
     "": "lists no case",
     "case,image\nx,a.nii\n": "line 1: has no column images but: case, image;",
-    "case;images\nx;a.nii\n": "line 1: has no column images but: case;images; the first line names the columns",
+    "case;images\nx;a.nii\n": "line 1: has no commas between the columns: case;images; save the table with commas",
     "images,images\na,b\n": "line 1: names a column twice: images, images",
     "images\n": "lists no case",
     "images,case\na.nii,x\nb.nii\n": "line 3: has 1 cells, the header 2; quote a cell that holds a comma",

@@ -196,6 +196,12 @@ def test_the_message_says_what_was_found():
     assert finding(voxels, slope=-1 / 3000).endswith("(lowest -0.49, highest 0.33)")
 
 
+def test_a_mask_is_told_from_other_narrow_images():
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5:9] = 3
+    assert "it looks like a mask: nearly all voxels are whole numbers within 20 of 0" in finding(labels)
+
+
 def test_a_long_thin_image_is_sampled_too():
     assert finding(np.ones((1, 1, 3_000_000), np.uint8)) is not None
 

@@ -119,7 +119,8 @@ def test_whatever_hangs_is_left_and_the_report_is_written(folder, tiny_bundle, p
     if place == "listing the cases":
         assert err.splitlines() == [f"flare-infer: {WORDS[number]}"]
         return
-    assert err.splitlines()[-1] == f"flare-infer: {WORDS[number]}; finished cases are kept"
+    ending = f"flare-infer: {WORDS[number]}; finished cases are kept; --resume does the others"
+    assert err.splitlines()[-1] == ending
     if place == "a disk that does not answer":
         assert list((folder / "out").iterdir()) == []
         return

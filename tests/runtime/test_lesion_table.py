@@ -75,7 +75,9 @@ def test_a_run_writes_its_table_over_another_and_over_nothing_else(tiny_bundle, 
     with pytest.raises(OutputError, match="was not written by this command"):
         session.run(tmp_path / "a.nii.gz", tmp_path / "out.nii", lesions=table)
     with pytest.raises(UsageError, match="as well"):
-        session.run(tmp_path / "a.nii.gz", tmp_path / "out.nii", lesions=tmp_path / "x", report=tmp_path / "x")
+        session.run(tmp_path / "a.nii.gz", tmp_path / "out.nii", lesions=tmp_path / "x.csv", report=tmp_path / "x.csv")
+    with pytest.raises(UsageError, match=r"x\.xlsx: the table of lesions is a \.csv file"):
+        session.run(tmp_path / "a.nii.gz", tmp_path / "out.nii", lesions=tmp_path / "x.xlsx")
 
 
 def test_no_name_is_a_formula(tmp_path):

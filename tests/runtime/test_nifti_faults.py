@@ -132,6 +132,12 @@ def test_files_that_cannot_be_trusted_are_refused(tmp_path, name, data, reason):
     assert "\n" not in str(caught.value)
 
 
+def test_the_header_of_a_pair_says_what_to_do(tmp_path):
+    (tmp_path / "a.hdr").write_bytes(nifti_bytes(VOXELS, magic=b"ni1"))
+    with pytest.raises(CaseError, match=r"in a file of their own \(\.img\); convert the pair to one \.nii"):
+        read_volume(tmp_path / "a.hdr")
+
+
 def test_a_missing_file_is_unreadable(tmp_path):
     with pytest.raises(CaseError, match=r"missing\.nii") as caught:
         read_volume(tmp_path / "missing.nii")

@@ -55,9 +55,8 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert err.splitlines() == [
-        f"flare-infer: {'terminated' if code == 143 else 'interrupted'}; finished cases are kept"
-    ]
+    word = "terminated" if code == 143 else "interrupted"
+    assert err.splitlines() == [f"flare-infer: {word}; finished cases are kept; --resume does the others"]
     assert names(out) == ["a.json", "a.nii.gz"]
     assert read_volume(out / "a.nii.gz").shape == (16, 16, 16)
     report = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))

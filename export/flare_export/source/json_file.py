@@ -30,6 +30,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is larger than {_MAX_BYTES >> 20} MiB")
         content = json.loads(data.decode("utf-8"))
         _check(content)
+    except FileNotFoundError as error:
+        where = "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+        raise ModelError(f"{path.parent}: holds no {path.name}; give nnU-Net's model folder, {where}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); give an nnU-Net trained-model folder") from error
     if not isinstance(content, dict):

@@ -115,6 +115,8 @@ def _of_table(lines: _Lines) -> Iterator[tuple[str, list[str], str]]:
     if (first := next(rows, None)) is None:
         return
     header = [cell.strip() for cell in first]
+    if len(header) == 1 and (";" in header[0] or "\t" in first[0]):
+        raise UsageError(f"has no commas between the columns: {_shown(first[0])}; save the table with commas")
     if "images" not in header:
         given = _shown(", ".join(header))
         raise UsageError(f"has no column images but: {given}; the first line names the columns, with commas between")

@@ -63,8 +63,10 @@ def _read_header(stream: ByteStream) -> tuple[NiftiHeader, int]:
     layout = layout_of(start)
     header = layout and read_fields(start + stream.read(layout.itemsize - len(start)))
     if header is None:
-        raise CaseError("not_nifti", "this is not a NIfTI file; give a .nii or .nii.gz volume")
+        raise CaseError("not_nifti", "this is not a NIfTI file; give a .nii.gz, .nii, .nrrd or .mha volume, or DICOM")
     magic = bytes(header["magic"])[:3]
+    if magic in (b"ni1", b"ni2"):
+        raise CaseError("not_nifti", "its voxels are in a file of their own (.img); convert the pair to one .nii file")
     if magic not in (b"n+1", b"n+2"):
         raise CaseError("not_nifti", f"the NIfTI magic is {magic!r}; only single-file NIfTI (n+1, n+2) is read")
     return header, header.itemsize

@@ -114,7 +114,8 @@ def _read_member(path: Path, name: str, most: int) -> bytes:
         with _open_regular(path) as stream:
             return read_member(stream, name, most)
     except (FileNotFoundError, KeyError) as error:
-        raise BundleError(f"{path.name}/{name}: missing from the bundle") from error
+        cure = "; give a folder or zip made by flare-export" if name == MANIFEST_NAME else ""
+        raise BundleError(f"{path.name}/{name}: missing from the bundle{cure}") from error
     except _UNREADABLE as error:
         raise BundleError(f"{path.name}/{name}: cannot be read ({first_line(error)})") from error
 

@@ -103,6 +103,8 @@ def _slice(upright: Upright, index: int) -> dict[str, object]:
         return {"n": upright.stored_index(0, index), "image": image}
     fine = scaled(labels, upright.size(0, 2 * _SIDE))
     border = outlines(fine)
+    # Two pixels wide, as one of them vanishes where a narrow screen shows the picture at less than half its size.
+    border |= outlines(np.where(border, 0, fine))
     over = np.zeros((*fine.shape, 4), np.uint8)
     over[border, :3], over[border, 3] = COLOURS[(fine[border] - 1) % len(COLOURS)], 255
     return {"n": upright.stored_index(0, index), "image": image, "over": _data_uri(over)}

@@ -82,6 +82,8 @@ def _oddity(values: FloatArray) -> str | None:
     inner = _without_padding(scan)
     low, high = _ends(inner)
     if max(abs(low), abs(high)) < _NARROW_HU:
+        if (scan == np.round(scan)).all():
+            return f"it looks like a mask: nearly all voxels are whole numbers within {_NARROW_HU:g} of 0"
         return f"nearly all voxels lie within {_NARROW_HU:g} of 0"
     dense = _share(inner, _TISSUE_TOP_HU, np.inf)
     if dense > _MAX_DENSE:

@@ -98,7 +98,8 @@ class SessionBase(ABC):
             input_rules: what of the source is taken.
 
         Raises:
-            UsageError: where there is nothing to do, two inputs would write one output, or something is no path.
+            UsageError: where there is nothing to do, two inputs would write one output, something is no path, or the
+                table no .csv file.
             OutputError: where an output cannot or must not be written.
         """
         places = None
@@ -109,6 +110,8 @@ class SessionBase(ABC):
         cases = self._find(source, target, places, input_rules)
         report_path = None if report is None else as_path(report, "the report")
         table = None if lesions is None else as_path(lesions, "the table of lesions")
+        if table is not None and table.suffix.lower() != ".csv":
+            raise UsageError(f"{table}: the table of lesions is a .csv file; flare-infer merge writes Parquet too")
         for path, what, over in ((report_path, "report", is_report), (table, "table of lesions", is_table)):
             if path is not None:
                 _check_report(path, what, over, cases)
