@@ -4,13 +4,14 @@ import json
 import os
 import resource
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_runtime import cli
+from flare_runtime import ResumeRules, RunOptions, Session, cli
 from flare_runtime.cases.case_list import ListedCase, read_case_list
 from flare_runtime.cases.finding import find_cases
 from flare_runtime.cases.input_rules import InputRules
@@ -264,6 +265,36 @@ def test_a_list_is_resumed_into_nested_folders(tiny_bundle, tmp_path, capsys):
     assert "1 of 1 case(s) not done" in said  # an image that is not there may come
     files = {str(one.relative_to(tmp_path / "out")) for one in (tmp_path / "out").rglob("*") if one.is_file()}
     assert files == {"a/x.json", "a/x.nii.gz", "b/c/x.json", "b/c/x.nii.gz", "d/x.json"}
+
+
+def test_no_header_of_a_finished_series_is_read_to_resume_a_list(tiny_bundle, tmp_path, monkeypatch):
+    dicom_files = pytest.importorskip("tests.runtime.dicom_files")
+    from flare_runtime.imaging.dicom import headers, series
+
+    for name in ("p1", "p2/ct"):
+        dicom_files.Series().write(tmp_path / name)
+    path = write_list(tmp_path, "case,images\np1,p1\np2,p2\n")
+    session = Session(tiny_bundle, RunOptions(device="cpu", threads=1, precision="fp32"))
+
+    def resumed(**rules):
+        return [record.case for record in session.run(path, tmp_path / "out", resume=ResumeRules(**rules))]
+
+    def read():
+        return len(read_slices.call_args_list)
+
+    assert resumed() == ["p1", "p2"]
+    read_slices = Mock(wraps=headers.read_slices)
+    monkeypatch.setattr(series, "read_slices", read_slices)
+    assert (resumed(), read()) == ([], 0)
+    (tmp_path / "p1" / ".hidden").touch()
+    assert (resumed(), read()) == ([], 0)
+    (tmp_path / "p1" / "notes.txt").touch()  # which the stamp of the series does not hold
+    assert (resumed(), read()) == ([], 12)
+    os.utime(tmp_path / "p2" / "ct" / "IM0003", ns=(1, 1))
+    assert (resumed(), read()) == ([], 36)  # its hash is the same
+    (tmp_path / "p2" / "ct" / "IM0011").unlink()
+    assert resumed() == ["p2"]
+    assert resumed(verify_hashes=True) == []
 
 
 def test_series_in_a_list(tiny_bundle, tmp_path):

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.byte_stream import open_regular
-from flare_runtime.imaging.read import ImageSource, files_of
+from flare_runtime.imaging.read import ImageAt, ImageSource, files_of
 
 # Gives the SHA-256 of files one after the other; see `sha256_of`.
 Hash: TypeAlias = Callable[..., str]
@@ -27,10 +27,16 @@ def stamp_of(files: Iterable[Path]) -> str:
 
 def stamps_of(images: Sequence[ImageSource]) -> list[str]:
     """Return the stamp of each channel's files; none where a file is missing."""
-    try:
-        return [stamp_of(files_of(image)) for image in images]
-    except OSError:
-        return []
+    return _stamps(map(files_of, images))
+
+
+def have_stamps(images: Sequence[ImageSource], stamps: list[str]) -> bool:
+    """Whether the files of images are there and have these stamps.
+
+    No header is read where all files of a folder have the stamp of its series: they are the series then.
+    """
+    there = [image.files_there if isinstance(image, ImageAt) else files_of(image) for image in images]
+    return bool(stamps) and (_stamps(there) == stamps or stamps_of(images) == stamps)
 
 
 def sha256_of(*paths: Path) -> str:
@@ -46,6 +52,13 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _stamps(images: Iterable[Iterable[Path]]) -> list[str]:
+    try:
+        return [stamp_of(files) for files in images]
+    except OSError:
+        return []
 
 
 def has_stamp(path: Path, stamp: str) -> bool:

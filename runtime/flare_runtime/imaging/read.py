@@ -161,6 +161,16 @@ class ImageAt:
         except CaseError:
             return (self.place,)
 
+    @property
+    def files_there(self) -> tuple[Path, ...]:
+        """All files of its folder, of which its series may leave some out; its path where it is no folder."""
+        from flare_runtime.imaging.dicom.files import all_files
+
+        try:
+            return tuple(all_files(self.place)) if self.place.is_dir() else (self.place,)
+        except (OSError, UsageError):
+            return (self.place,)
+
     def check_referable(self) -> None:
         """Refuse what is no DICOM, and as its series does."""
         if isinstance(self._image, Path):

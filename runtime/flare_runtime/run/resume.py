@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from flare_runtime.cases.case import Case
-from flare_runtime.cases.fingerprints import Hash, has_hash, has_stamp, sha256_of, stamps_of
+from flare_runtime.cases.fingerprints import Hash, has_hash, has_stamp, have_stamps, sha256_of
 from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.read import files_of
@@ -70,18 +70,14 @@ def look_at(
 
 
 def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
-    channels = [files_of(image) for image in case.sources]
-    stamps = stamps_of(case.sources)
-    if not stamps:
-        return False
+    is_hashed = before.status == "done"
     # Files of one size and time may change their names, or their channels in a list.
-    is_believed = stamps == identity.inputs and before.input_names == [visible(place.name) for place in case.places]
-    if before.status != "done":  # such a record has no hashes
-        return is_believed
-    if is_believed and not rules.verify_hashes:
+    is_named_alike = before.input_names == [visible(place.name) for place in case.places]
+    is_read_anyway = is_hashed and rules.verify_hashes
+    if is_named_alike and not is_read_anyway and have_stamps(case.sources, identity.inputs):
         return True
-    known = before.inputs_sha256
-    return len(known) == len(channels) and all(map(partial(has_hash, hash_of=hash_of), channels, known))
+    channels, known = [files_of(image) for image in case.sources], before.inputs_sha256
+    return is_hashed and len(known) == len(channels) and all(map(partial(has_hash, hash_of=hash_of), channels, known))
 
 
 def _outputs_are_there(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:

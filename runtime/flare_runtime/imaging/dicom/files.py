@@ -135,10 +135,28 @@ def find_files(source: Path, folders: Iterable[Path] | None = None) -> list[Dico
     for folder, names in _all_below(source) if folders is None else _each(folders):
         seen += len(names) if folders is None else 0
         if max(seen, len(found)) > _MAX_FILES:
-            raise UsageError(f"{source}: holds more than {_MAX_FILES:,} files; give the folder of one study")
+            raise _too_many(source)
         paths = (Path(folder, name) for name in names if name[0] != ".")
         found += [DicomFile(path) for path in paths if _may_be_dicom(path)]
     return sorted(found)
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and of all below it that `find_files` looks at, in its order; none is opened.
+
+    Raises:
+        UsageError: as `find_files` does.
+    """
+    found = list[Path]()
+    for inner, names in _all_below(folder):
+        found += [Path(inner, name) for name in names if name[0] != "."]
+        if len(found) > _MAX_FILES:
+            raise _too_many(folder)
+    return sorted(found)
+
+
+def _too_many(source: Path) -> UsageError:
+    return UsageError(f"{source}: holds more than {_MAX_FILES:,} files; give the folder of one study")
 
 
 def _all_below(source: Path) -> Iterator[tuple[str | Path, list[str]]]:
