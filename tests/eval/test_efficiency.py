@@ -189,7 +189,7 @@ def test_the_copies_of_scans_that_a_killed_measurement_leaves_are_swept_by_the_n
         command = [sys.executable, "-m", "flare_eval.cli", "efficiency", "-i", images / "images", "-o", images / "out"]
         return subprocess.Popen([*command, "--run", f"a={line} {{input}} {{output}}"], stdout=subprocess.DEVNULL)
 
-    with start("sh -c 'sleep 1'") as killed:
+    with start("sh -c 'sleep 10'") as killed:
         while killed.poll() is None and not list(copies.rglob("*.nii*")):
             time.sleep(0.01)
         killed.kill()

@@ -232,7 +232,7 @@ def test_memory_does_not_grow_with_the_cases(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_of_a_table(folder, tmp_path, number):
-    stuck = "lambda *_: print('stuck', flush=True) or __import__('time').sleep(60)"
+    stuck = "lambda *_: print('stuck', flush=True) or __import__('time').sleep(600)"
     code = (
         f"from flare_runtime import cli; from flare_runtime.cohort import merge; merge._records = {stuck}; cli.main()"
     )
@@ -243,5 +243,5 @@ def test_a_signal_leaves_nothing_of_a_table(folder, tmp_path, number):
     )
     assert process.stdout.readline() == "stuck\n"
     process.send_signal(number)
-    assert process.communicate(timeout=20)[1].startswith("flare-infer merge: ")
+    assert process.communicate(timeout=120)[1].startswith("flare-infer merge: ")
     assert (process.returncode, list(place.iterdir())) == (128 + number, [])

@@ -321,7 +321,7 @@ def test_of_two_processes_the_record_is_of_the_one_whose_mask_is_there(case):
         commit(case, 1)
 
     first = fork(work)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (case.mask.parent / "between").exists():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -51,7 +51,7 @@ def test_what_the_first_case_needs_is_loaded_while_the_network_is_compiled(bundl
     warm, device = Event(), EmulatedDevice()
     device.warm_up = warm.set
     monkeypatch.setattr(segmenter, "open_device", lambda _name: device)
-    monkeypatch.setattr(segmenter, "read_network", lambda _choice: lambda _device: warm.wait(20) and "the network")
+    monkeypatch.setattr(segmenter, "read_network", lambda _choice: lambda _device: warm.wait(120) and "the network")
     assert Segmenter.open(choose(bundle, AUTO), wait=False).network == "the network"
 
 

@@ -13,7 +13,7 @@ import pytest
 from flare_runtime.files.lease import Leases, is_lease_name
 from tests.runtime.command_runs import SPACING, names
 from tests.runtime.nifti_files import blobs, write_nifti
-from tests.runtime.test_interruption import PREPARE
+from tests.runtime.test_interruption import LIMIT_S, PREPARE
 
 CODES = {signal.SIGUSR1: 138, signal.SIGUSR2: 140}
 # The network takes as long at each case as this process says.
@@ -25,6 +25,22 @@ def waiting(*args, **options):
     sys.stdin.readline()
     return real(*args, **options)
 OpenVINONetwork.run = waiting
+"""
+# Signals that come one after the other are one warning, however long the machine takes in between.
+PATIENT = """
+from flare_runtime.program import interruption
+interruption._SAME_S = 1e9
+"""
+# It says that it found no case free.
+WAITING = """
+from flare_runtime.run.shared import SharedCases
+real = SharedCases._next
+def looking(self):
+    case = real(self)
+    if case is None:
+        print("waiting", flush=True)
+    return case
+SharedCases._next = looking
 """
 GPU = """
 backends.resolve = lambda *_args: 'cuda:0'
@@ -85,12 +101,12 @@ def not_begun(folder):
 
 @pytest.mark.parametrize(("number", "options"), zip(CODES, [(), ("--resume",)], strict=True))
 def test_the_case_in_work_is_finished_and_no_other_begun(folder, start, number, options):
-    process = start(NETWORK, *options)
+    process = start(NETWORK + PATIENT, *options)
     wait_for(process, "in work")
     process.send_signal(number)
     process.send_signal(number)  # as by a scheduler and by what started it
     wait_until_said(process, "no further case is begun")
-    _, err = process.communicate("\n", timeout=20)
+    _, err = process.communicate("\n", timeout=LIMIT_S)
     assert process.returncode == CODES[number], err
     assert err.splitlines()[-1] == "flare-infer: preempted; 2 case(s) are left"
     assert names(folder / "out") == ["a.json", "a.nii.gz"]
@@ -106,7 +122,7 @@ def test_what_ends_with_all_cases_done_is_no_preemption(folder, start):
     wait_for(process, "in work")
     process.send_signal(signal.SIGUSR1)
     wait_until_said(process, "no further case is begun")
-    _, err = process.communicate("\n", timeout=20)
+    _, err = process.communicate("\n", timeout=LIMIT_S)
     assert process.returncode == 0, err
     assert not_begun(folder) == []
 
@@ -119,7 +135,7 @@ def test_the_next_signal_ends_it_at_once(folder, start, number, code):
     wait_until_said(process, "no further case is begun")
     time.sleep(1.1)
     process.send_signal(number)
-    assert process.wait(5) == code
+    assert process.wait(LIMIT_S) == code
     assert names(folder / "out") == []
     assert not_begun(folder) == ["a", "b", "c"]
 
@@ -128,7 +144,7 @@ def test_before_a_run_there_is_nothing_to_finish(folder, start):
     process = start("session.find_cases = stuck")
     wait_for(process, "stuck")
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(5) == 138
+    assert process.wait(LIMIT_S) == 138
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGTERM, 143)])
@@ -137,10 +153,10 @@ def test_a_worker_that_waits_for_others_ends_at_once(folder, start, number, code
     others, targets = Leases(), [folder / "out" / f"{name}.nii.gz" for name in "abc"]
     for target in targets:
         assert others.take(target)
-    process = start("", "--resume")
-    time.sleep(2.5)
+    process = start(WAITING, "--resume")
+    wait_for(process, "waiting")
     process.send_signal(number)
-    assert process.wait(5) == code
+    assert process.wait(LIMIT_S) == code
     assert len(names(folder / "out")) == 3  # the leases of the others
     others.close()
 
@@ -152,13 +168,16 @@ def test_the_worker_of_a_gpu_gets_back_what_it_has_not_begun(folder, start, numb
     assert [name for name in names(folder / "out") if is_lease_name(name)]
     os.killpg(process.pid, number)
     if number == signal.SIGTERM:
-        assert process.wait(5) == 143
+        assert process.wait(LIMIT_S) == 143
         assert names(folder / "out") == []
         return
     wait_until_said(process, "no further case is begun")
-    time.sleep(0.5)  # it looks every 0.2 s
+    until = time.monotonic() + LIMIT_S
+    while [name for name in names(folder / "out") if name.startswith(".c.")]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
     (folder / "go").touch()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 138, err
     assert not_begun(folder) == ["c"]
     assert [name for name in names(folder / "out") if is_lease_name(name)] == []

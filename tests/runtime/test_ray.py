@@ -167,7 +167,7 @@ def test_a_run_that_is_ended_lets_go_of_its_cases_and_of_its_cluster(tiny_bundle
             assert time.monotonic() < until
             time.sleep(0.02)
         run.send_signal(signal.SIGTERM)
-        _, err = run.communicate(timeout=10)
+        _, err = run.communicate(timeout=120)
     finally:
         run.kill()
     assert run.returncode == 143, err

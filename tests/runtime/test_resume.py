@@ -351,7 +351,7 @@ def test_a_worker_waits_for_the_case_of_another_and_takes_it_over(tiny_bundle, t
     assert worker.poll() is None
     assert not case.mask.exists()
     leases.release(lease)
-    assert worker.wait(20) == 0
+    assert worker.wait(120) == 0
     assert case.mask.exists()
 
 

@@ -130,7 +130,7 @@ def test_the_memory_of_a_case_is_that_of_the_engine_and_precision_that_are_taken
     compiled = Event()
     monkeypatch.setattr(
         "flare_runtime.segmenter.read_network",
-        lambda _choice: lambda _device: compiled.wait(20) and ArithmeticNetwork(),
+        lambda _choice: lambda _device: compiled.wait(120) and ArithmeticNetwork(),
     )
     choice = choose(make_bundle(record(1.0, "bf16")), RunOptions(device="cpu", **options))
     segmenter = Segmenter.open(choice, wait=False)

@@ -40,7 +40,7 @@ def test_a_process_has_ended_once_it_is_killed_whether_or_not_it_is_waited_for()
     process.send_signal(signal.SIGSTOP)
     assert not has_ended(name)
     process.kill()
-    for _ in range(500):
+    for _ in range(12_000):
         if has_ended(name):
             break
         time.sleep(0.01)

@@ -132,7 +132,7 @@ class DeviceWork:
         for case in cases:
             _counted(self.file, f"{self.name} ")
             self.trouble(1)
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while len(set(self.file.read_text(encoding="utf-8").split())) < self.devices:
                 assert time.monotonic() < until, "the other devices do nothing"
                 time.sleep(0.002)
