@@ -45,6 +45,12 @@ SharedCases._next = looking
 GPU = """
 backends.resolve = lambda *_args: 'cuda:0'
 from tests.runtime.troubled_work import AheadWork; session.CaseWork = AheadWork
+from flare_runtime.run.supervision import _Lane
+recall = _Lane.recall
+def recalling(self):
+    recall(self)
+    print("recalled", flush=True)
+_Lane.recall = recalling
 """
 
 
@@ -172,10 +178,7 @@ def test_the_worker_of_a_gpu_gets_back_what_it_has_not_begun(folder, start, numb
         assert names(folder / "out") == []
         return
     wait_until_said(process, "no further case is begun")
-    until = time.monotonic() + LIMIT_S
-    while [name for name in names(folder / "out") if name.startswith(".c.")]:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_for(process, "recalled")
     (folder / "go").touch()
     _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 138, err
