@@ -202,8 +202,9 @@ def test_the_rate_is_that_of_the_last_minutes(tmp_path):
     assert rate.cases_per_hour == pytest.approx(60)
 
 
-def test_the_rate_of_a_run_that_has_just_begun_counts_from_its_begin(tmp_path):
+def test_the_rate_of_a_run_that_has_just_begun_counts_from_its_begin(tmp_path, monkeypatch):
     now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     for number in range(12):  # six workers, each of whom had two cases of 30 s
         put(tmp_path, done(f"case{number}", timings_s={"total": 30.0}), now=now, seconds_ago=1 + 30 * (number % 2))
     rate = status_of(tmp_path, 5).rate

@@ -69,17 +69,17 @@ def test_on_a_gpu_so_many_cases_are_there_as_fit_and_the_masks_are_the_same(tmp_
 
 
 def test_the_wait_for_memory_on_a_gpu_is_no_time_of_preparing(cases):
-    """The second case may be prepared only when the first has left the network, where it is for 0.5 s."""
+    """The second case may be prepared only when the first has left the network, where it is for a second."""
     _, alone, _ = planned_alone(todo := cases("ab"))
 
     def before(stage, number):
         if (stage, number) == ("infer", 0):
-            time.sleep(0.5)
+            time.sleep(1)
 
     segmenter, _ = on_device(alone, before)
     records = list(segment_overlapping(segmenter, todo))
-    assert max(record.timings_s["total"] for record in records) > 0.5
-    assert max(record.timings_s["preprocess"] for record in records) < 0.4
+    waits_s = [2 * record.timings_s["total"] - sum(record.timings_s.values()) for record in records]
+    assert max(waits_s) > 0.4  # of no stage
 
 
 def test_memory_that_runs_out_on_a_gpu_is_tried_again_by_itself(cases):
