@@ -182,6 +182,15 @@ def test_every_folder_of_the_runtime_is_in_the_architecture():
     assert set(re.findall(r"\b[a-z]\w+", layers[1])) <= page_words
 
 
+def test_every_page_is_two_clicks_from_the_front_page():
+    def linked(path: Path) -> set[Path]:
+        targets = re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", path.read_text(encoding="utf-8"))
+        return {(path.parent / target).resolve() for target in targets}
+
+    near = linked(README)
+    assert {path.resolve() for path in DOCS.rglob("*.md")} <= near.union(*map(linked, near))
+
+
 def test_the_front_page_is_short():
     text = README.read_text(encoding="utf-8")
     assert len(text.split()) <= 900
