@@ -22,7 +22,7 @@ from flare_runtime.compute.network import Network
 from flare_runtime.errors import GpuMemoryError
 from flare_runtime.imaging.inputs import Image, as_volumes, files_of
 from flare_runtime.imaging.labelling import Labelling
-from flare_runtime.imaging.volume import Remark, Volume
+from flare_runtime.imaging.volume import ALL_SLICES, Remark, Volume
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.pipeline.case_restoring import CaseRestoring
@@ -184,9 +184,9 @@ class Segmenter:
             >>> segmenter.segment(array, spacing_mm=(5.0, 0.8, 0.8)).lesions
         """
 
-        def first_channel() -> Volume:
+        def first_channel(wanted: slice) -> Volume:
             first = image[0] if isinstance(image, list | tuple) else image
-            return self._volumes(first, spacing_mm)[0]
+            return self._volumes(first, spacing_mm, wanted)[0]
 
         def attempt(smallest: bool) -> Segmentation:
             prepared = self.prepare(image, spacing_mm, smallest=smallest, progress=progress)
@@ -259,9 +259,11 @@ class Segmenter:
         result = PreviousResult(done.mask, done.timings_s, done.remarks, done.gpu_memory_mib)
         return result, perf_counter() - started
 
-    def _volumes(self, image: Image | Sequence[Image], spacing_mm: Vector3 | None) -> list[Volume]:
-        options, plausible = self.options, self.rules.plausible
-        return as_volumes(image, spacing_mm, options.max_voxels, plausible, straighten_tilt=options.straighten_tilt)
+    def _volumes(
+        self, image: Image | Sequence[Image], spacing_mm: Vector3 | None, wanted: slice = ALL_SLICES
+    ) -> list[Volume]:
+        most, plausible, straighten = self.options.max_voxels, self.rules.plausible, self.options.straighten_tilt
+        return as_volumes(image, spacing_mm, most, plausible, straighten_tilt=straighten, wanted=wanted)
 
     def _place_for(self, smallest: bool, admit: Callable[[Placement], None]) -> Place:
         if not self.device.is_gpu:
@@ -288,7 +290,7 @@ class Segmenter:
         progress: Progress = iter,
         with_probabilities: bool = False,
         maps_to: MapsTo | None = None,
-        scan: Callable[[], Volume] | None = None,
+        scan: Callable[[slice], Volume] | None = None,
     ) -> Segmentation:
         """Do the second half of `segment` on a case that this segmenter prepared: run the network, restore the labels.
 
@@ -322,7 +324,7 @@ class Segmenter:
         *,
         with_probabilities: bool = False,
         maps_to: MapsTo | None = None,
-        scan: Callable[[], Volume] | None = None,
+        scan: Callable[[slice], Volume] | None = None,
     ) -> Segmentation:
         """Turn the scores of a case into its mask, and measure the lesions in it; the scores are let go of on the way.
 

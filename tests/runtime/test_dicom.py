@@ -95,6 +95,23 @@ def test_a_series_is_read_as_simpleitk_reads_it(kind, tmp_path):
     assert pickle.loads(pickle.dumps(series)) == series
 
 
+@pytest.mark.parametrize(
+    "kind", ["axial", "files against the normal", "run-length encoded", "JPEG 2000", "a scale each"]
+)
+def test_slices_that_are_not_wanted_are_not_decoded(kind, tmp_path):
+    scaled = Series(change=lambda d, i: setattr(d, "RescaleSlope", 1 + i // 6))  # those that are wanted have one scale
+    series = only(SOUND.get(kind, scaled).write(tmp_path / "scan"))
+    whole, wanted = series.read_volume(MAX_VOXELS), slice(6, 10)
+    first = series.ordered()[0].file.path
+    first.write_bytes(first.read_bytes()[:-80])
+    with pytest.raises(CaseError, match=first.name):
+        series.read_volume(MAX_VOXELS)
+    part = read_volume(series, wanted=wanted)
+    assert np.array_equal(part.voxels[wanted], whole.voxels[wanted])
+    assert np.count_nonzero(part.voxels) == np.count_nonzero(whole.voxels[wanted]) > 0
+    assert (part.grid, part.slope, part.intercept) == (whole.grid, whole.slope, whole.intercept)
+
+
 def test_slices_of_their_own_scales_are_intensities(tmp_path):
     def change(dataset, index):
         dataset.RescaleSlope, dataset.RescaleIntercept = 1 + index / 8, -1024.0 + index

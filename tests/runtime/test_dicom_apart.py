@@ -38,6 +38,15 @@ def test_it_is_read_as_simpleitk_reads_it(lossless):
     assert np.array_equal(volume.voxels, Series(count=4).pixels())
 
 
+def test_slices_that_are_not_wanted_are_not_decoded(lossless):
+    data = (lossless / "IM0000").read_bytes()
+    (lossless / "IM0000").write_bytes(data[: data.index(b"\xff\xd8") + 2] + bytes(50))
+    volume = read_volume(lossless, wanted=slice(1, 3))
+    expected = Series(count=4).pixels()
+    expected[[0, 3]] = 0
+    assert np.array_equal(volume.voxels, expected)
+
+
 def test_pixels_that_cannot_be_decoded_are_refused(lossless):
     path = lossless / "IM0002"
     data = path.read_bytes()

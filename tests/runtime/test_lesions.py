@@ -1,6 +1,7 @@
 """Connected components: how many, how large, where."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,17 +153,26 @@ def test_what_reaches_a_face_of_the_scan_is_marked():
 def test_intensities_are_those_of_the_voxels(seed, axis):
     rng = np.random.default_rng(seed)
     mask = (rng.integers(1, 3, (7, 8, 9)) * (rng.random((7, 8, 9)) < 0.2)).astype(np.uint8)
-    mask[3, 3, 3] = 1
+    mask[: seed % 3], mask[6 - seed % 4 :] = 0, 0
+    mask[2, 3, 3] = 1
     affine = np.eye(4)[:, [*np.roll(np.arange(3), axis).tolist(), 3]]
     geometry = Geometry(affine, (1.0, 1.0, 1.0), (7, 8, 9))
     volume = Volume(rng.integers(0, 4000, mask.shape).astype(np.int16), geometry, 0.5, -1024.0)
-    for lesion in measure_lesions(mask, geometry, scan=lambda: volume).lesions:
+
+    def scan(wanted):
+        with_lesions = np.flatnonzero(mask.any(axis=(1, 2)))
+        assert (wanted.start, wanted.stop) == (with_lesions[0], with_lesions[-1] + 1)
+        part = np.full_like(volume.voxels, 30_000)
+        part[wanted] = volume.voxels[wanted]
+        return replace(volume, voxels=part)
+
+    lesions = measure_lesions(mask, geometry, scan=scan).lesions
+    for lesion in lesions:
         if lesion.voxels == 1:
             z, y, x = map(int, lesion.centre)
             assert lesion.mean_intensity == round(float(volume.voxels[z, y, x]) * 0.5 - 1024, 1)
             assert lesion.sd_intensity == 0
     measure = pytest.importorskip("skimage.measure")
-    lesions = measure_lesions(mask, geometry, scan=lambda: volume).lesions
     expected = []
     for value in (1, 2):
         labels = measure.label(mask == value, connectivity=3)
@@ -176,7 +186,7 @@ def test_intensities_are_those_of_the_voxels(seed, axis):
 def test_intensities_of_a_bright_metal_beside_nothing_else_are_exact():
     mask = np.ones((40, 60, 60), np.uint8)
     volume = Volume.of_array(np.full(mask.shape, 30_000, np.int32), (1.0, 1.0, 1.0))
-    (lesion,) = measure_lesions(mask, volume.geometry, scan=lambda: volume).lesions
+    (lesion,) = measure_lesions(mask, volume.geometry, scan=lambda _wanted: volume).lesions
     assert (lesion.mean_intensity, lesion.sd_intensity) == (30_000, 0)
 
 
@@ -184,16 +194,16 @@ def test_an_image_that_is_gone_or_another_leaves_intensities_out_with_a_remark()
     mask = np.ones((2, 2, 2), np.uint8)
     geometry = Geometry(None, (1.0, 1.0, 1.0), (2, 2, 2))
 
-    def gone():
+    def gone(_wanted):
         raise CaseError("unreadable", "scan.nii.gz: No such file")
 
     other = Volume.of_array(np.zeros((3, 3, 3)), (1.0, 1.0, 1.0))
-    for scan in (gone, lambda: other):
+    for scan in (gone, lambda _wanted: other):
         found = measure_lesions(mask, geometry, scan=scan)
         assert found.lesions[0].mean_intensity is None
         assert [remark.code for remark in found.remarks] == ["no_intensities"]
     nan = Volume.of_array(np.full((2, 2, 2), np.nan), (1.0, 1.0, 1.0))
-    assert measure_lesions(mask, geometry, scan=lambda: nan).lesions[0].mean_intensity is None
+    assert measure_lesions(mask, geometry, scan=lambda _wanted: nan).lesions[0].mean_intensity is None
 
 
 def test_an_empty_mask_asks_for_no_image():

@@ -46,7 +46,7 @@ def case(axes=(0, 1, 2), flips=(False, False, False)):
             geometry = Geometry(matrix, volume.spacing_mm, volume.shape)
             volume = Volume(np.flip(volume.voxels, axis), geometry)
             mask = np.flip(mask, axis)
-    found = measure_lesions(mask, volume.geometry, {1: "cyst"}, scan=lambda: volume)
+    found = measure_lesions(mask, volume.geometry, {1: "cyst"}, scan=lambda _wanted: volume)
     return Upright(volume, mask, is_ct=True), found
 
 

@@ -251,7 +251,7 @@ def test_the_next_case_and_no_other_is_read_while_one_is_segmented(tmp_path, run
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
     read, seen = [], []
 
-    def reading(path, max_voxels, plausible):
+    def reading(path, max_voxels, plausible, **_wanted):
         if path.name[0] not in read:  # for the second time it is to measure lesions
             read.append(path.name[0])
         return read_volume(path, max_voxels, plausible)
@@ -281,7 +281,7 @@ def test_a_scan_is_let_go_before_the_network_runs(tmp_path, run, monkeypatch):
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image(), spacing_mm=ONE_MM)
     scans = []
 
-    def reading(path, max_voxels, plausible):
+    def reading(path, max_voxels, plausible, **_wanted):
         volume = read_volume(path, max_voxels, plausible)
         scans.append(weakref.ref(volume.voxels))
         return volume

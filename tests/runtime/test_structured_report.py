@@ -53,7 +53,7 @@ def segmented(source, mask=None, labels=EXCLUSIVE, **reading) -> Segmentation:
     mask = three_lesions(volume.shape) if mask is None else mask(volume.shape)
     template = replace(volume.template, labelling=Labelling(labels, "a model", "0123abcd" * 8, "1.2.3"))
     names = {value: label.name for label in sorted(labels, key=lambda one: -len(one.values)) for value in label.values}
-    found = measure_lesions(mask, volume.geometry, names, scan=lambda: volume)
+    found = measure_lesions(mask, volume.geometry, names, scan=lambda _wanted: volume)
     return Segmentation(mask, found.lesions, {}, template, totals=found.totals)
 
 

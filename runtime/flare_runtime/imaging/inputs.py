@@ -18,7 +18,7 @@ from flare_runtime.imaging.nifti_fields import read_fields
 from flare_runtime.imaging.nifti_header import header_geometry
 from flare_runtime.imaging.plausibility import USUAL, Plausibility
 from flare_runtime.imaging.read import DEFAULT_MAX_VOXELS, read_volume
-from flare_runtime.imaging.volume import Volume
+from flare_runtime.imaging.volume import ALL_SLICES, Volume
 from flare_runtime.paths import as_path
 
 # Any: of nibabel and SimpleITK, which are not imported here, and the former of which has no types.
@@ -37,6 +37,7 @@ def as_volumes(
     plausible: Plausibility = USUAL,
     *,
     straighten_tilt: bool = False,
+    wanted: slice = ALL_SLICES,
 ) -> list[Volume]:
     """Return an image as one volume for each channel.
 
@@ -47,6 +48,7 @@ def as_volumes(
         max_voxels: files that hold more are refused.
         plausible: which grids are taken, of all but arrays and volumes.
         straighten_tilt: see `read_volume`.
+        wanted: see `read_volume`.
 
     Raises:
         UsageError: for anything else, or where an array has no spacing or something else has one.
@@ -55,7 +57,9 @@ def as_volumes(
     images = list(image) if isinstance(image, list | tuple) else [image]
     if spacing_mm is not None:
         spacing_mm = _checked_spacing(spacing_mm)
-    read = partial(read_volume, max_voxels=max_voxels, plausible=plausible, straighten_tilt=straighten_tilt)
+    read = partial(
+        read_volume, max_voxels=max_voxels, plausible=plausible, straighten_tilt=straighten_tilt, wanted=wanted
+    )
     return [volume for one in images for volume in _volumes_of(one, spacing_mm, read, plausible)]
 
 

@@ -13,7 +13,7 @@ from flare_runtime.imaging.metaimage import METAIMAGE
 from flare_runtime.imaging.nifti import NiftiReader
 from flare_runtime.imaging.nrrd import NRRD
 from flare_runtime.imaging.plausibility import USUAL, Plausibility
-from flare_runtime.imaging.volume import Grid, Volume
+from flare_runtime.imaging.volume import ALL_SLICES, Grid, Volume
 
 DEFAULT_MAX_VOXELS = 2_000_000_000
 
@@ -57,8 +57,8 @@ class ImageSeries(Protocol):
     def straightening(self) -> "ImageSeries":
         """Return the series with slices of a tilted gantry being moved onto a grid at right angles."""
 
-    def read_volume(self, max_voxels: int) -> Volume:
-        """Read the image, as a `Reader` does."""
+    def read_volume(self, max_voxels: int, wanted: slice = ALL_SLICES) -> Volume:
+        """Read the image, as a `Reader` does; voxels of slices (z) that are not `wanted` may be anything."""
 
     def read_grid(self, max_voxels: int) -> Grid:
         """Read what the headers say of the voxels, as a `Reader` does."""
@@ -81,11 +81,13 @@ def read_volume(
     plausible: Plausibility = USUAL,
     *,
     straighten_tilt: bool = False,
+    wanted: slice = ALL_SLICES,
 ) -> Volume:
     """Read an image: a file in the format of its name, or a DICOM series.
 
     A folder, a zip archive or a DICOM file has to hold one volume. Any other name of no format is taken for NIfTI.
-    Where `straighten_tilt`, the slices of a tilted gantry are moved onto a grid at right angles, with a remark.
+    Where `straighten_tilt`, the slices of a tilted gantry are moved onto a grid at right angles, with a remark. Voxels
+    of slices (z) that are not `wanted` may be anything: of a series they are not decoded.
 
     Raises:
         CaseError: `unreadable`, `several_series`, as `check_volume` or the format's reader does; every message begins
@@ -98,7 +100,7 @@ def read_volume(
     with _naming(source):
         if isinstance(source, Path):
             return check_volume(_reader_of(source).read_volume(source, max_voxels), plausible)
-        return check_volume(source.read_volume(max_voxels), plausible)
+        return check_volume(source.read_volume(max_voxels, wanted), plausible)
 
 
 def read_nifti(path: str | Path, max_voxels: int = DEFAULT_MAX_VOXELS) -> Volume:
@@ -183,12 +185,12 @@ class ImageAt:
         """Return it as its series does."""
         return self if isinstance(self._image, Path) else self._image.straightening()
 
-    def read_volume(self, max_voxels: int) -> Volume:
-        """Read the image, as a `Reader` does."""
+    def read_volume(self, max_voxels: int, wanted: slice = ALL_SLICES) -> Volume:
+        """Read the image, as its series does, or as a `Reader` does."""
         image = self._image
         if isinstance(image, Path):
             return _reader_of(image).read_volume(image, max_voxels)
-        return image.read_volume(max_voxels)
+        return image.read_volume(max_voxels, wanted)
 
     def read_grid(self, max_voxels: int) -> Grid:
         """Read what its headers say of the voxels, as a `Reader` does."""

@@ -12,6 +12,8 @@ from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.labelling import Labelling
 from flare_runtime.imaging.orientation import Turn
 
+ALL_SLICES = slice(None)
+
 
 @dataclass(frozen=True)
 class Remark:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite, prod
 
 import numpy as np
@@ -10,6 +11,7 @@ from flare_runtime.compute.arrays import MaskArray, Vector3
 from flare_runtime.errors import CaseError, first_line
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Remark, Volume
+from flare_runtime.pipeline.components import IntArray
 from flare_runtime.pipeline.diameters import axial_diameters
 from flare_runtime.pipeline.label_probabilities import RowSums
 from flare_runtime.pipeline.lesion_runs import LesionRuns
@@ -103,7 +105,7 @@ def measure_lesions(
     names: Mapping[int, str] | None = None,
     *,
     most: int | None = MAX_LESIONS,
-    scan: Callable[[], Volume] | None = None,
+    scan: Callable[[slice], Volume] | None = None,
     rows: RowSums | None = None,
 ) -> Findings:
     """Return the components of every label of a mask.
@@ -113,8 +115,8 @@ def measure_lesions(
         geometry: of the mask.
         names: of labels.
         most: not more than so many are listed.
-        scan: gives the first channel, on the mask's grid; it is asked for where there are lesions. Where it fails, or
-            is None, the intensities are left out.
+        scan: gives the first channel, on the mask's grid; it is asked for where there are lesions, and told which
+            slices (z) hold them, as only these are looked at. Where it fails, or is None, the intensities are left out.
         rows: of the mask; where None, the probabilities are left out.
     """
     names = names or {}
@@ -126,7 +128,7 @@ def measure_lesions(
         for value, (lesions, voxels) in found.totals.items()
     )
     remarks = _caps(sum(total.lesions for total in totals))
-    volume = _image(scan, geometry, remarks) if scan and len(found) else None
+    volume = _image(partial(scan, _slices(found, axis)), geometry, remarks) if scan and len(found) else None
     intensities = None if volume is None else found.intensities(volume, axis)
     probabilities = found.mean_probabilities(rows, axis) if rows is not None and len(found) else None
     lesions = []
@@ -146,6 +148,17 @@ def _caps(count: int) -> list[Remark]:
     return [Remark("many_lesions", text)]
 
 
+def _slices(found: LesionRuns, axis: int) -> slice:
+    """Return which slices (z of the mask) hold all lesions, of which z is the `axis` of the mask."""
+    low, high = (side[:, _back(axis)[0]] for side in found.boxes())
+    return slice(int(low.min()), int(high.max()))
+
+
+def _back(axis: int) -> IntArray:
+    """Return where the axes z, y, x of a mask are once its `axis` is the first."""
+    return np.argsort([axis, *(other for other in range(3) if other != axis)])
+
+
 def _image(scan: Callable[[], Volume], geometry: Geometry, remarks: list[Remark]) -> Volume | None:
     try:
         volume = scan()
@@ -162,13 +175,13 @@ def _sized(found: LesionRuns, geometry: Geometry, axis: int) -> Iterator[Lesion]
     """Yield the lesions without name and intensities; z of `found` is the `axis` of the mask."""
     if not len(found):
         return
-    order = [axis, *(other for other in range(3) if other != axis)]
-    back = np.argsort(order)
+    back = _back(axis)
     low, high = (side[:, back] for side in found.boxes())
     touching = np.any((low == 0) | (high == geometry.shape), axis=1).tolist()
     extents, centres = (high - low) * np.array(geometry.spacing_mm), found.centres()[:, back]
     largest = found.largest_planes().tolist()
-    in_plane = geometry.spacing_mm[order[1]], geometry.spacing_mm[order[2]]
+    rows, columns = (other for other in range(3) if other != axis)
+    in_plane = geometry.spacing_mm[rows], geometry.spacing_mm[columns]
     for i, (value, voxels) in enumerate(zip(found.values.tolist(), found.voxels.tolist(), strict=True)):
         centre = _rounded(centres[i])
         place = geometry.place_of(centre)

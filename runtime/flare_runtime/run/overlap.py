@@ -14,7 +14,7 @@ from flare_runtime.cases.case import Case
 from flare_runtime.compute.available_memory import lacked_memory
 from flare_runtime.compute.box import Box
 from flare_runtime.errors import BundleError, CaseError, DeviceError, LostDeviceError
-from flare_runtime.imaging.volume import Volume
+from flare_runtime.imaging.volume import ALL_SLICES, Volume
 from flare_runtime.pipeline.gpu_memory import MIB, Placement
 from flare_runtime.pipeline.host_memory import HostNeed
 from flare_runtime.pipeline.inference import Progress
@@ -261,7 +261,7 @@ class _Flight:
         left, self._left = self._left, None
         return left
 
-    def _scan(self) -> Volume:
+    def _scan(self, _wanted: slice = ALL_SLICES) -> Volume:
         assert self._first is not None
         return self._first
 

@@ -18,7 +18,7 @@ from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.imaging.probabilities import encode_probabilities
 from flare_runtime.imaging.read import ImageAt, ImageSource, read_grid, read_volume
-from flare_runtime.imaging.volume import Grid, Volume
+from flare_runtime.imaging.volume import ALL_SLICES, Grid, Volume
 from flare_runtime.pipeline.gpu_memory import MIB
 from flare_runtime.pipeline.inference import Progress
 from flare_runtime.pipeline.probability_maps import MapsTo, ProbabilityMaps
@@ -89,8 +89,8 @@ class CaseReader:
             self.digests.begin(case)
         return [read_volume(one, self._max_voxels, self._rules.plausible) for one in self._sources(case)]
 
-    def read_first(self, case: Case) -> Volume:
-        """Read the first channel of a case again.
+    def read_first(self, case: Case, wanted: slice = ALL_SLICES) -> Volume:
+        """Read the first channel of a case again; see `read_volume`.
 
         Raises:
             CaseError: where it cannot be read, or there is no memory left for it.
@@ -99,7 +99,7 @@ class CaseReader:
         grid, available = read_grid(first, self._max_voxels), available_bytes()
         if available is not None and prod(grid.shape) * grid.itemsize > available:
             raise CaseError("too_little_memory", f"{available // MIB:,} MiB are left")
-        return read_volume(first, self._max_voxels, self._rules.plausible)
+        return read_volume(first, self._max_voxels, self._rules.plausible, wanted=wanted)
 
     def grids(self, case: Case) -> list[Grid]:
         """Read the headers of a case.
@@ -209,14 +209,16 @@ def segment_alone(
         prepared = segmenter.prepare(volumes, smallest=smallest, progress=progress)
         del volumes  # the scan as read takes no memory while the network runs
 
-        scan: Callable[[], Volume] = partial(reader.read_first, case)
-        if segmenter.options.preview or segmenter.options.page:
-            scan = cache(scan)  # for the lesions and the pictures
+        whole = cache(partial(reader.read_first, case))  # for the lesions and the pictures
+
+        def scan(wanted: slice) -> Volume:
+            has_pictures = segmenter.options.preview or segmenter.options.page
+            return whole() if has_pictures else reader.read_first(case, wanted)
 
         def finish(maps_to: MapsTo | None) -> Segmentation:
             return segmenter.finish(prepared, progress=progress, maps_to=maps_to, scan=scan)
 
-        return stage_case(segmenter, case, finish, CaseTimes(started, read_s), reader.digests, scan).commit()
+        return stage_case(segmenter, case, finish, CaseTimes(started, read_s), reader.digests, whole).commit()
 
     return segmenter.within_memory(attempt)
 

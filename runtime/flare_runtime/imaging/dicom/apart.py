@@ -20,7 +20,7 @@ _PROGRAM = (
 )
 
 
-def read_voxels_apart(slices: Sequence[Slice]) -> AnyArray:
+def read_voxels_apart(slices: Sequence[Slice], wanted: slice) -> AnyArray:
     """Return what `read_voxels` does, from a process that may end without harm.
 
     Raises:
@@ -29,7 +29,7 @@ def read_voxels_apart(slices: Sequence[Slice]) -> AnyArray:
     command = [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
-            return _ask(process, slices)
+            return _ask(process, slices, wanted)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             text = f"the decoder of {slices[0].file.name} and the other files ended at damaged pixels; export them anew"
             raise CaseError("corrupt", text) from error
@@ -37,16 +37,16 @@ def read_voxels_apart(slices: Sequence[Slice]) -> AnyArray:
             process.kill()
 
 
-def _ask(process: "subprocess.Popen[bytes]", slices: Sequence[Slice]) -> AnyArray:
+def _ask(process: "subprocess.Popen[bytes]", slices: Sequence[Slice], wanted: slice) -> AnyArray:
     assert process.stdin
     assert process.stdout
     with process.stdin as questions:
-        pickle.dump(list(slices), questions)
+        pickle.dump((list(slices), wanted), questions)
     problem, dtype, shape = pickle.load(process.stdout)
     if problem:
         raise CaseError(*problem)
-    voxels: np.ndarray[Any, Any] = np.empty(shape, dtype)
-    view, filled = voxels.reshape(-1).view(np.uint8).data, 0
+    voxels: np.ndarray[Any, Any] = np.zeros(shape, dtype)
+    view, filled = voxels[wanted].reshape(-1).view(np.uint8).data, 0
     while filled < len(view):
         count = process.stdout.readinto(view[filled:])  # type: ignore[attr-defined]
         if not count:
@@ -59,13 +59,13 @@ def answer() -> None:
     """Read the slices that standard input names, and write their voxels, or what is wrong with them, to its output."""
     from flare_runtime.imaging.dicom.pixels import decode
 
-    slices = pickle.load(sys.stdin.buffer)
+    slices, wanted = pickle.load(sys.stdin.buffer)
     output = sys.stdout.buffer
     try:
-        voxels = decode(slices)
+        voxels = decode(slices, wanted)
     except CaseError as error:
         pickle.dump(((error.reason, str(error)), None, None), output)
         return
     pickle.dump((None, voxels.dtype.str, voxels.shape), output)
-    output.write(voxels.data)
+    output.write(voxels[wanted].data)
     output.flush()

@@ -13,6 +13,7 @@ from flare_runtime.errors import CaseError, first_line
 from flare_runtime.imaging.dicom.code_stream import check_sizes
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of
 from flare_runtime.imaging.dicom.headers import Slice
+from flare_runtime.imaging.volume import ALL_SLICES
 
 # Decoders release the interpreter; more threads than these wait for the disk.
 _THREADS = 4
@@ -39,25 +40,27 @@ def stored_type(slices: Iterable[Slice]) -> np.dtype[np.generic]:
     return np.result_type(*{one.dtype for one in slices})
 
 
-def read_voxels(slices: Sequence[Slice]) -> AnyArray:
+def read_voxels(slices: Sequence[Slice], wanted: slice = ALL_SLICES) -> AnyArray:
     """Return the voxels (z, y, x) of slices of one size; intensities where their scales differ, else what is stored.
+
+    Slices that are not `wanted` are not decoded; their voxels are 0.
 
     Raises:
         CaseError: `truncated` or `corrupt` where pixels are missing or cannot be decoded, `nonfinite` where their scale
             makes them infinite, `unreadable`.
     """
-    if any(one.syntax.startswith(_CODED) and one.syntax not in _DECODERS for one in slices):
+    if any(one.syntax.startswith(_CODED) and one.syntax not in _DECODERS for one in slices[wanted]):
         from flare_runtime.imaging.dicom.apart import read_voxels_apart
 
-        return read_voxels_apart(slices)
-    return decode(slices)
+        return read_voxels_apart(slices, wanted)
+    return decode(slices, wanted)
 
 
-def decode(slices: Sequence[Slice]) -> AnyArray:
+def decode(slices: Sequence[Slice], wanted: slice) -> AnyArray:
     """Do what `read_voxels` does, in this process."""
     dtype = stored_type(slices)
     scaled = dtype.kind == "f"
-    voxels = np.empty((len(slices), *slices[0].shape), dtype)
+    voxels = np.zeros((len(slices), *slices[0].shape), dtype)  # which takes no memory where nothing is written
 
     def read(numbered: Sequence[tuple[int, Slice]], archive: ZipFile | None) -> None:
         file = numbered[0][1].file
@@ -72,9 +75,10 @@ def decode(slices: Sequence[Slice]) -> AnyArray:
                 text = f"{file.name}: the slope {one.slope:g} and the intercept {one.intercept:g} make pixels infinite"
                 raise CaseError("nonfinite", text)
 
-    by_file = groupby(sorted(enumerate(slices), key=_file_and_frame), key=lambda numbered: numbered[1].file)
+    in_order = sorted(list(enumerate(slices))[wanted], key=_file_and_frame)
+    by_file = groupby(in_order, key=lambda numbered: numbered[1].file)
     files = [list(group) for _, group in by_file]
-    with archive_of(one.file for one in slices) as archive, ThreadPoolExecutor(_THREADS, "dicom") as threads:
+    with archive_of(one.file for one in slices[wanted]) as archive, ThreadPoolExecutor(_THREADS, "dicom") as threads:
         for _ in threads.map(lambda numbered: read(numbered, archive), files):
             pass
     return voxels

@@ -25,7 +25,7 @@ from flare_runtime.imaging.dicom.pixels import read_voxels, stored_type
 from flare_runtime.imaging.dicom.stack import SAME_DIRECTION, Floats, stack, stack_tilted
 from flare_runtime.imaging.dicom.tilt import on_slices, straightened
 from flare_runtime.imaging.geometry import Geometry
-from flare_runtime.imaging.volume import Grid, Remark, Volume
+from flare_runtime.imaging.volume import ALL_SLICES, Grid, Remark, Volume
 
 _LOG = logging.getLogger(__name__)
 _THREADS = 8
@@ -118,14 +118,16 @@ class DicomSeries:
             raise CaseError("truncated", f"the headers promise {promised} bytes of pixels, the files have {stored}")
         return ordered, geometry, starts
 
-    def read_volume(self, max_voxels: int) -> Volume:
+    def read_volume(self, max_voxels: int, wanted: slice = ALL_SLICES) -> Volume:
         """Read the voxels (z, y, x), first the slice that lies farthest against the slices' normal.
+
+        Voxels of slices that are not `wanted` may be 0.
 
         Raises:
             CaseError: as `read_grid` and `read_voxels` do.
         """
         ordered, geometry, starts = self._checked(max_voxels)
-        voxels = read_voxels(ordered)
+        voxels = read_voxels(ordered, wanted if starts is None else ALL_SLICES)
         remarks = self.remarks
         if starts is not None:
             voxels = straightened(voxels, starts, geometry.shape)
