@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -111,18 +112,41 @@ def test_a_case_that_cannot_be_claimed_is_one_of_the_run(tiny_bundle, tmp_path):
     assert len(json.loads(report.read_bytes())["cases"]) == 4
 
 
-def test_a_worker_that_was_overtaken_writes_nothing(tiny_bundle, tmp_path):
-    write_cohort(tmp_path / "scans")
-    masks = tmp_path / "masks"
+@pytest.fixture
+def overtake(tiny_bundle, tmp_path):
+    """A function that runs a case during whose work another worker takes it over so often, and dies; the records."""
 
-    def overtake(event):
-        if isinstance(event, CaseProgress) and event.done == 0:
-            create(lease_path(masks / f"{event.case}.nii.gz", 2), new_content())
+    def run(times):
+        write_cohort(tmp_path / "scans")
+        masks, seen = tmp_path / "masks", []
+        ours = new_content()
+        dead = replace(ours, process=ours.process[:-1] + ("1" if ours.process[-1] == "0" else "0"))
 
-    session = Session(tiny_bundle, OPTIONS, listener=overtake)
-    records = list(session.run(tmp_path / "scans" / "a_0000.nii.gz", f"{masks}/", resume=ResumeRules()))
-    assert [record.reason for record in records] == ["taken_over"]
-    assert [name for name in names(masks) if "lease" not in name] == []
+        def listen(event):
+            if isinstance(event, CaseProgress) and event.done == 0 and len(seen) < times:
+                seen.append(names(masks))
+                last = max(int(lease.name.split(".")[-2]) for lease in masks.glob(".*.flare-lease"))
+                create(lease_path(masks / f"{event.case}.nii.gz", last + 1), replace(dead, token=str(last)))
+
+        session = Session(tiny_bundle, OPTIONS, listener=listen)
+        run = session.run(tmp_path / "scans" / "a_0000.nii.gz", f"{masks}/", resume=ResumeRules())
+        records = list(run)
+        assert not [name for of_then in seen for name in of_then if "lease" not in name]
+        return records, run.journal
+
+    return run
+
+
+def test_a_case_that_was_taken_over_is_left_to_the_other_and_done_where_that_one_dies(overtake, tmp_path):
+    (record,), journal = overtake(1)
+    assert (record.status, journal.count, journal.failed) == ("done", 1, 0)
+    assert names(tmp_path / "masks") == ["a.json", "a.nii.gz"]
+
+
+def test_a_case_that_is_taken_over_again_and_again_ends_a_run(overtake, tmp_path):
+    (record,), journal = overtake(9)
+    assert (record.reason, journal.failed) == ("taken_over", 1)
+    assert [name for name in names(tmp_path / "masks") if "lease" not in name] == []
 
 
 def test_a_worker_that_was_overtaken_leaves_what_is_there(done, tiny_bundle):
@@ -130,5 +154,5 @@ def test_a_worker_that_was_overtaken_leaves_what_is_there(done, tiny_bundle):
     claimed = claims_of(tiny_bundle).claim(done)
     before = names(done.mask.parent)
     create(lease_path(done.mask, 2), new_content())
-    commit_failure(claimed, failed_record("a", ValueError()))
+    assert commit_failure(claimed, failed_record("a", ValueError())).reason == "taken_over"
     assert names(done.mask.parent) == sorted([*before, lease_path(done.mask, 2).name])

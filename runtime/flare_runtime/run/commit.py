@@ -21,7 +21,7 @@ from flare_runtime.files.target import check_kind
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.identity import Recipe
-from flare_runtime.run.record import CaseRecord, encode_json, write_json
+from flare_runtime.run.record import CaseRecord, encode_json, failed_record, write_json
 from flare_runtime.run.superseded import Superseded, superseded_by
 
 # Two files take their names in much less.
@@ -164,7 +164,7 @@ def commit_failure(
 
     Without `with_record` none is written, and one of an earlier run goes all the same. With a `recipe` the record says
     what was tried, for a later run: images of the stamps `inputs`, or of those of now. Where another worker has taken
-    the case over, nothing is changed.
+    the case over, nothing is changed, and the record that is returned says so.
 
     What cannot be written or moved is said in the record's message.
     """
@@ -173,7 +173,7 @@ def commit_failure(
         record.identity = recipe.identity(stamps_of(case.sources) if inputs is None else inputs, case.tries)
     with alone_in(case.mask.parent):
         if not case.is_ours:
-            return record
+            return msgspec.structs.replace(failed_record(case.name, taken_over(case)), inputs=record.inputs)
         superseded = superseded_by(case)
         record.remarks.extend(superseded.remarks)
         for step in (*_steps_aside(superseded), *([_write_record] if with_record else [])):

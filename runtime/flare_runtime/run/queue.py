@@ -3,14 +3,17 @@
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from flare_runtime.cases.case import Case
 from flare_runtime.errors import OutputError
 from flare_runtime.files.output import make_folder
+from flare_runtime.run.record import CaseRecord
 
+Records: TypeAlias = Generator[CaseRecord, None, None]
 # Between two looks at a queue whose cases other workers have.
 _PAUSE_S = 0.2
 
@@ -53,6 +56,10 @@ class CaseQueue(ABC):
         """Let a case come again that was taken and not settled."""
         self._taken.pop(case.mask, None)
         self._let_go(case, again=True)
+
+    def own(self, records: Records) -> Records:
+        """Return those of a run's records that are its own, each of which belongs to the case settled just before."""
+        return records
 
     def finish(self) -> None:
         """Let no further case come."""

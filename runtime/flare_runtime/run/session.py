@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from flare_runtime.backends.selection import choose
 from flare_runtime.cases.case import Case
@@ -32,7 +32,7 @@ from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.journal import Journal
 from flare_runtime.run.lesion_table import is_table
-from flare_runtime.run.queue import CaseQueue, ListedCases
+from flare_runtime.run.queue import CaseQueue, ListedCases, Records
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.work import CaseWork
 from flare_runtime.segmenter import Segmenter
@@ -48,7 +48,6 @@ _MOMENT_S = 0.3
 _WITHOUT_ROOM = 3
 _NO_ROOM = tuple(f"({os.strerror(code)})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 NO_RECORDS = "a run without records cannot be resumed, nor resume another; leave out --no-records"
-_Records: TypeAlias = Generator[CaseRecord, None, None]
 
 
 def _ignore(_event: object) -> None:
@@ -212,15 +211,14 @@ class Session(SessionBase):
             queue = SharedCases(cases, claims, on_kept, given_up.append)
         else:
             raise UsageError(NO_RECORDS)
-        if places is None:
-            return Run(cases, journal, queue, lambda: _with_others(self._segment(queue, journal, recipe), given_up))
-        from flare_runtime.run.stored_cases import StoredCases
+        if places is not None:
+            from flare_runtime.run.stored_cases import StoredCases
 
-        stored = StoredCases(queue, places, claims)
-        records = stored.settled(self._segment(stored, journal, recipe))
-        return Run(cases, journal, stored, lambda: _with_others(records, given_up))
+            queue = StoredCases(queue, places, claims)
+        records = queue.own(self._segment(queue, journal, recipe))
+        return Run(cases, journal, queue, lambda: _with_others(records, given_up))
 
-    def _segment(self, queue: CaseQueue, journal: Journal, recipe: Recipe) -> _Records:
+    def _segment(self, queue: CaseQueue, journal: Journal, recipe: Recipe) -> Records:
         works = [CaseWork(choice, len(self._choices)) for choice in self._choices]
         if self._segmenter is None:
             from flare_runtime.run.supervision import supervise  # slow to import, and of use on GPUs alone
@@ -264,7 +262,7 @@ class Run:
     """
 
     def __init__(
-        self, cases: Sequence[Case], journal: Journal, queue: CaseQueue, segment: Callable[[], _Records]
+        self, cases: Sequence[Case], journal: Journal, queue: CaseQueue, segment: Callable[[], Records]
     ) -> None:
         self.cases = cases
         self.journal = journal
@@ -322,7 +320,7 @@ class Run:
         return {case.mask.parent for case in self._queue.in_work}
 
 
-def _with_others(records: _Records, others: deque[CaseRecord]) -> _Records:
+def _with_others(records: Records, others: deque[CaseRecord]) -> Records:
     """Yield records, and those of other cases as soon as there are any."""
     with closing(records):
         for record in records:
@@ -332,7 +330,7 @@ def _with_others(records: _Records, others: deque[CaseRecord]) -> _Records:
     yield from others
 
 
-def _noted(segment: Callable[[], _Records], journal: Journal, queue: CaseQueue) -> _Records:
+def _noted(segment: Callable[[], Records], journal: Journal, queue: CaseQueue) -> Records:
     without_room = 0
     try:
         with closing(segment()) as records:  # whose worker has ended before the report says what was not begun

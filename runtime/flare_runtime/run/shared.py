@@ -4,13 +4,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from math import isqrt
 from pathlib import Path
 
 from flare_runtime.cases.case import Case
 from flare_runtime.run.block_notes import BlockNote, BlockNotes, SeenCase
 from flare_runtime.run.claims import Claims, Kept
-from flare_runtime.run.queue import CaseQueue
+from flare_runtime.run.queue import CaseQueue, Records
 from flare_runtime.run.record import CaseRecord
 
 # Of fewer cases each worker looks at each.
@@ -51,6 +52,9 @@ class SharedCases(CaseQueue):
         self._on_kept = on_kept
         self._on_given_up = on_given_up
         self._indices: dict[Path, int] = {}
+        self._settled = 0
+        # Those of them that other workers took over.
+        self._again: set[int] = set()
         # Those that are neither settled nor taken by this worker.
         self._open = bytearray([_OPEN]) * len(cases)
         self._count = len(cases)
@@ -75,6 +79,16 @@ class SharedCases(CaseQueue):
         if self._notes is not None:
             self._notes.close()
         self._claims.close()
+
+    def own(self, records: Records) -> Records:
+        """Yield records but those of cases that other workers have taken over: these are looked at again, once each."""
+        with closing(records):
+            for record in records:
+                if record.reason == "taken_over" and self._settled not in self._again:
+                    self._again.add(self._settled)
+                    self._reopen(self._settled)
+                else:
+                    yield record
 
     def _left(self) -> int:
         return self._count
@@ -170,11 +184,14 @@ class SharedCases(CaseQueue):
         self._count -= 1
 
     def _let_go(self, case: Case, *, again: bool) -> None:
-        index = self._indices.pop(case.mask)
+        index = self._settled = self._indices.pop(case.mask)
         self._look_at_s = -float("inf")  # one may wait to be taken by itself
         if not again:
             self._claims.release(case)
             return
         self._claims.give_back(case)
+        self._reopen(index)
+
+    def _reopen(self, index: int) -> None:
         self._open[index] = _OPEN
         self._count += 1

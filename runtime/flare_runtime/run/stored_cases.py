@@ -1,7 +1,6 @@
 """A queue of cases whose images or results are objects of a store: images come ahead, results go after the commit."""
 
 import logging
-from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
@@ -11,7 +10,7 @@ from flare_runtime.errors import OutputError
 from flare_runtime.files.naming import visible
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import taken_over
-from flare_runtime.run.queue import CaseQueue
+from flare_runtime.run.queue import CaseQueue, Records
 from flare_runtime.run.record import CaseRecord, failed_record
 from flare_runtime.run.stored_results import StoredResults, shown_record
 
@@ -59,8 +58,11 @@ class StoredCases(CaseQueue):
         self._cases.close()
         self._taken.clear()  # of their folders nothing is left
 
-    def settled(self, records: Generator[CaseRecord, None, None]) -> Generator[CaseRecord, None, None]:
-        """Yield the records of cases as they were stored, each of which was settled just before it comes."""
+    def own(self, records: Records) -> Records:
+        """Yield the records of cases as they were stored."""
+        return self._cases.own(self._stored(records))
+
+    def _stored(self, records: Records) -> Records:
         with closing(records):
             for record in records:
                 yield self._record or shown_record(record, self._mirror)
