@@ -150,6 +150,12 @@ def test_actors_that_are_lost_one_after_the_other_end_the_run(run):
         run(1, *[lambda _case: lost()] * 4, actors=1)
 
 
+def test_actors_may_be_lost_as_often_as_may_be_where_cases_are_done_in_between(run):
+    settled, actors = run(7, *[once(f"c{number}", lost()) for number in range(1, 6)], actors=1)
+    assert settled == Counter({f"c{number}": 1 for number in range(7)})
+    assert len(actors) == 6
+
+
 def test_a_cluster_that_cannot_be_started_leaves_no_folder(monkeypatch, tmp_path):
     from flare_runtime.cluster import ray_cluster
 

@@ -23,6 +23,7 @@ from tests.runtime.nifti_files import blobs, write_nifti
 pytest.importorskip("submitit")
 from submitit import LocalExecutor
 
+from flare_runtime.cluster import array_task
 from flare_runtime.cluster.array_task import ArrayTask
 from flare_runtime.cluster.slurm import exit_codes
 
@@ -222,6 +223,24 @@ sys.exit(4)
     assert (tmp_path / "runs").read_text(encoding="utf-8") == "xxx"
 
 
+@pytest.mark.parametrize(
+    ("worker", "code", "count"),
+    [
+        *[(f"exit {code}", code, 1) for code in (0, 1, 2, 4, 5, 6, 7, 138)],
+        *[(f"kill -{name} $$", code, 1) for name, code in (("INT", 130), ("HUP", 129), ("USR1", 138), ("USR2", 140))],
+        ("kill -KILL $$", 137, 20),
+        ("[ $(wc -l < runs) = 2 ] || kill -SEGV $$", 0, 2),
+    ],
+)
+def test_how_a_worker_ends_is_how_its_task_does_unless_another_one_may_do_better(
+    tmp_path, monkeypatch, worker, code, count
+):
+    monkeypatch.setattr(array_task, "_NOTICE_S", 0.0)
+    command = ("sh", "-c", f"echo begun >> runs; {worker}")
+    assert ArrayTask(command, str(tmp_path), 5)() == code
+    assert len((tmp_path / "runs").read_text(encoding="utf-8").splitlines()) == count
+
+
 # A process that a task is run in; `queue_again` is what submitit does when it is warned.
 PROCESS = """
 import os, signal, sys
@@ -233,7 +252,7 @@ def queue_again(*_):
     print(task._code, flush=True)
     os._exit(9)
 signal.signal(signal.SIGUSR2, queue_again)
-task = array_task.ArrayTask((sys.executable, "-c", sys.argv[1]), ".", 0.5)
+task = array_task.ArrayTask((sys.executable, "-c", sys.argv[1]), ".", float(sys.argv[2]))
 sys.exit(task())
 """
 
@@ -247,12 +266,48 @@ print("begun", flush=True)
 while True:
     time.sleep(0.01)
 """
-    process = subprocess.Popen([sys.executable, "-c", PROCESS, worker], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, worker, "0.5"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGUSR1)  # which it takes for the other
     assert process.communicate(timeout=120)[0] == "143\n"
     assert process.returncode == 9
     assert (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("time.sleep(0.3); sys.exit(138)", 138), ("os.kill(os.getpid(), signal.SIGKILL)", 137)]
+)
+def test_a_task_that_is_warned_waits_for_its_worker_and_begins_no_other(tmp_path, ending, code):
+    worker = f"""
+import os, pathlib, signal, sys, time
+with pathlib.Path("runs").open("a") as runs:
+    runs.write("x")
+def end(*_):
+    {ending}
+signal.signal(signal.SIGUSR2, end)
+print("begun", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+    command = [sys.executable, "-c", PROCESS, worker, "20"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGUSR2)
+    assert process.communicate(timeout=120)[0] == f"{code}\n"
+    assert process.returncode == 9
+    assert (tmp_path / "runs").read_text(encoding="utf-8") == "x"
+
+
+def test_a_task_whose_worker_was_warned_first_waits_to_be_warned(tmp_path):
+    command = [sys.executable, "-c", PROCESS, 'print("ended", flush=True); exit(138)', "0.5"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ended\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGUSR2)
+    process.communicate(timeout=120)
+    assert process.returncode == 9
 
 
 @pytest.mark.parametrize("worker", ["exit(143)", "import os; os.kill(os.getpid(), 15)"])
@@ -261,7 +316,7 @@ def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tm
     (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {state}\n", encoding="utf-8")
     (tmp_path / "squeue").chmod(0o755)
     slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}
-    command = [sys.executable, "-c", PROCESS, worker]
+    command = [sys.executable, "-c", PROCESS, worker, "0.5"]
     assert subprocess.run(command, cwd=tmp_path, env=os.environ | slurm, timeout=120).returncode == code
 
 
