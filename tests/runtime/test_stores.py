@@ -288,10 +288,15 @@ def test_a_package_that_is_missing_is_named(tmp_path, run):
         run("az://container/scans", tmp_path)
 
 
-def test_dicom_is_read_from_local_folders(bucket, run):
-    bucket.put("dicom/1.dcm", b"")
-    with pytest.raises(UsageError, match=r"DICOM and lists of cases are read from local folders alone$"):
-        run(f"{bucket.url}/dicom/", f"{bucket.url}/masks/")
+def test_a_series_of_objects_is_read_as_its_folder(bucket, run, tmp_path):
+    pytest.importorskip("pydicom")
+    from tests.runtime.dicom_files import Series
+
+    for path in Series(count=30).write(tmp_path / "series").iterdir():
+        bucket.put(f"study/series/{path.name}", path.read_bytes())
+    run(tmp_path / "series", tmp_path / "here.nii.gz")
+    assert run(f"{bucket.url}/study/", f"{bucket.url}/there.nii.gz") == ("study_series", "")
+    assert bucket.get("there.nii.gz") == (tmp_path / "here.nii.gz").read_bytes()
 
 
 def test_a_store_that_goes_away_for_a_while_costs_nothing(bucket, line, masks, run, monkeypatch, caplog):

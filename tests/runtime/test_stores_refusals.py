@@ -181,13 +181,15 @@ def test_a_sign_of_life_keeps_a_lease_from_being_taken_over(monkeypatch):
     mirror.close()
 
 
-def test_no_file_of_a_case_that_is_settled_stays_on_the_local_disk(bucket, tiny_bundle, monkeypatch):
-    close, left = Mirror.close, []
+def test_nothing_of_a_case_that_is_settled_stays_on_the_local_disk(bucket, tiny_bundle, monkeypatch):
+    close, names, left = Mirror.close, [], []
 
     def look_and_close(mirror):
-        left.extend(path.name for path in mirror._folder.rglob("*") if path.is_file())
+        files = [path for path in mirror._folder.rglob("*") if path.is_file()]
+        names.extend(sorted(path.name for path in files))
+        left.extend(path.name for path in files if path.stat().st_blocks)
         close(mirror)
 
     monkeypatch.setattr(Mirror, "close", look_and_close)
     _run(bucket, tiny_bundle)
-    assert left == []
+    assert (names, left) == ([f"{name}_0000.nii.gz" for name in "abc"], [])

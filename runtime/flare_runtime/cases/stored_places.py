@@ -2,32 +2,31 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 from urllib.request import url2pathname
 
-from flare_runtime.cases import input_folder
+from flare_runtime.cases import input_folder, stand_ins
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.fingerprints import sha256_of, stamp_of
 from flare_runtime.cases.record_format import mask_in_record
+from flare_runtime.cases.stand_ins import Found, StandIns
+from flare_runtime.cases.stored_images import StoredImages
 from flare_runtime.errors import FlareError, OutputError, UsageError
 from flare_runtime.files.lease_file import is_lease_name, lease_path
 from flare_runtime.files.naming import visible
 from flare_runtime.files.temporary import temporary_file
-from flare_runtime.imaging.file_names import is_image_name, record_name
-from flare_runtime.imaging.read import image_suffixes
 from flare_runtime.imaging.write import HEAD_BYTES
 from flare_runtime.paths import as_path, is_url
 from flare_runtime.stores.mirror import Mirror
-from flare_runtime.stores.store import ObjectStatus
 
-_LOCAL_ALONE = "DICOM and lists of cases are read from local folders alone"
-_LOG = logging.getLogger(__name__)
-# From an input and an output, as `find_cases` does.
-_Find: TypeAlias = Callable[[Path, str | Path], Sequence[Case]]
-_Found: TypeAlias = dict[Path, ObjectStatus | None]
+# The modules that look at folders and log what they leave out.
+_LOOKING = (input_folder.__name__, stand_ins.__name__, "flare_runtime.imaging.dicom.series")
+# As `cases_in` does, from an input and an output, and `check_outputs`.
+_Find: TypeAlias = Callable[[Path, str | Path], tuple[Sequence[Case], Sequence[Case]]]
+_Check: TypeAlias = Callable[[Sequence[Case], Sequence[Case]], None]
 
 
 class StoredPlaces:
@@ -39,6 +38,7 @@ class StoredPlaces:
 
     Attributes:
         mirror: the local places of their objects.
+        images: those of the input.
 
     Raises:
         UsageError: for a URL that is not allowed, or whose store needs a package that is missing.
@@ -50,17 +50,20 @@ class StoredPlaces:
             self.mirror = Mirror()
         except OSError as error:
             raise OutputError(f"no folder can be made for what is downloaded ({error}); set TMPDIR") from error
+        self.images = StoredImages(self.mirror)
+        self._stand_ins = StandIns(self.mirror)
         self._source = self.mirror.place_of(source) if is_url(source) else as_path(source, "the source")
         self._is_prefix = str(source).endswith("/")
         self._target: str | Path = target
         if is_url(target):
             self._target = f"{self.mirror.place_of(str(target))}{'/' if str(target).endswith('/') else ''}"
 
-    def find(self, find: _Find, *, channels: int, nested: bool = False) -> Sequence[Case]:
-        """Return the cases.
+    def find(self, find: _Find, check: _Check, *, channels: int, nested: bool = False) -> Sequence[Case]:
+        """Return the cases that a run takes.
 
         Args:
-            find: returns those of paths.
+            find: returns all cases of paths, and those that are taken.
+            check: raises where these must not be written beside those.
             channels: how many images the model takes.
             nested: whether what lies deeper than the input is looked at.
 
@@ -71,21 +74,20 @@ class StoredPlaces:
         with self._shown():
             if self.mirror.holds(self._source):
                 try:
-                    self._list_source(channels, nested)
+                    self.images.list_source(self._source, is_prefix=self._is_prefix, channels=channels, nested=nested)
                 except OSError as error:
                     raise UsageError(f"{self._source}: cannot be read ({visible(error)})") from error
-            if not self.mirror.holds(Path(self._target)):
-                return find(self._source, self._target)
             place = Path(self._target)
-            if not place.exists() and self._is_folder(place):
+            is_stored = self.mirror.holds(place)
+            if is_stored and not place.exists() and self._is_folder(place):
                 place.mkdir(parents=True, exist_ok=True)
-            with _filtered(lambda _record: False):
-                cases = find(self._source, self._target)
-            vouched = self._list_results(cases, nested)
-            cases = find(self._source, self._target)
+            every, cases = find(self._source, self._target)
+            self.images.drop_headers(every)
+            vouched = self._list_results(cases, nested) if is_stored else {}
+            check(cases, every)
             for path, status in vouched.items():
                 self.mirror.stand_in(path, status)
-            if cases:
+            if is_stored and cases:
                 self._try_target(cases[0].mask.parent)
         self.mirror.be_patient()
         return cases
@@ -105,9 +107,9 @@ class StoredPlaces:
             return
         for path in case.results:
             path.unlink(missing_ok=True)
-        found: _Found = {path: status for path in case.results if (status := self.mirror.status_of(path))}
-        deque(self._filled(found.keys() - {case.record}, found, HEAD_BYTES), maxlen=0)
-        deque(self._filled(found.keys() & {case.record}, found, None), maxlen=0)
+        found: Found = {path: status for path in case.results if (status := self.mirror.status_of(path))}
+        deque(self._stand_ins.fill(found.keys() - {case.record}, found, HEAD_BYTES), maxlen=0)
+        deque(self._stand_ins.fill(found.keys() & {case.record}, found, None), maxlen=0)
 
     def sha256_of(self, *paths: Path) -> str:
         """Return the SHA-256 of files one after the other, be they objects or not; see `fingerprints.sha256_of`."""
@@ -133,71 +135,30 @@ class StoredPlaces:
     def _is_folder(self, place: Path) -> bool:
         return not self.mirror.is_object(place) and bool(self.mirror.listed(place, nested=False)[0])
 
-    def _list_source(self, channels: int, nested: bool) -> None:
-        """Put stand-ins for what is to be looked at in place of the input."""
-        source = self._source
-        if not self._is_prefix and self.mirror.is_object(source):
-            if not is_image_name(source.name):
-                raise UsageError(f"{source}: is no {', '.join(image_suffixes())} object; {_LOCAL_ALONE}")
-            status = self.mirror.status_of(source)
-            found: _Found = {source: status} if channels == 1 else self._listed(source.parent, nested=False)
-        else:
-            found = self._listed(source, nested=nested)
-            if not found:
-                raise UsageError(f"{source}: there is no such object or prefix")
-            if not any(is_image_name(path.name) for path in found):
-                raise UsageError(f"{source}: holds no {', '.join(image_suffixes())} object; {_LOCAL_ALONE}")
-        self._stand_in(found)
-        images = [path for path, status in found.items() if status and is_image_name(path.name)]
-        records = {path.with_name(record_name(path.name)): path for path in images}
-        records = {record: path for record, path in records.items() if record in found}
-        deque(self._filled(records, found, None), maxlen=0)
-        deque(self._filled(records.values(), found, HEAD_BYTES), maxlen=0)
-
-    def _list_results(self, cases: Sequence[Case], nested: bool) -> _Found:
+    def _list_results(self, cases: Sequence[Case], nested: bool) -> Found:
         """Put stand-ins in place of what the target holds of results; return the masks that a record vouches for."""
         if len(cases) == 1:
             case = cases[0]
             paths = (*case.results, lease_path(case.mask, 1))
-            found: _Found = {path: status for path in paths if (status := self.mirror.status_of(path))}
+            found: Found = {path: status for path in paths if (status := self.mirror.status_of(path))}
         elif nested:
-            found = self._listed(Path(self._target), nested=True)
+            found = self._stand_ins.listed(Path(self._target), nested=True)
         else:
             found = {}
             for folder in {case.mask.parent for case in cases}:
-                found.update(self._listed(folder, nested=False))
-        self._stand_in({path: status for path, status in found.items() if is_lease_name(path.name)})
-        results: _Found = {path: found[path] for case in cases for path in case.results if found.get(path)}
+                found.update(self._stand_ins.listed(folder, nested=False))
+        leases: Found = {path: status for path, status in found.items() if is_lease_name(path.name)}
+        self._stand_ins.put(leases, Path(self._target))
+        results: Found = {path: found[path] for case in cases for path in case.results if found.get(path)}
         records = {case.record: case.mask for case in cases if case.record in results}
-        vouched: _Found = {}
-        for record, data in self._filled(records, results, None):
+        vouched: Found = {}
+        for record, data in self._stand_ins.fill(records, results, None):
             mask = records[record]
             if mask in results and Path(mask_in_record(data) or "").name == visible(mask.name):
                 vouched[mask] = results[mask]
         others = [path for path in results if path not in records and path not in vouched]
-        deque(self._filled(others, results, HEAD_BYTES), maxlen=0)
+        deque(self._stand_ins.fill(others, results, HEAD_BYTES), maxlen=0)
         return vouched
-
-    def _listed(self, folder: Path, *, nested: bool) -> _Found:
-        found, odd = self.mirror.listed(folder, nested=nested)
-        if odd:
-            _LOG.warning("%s: left out %d object(s) whose names can be no paths", folder, odd)
-        return found
-
-    def _stand_in(self, found: _Found) -> None:
-        odd = sum(not self.mirror.stand_in(path, status) for path, status in found.items())
-        if odd:
-            _LOG.warning("%s: left out %d object(s) of the name of a prefix", self._source, odd)
-
-    def _filled(self, paths: Iterable[Path], found: _Found, size: int | None) -> Iterator[tuple[Path, bytes]]:
-        """Put stand-ins in the places of objects that begin as they do, for `size` bytes or all, and yield how."""
-        statuses = {path: status for path in paths if (status := found[path])}
-        for path, status in statuses.items():
-            if not status.size:  # of which no store gives a part
-                self.mirror.stand_in(path, status)
-        for path, head in self.mirror.heads((path for path, status in statuses.items() if status.size), size):
-            self.mirror.stand_in(path, statuses[path], head)
-            yield path, head
 
     def _try_target(self, folder: Path) -> None:
         """Write an object into the target, and remove it again.
@@ -243,8 +204,8 @@ def _stamp_of(path: Path) -> str | None:
 
 @contextmanager
 def _filtered(keep: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
-    """Have what the modules that look at folders log go through a filter."""
-    loggers = [logging.getLogger(name) for name in (input_folder.__name__, __name__)]
+    """Have what is logged while folders are looked at go through a filter."""
+    loggers = [logging.getLogger(name) for name in _LOOKING]
     for logger in loggers:
         logger.addFilter(keep)
     try:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -136,6 +137,27 @@ def find_series(source: Path, folders: Sequence[Path] | None = None) -> list[Ima
     if not (source.is_dir() or files.is_zip(source) or files.is_dicom(source)):
         return []
     return [*series.find_series(source, folders)]
+
+
+def begins_as_archive(head: bytes) -> bool:
+    """Whether a zip archive begins like this, which may hold DICOM series."""
+    from flare_runtime.imaging.dicom.files import begins_as_zip  # of use for DICOM alone
+
+    return begins_as_zip(head)
+
+
+def dicom_instance(head: bytes) -> str | None:
+    """Return the UID of the image that a DICOM file is of, by what it begins with.
+
+    It is empty where the file says none, where it is no DICOM, and where pydicom is not installed; None where its
+    header goes on.
+    """
+    from flare_runtime.imaging.dicom import files, headers  # of use for DICOM alone
+
+    if not files.begins_as_dicom(head):
+        return ""
+    files.let_pydicom_in()
+    return headers.instance_in(head) if find_spec("pydicom") else ""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from flare_runtime.backends.selection import choose
 from flare_runtime.cases.case import Case
-from flare_runtime.cases.finding import find_cases
+from flare_runtime.cases.finding import cases_in, find_cases
 from flare_runtime.cases.input_rules import ALL_CASES, InputRules
-from flare_runtime.cases.output_checks import files_known
+from flare_runtime.cases.output_checks import check_outputs, files_known
 from flare_runtime.cases.record_format import is_report
 from flare_runtime.compute.device import device_names
 from flare_runtime.errors import DeviceError, OutputError, UsageError
@@ -123,18 +123,21 @@ class SessionBase(ABC):
         self, source: str | Path, target: str | Path, places: "StoredPlaces | None", rules: InputRules
     ) -> Sequence[Case]:
         channels, options = len(self.bundle.manifest.channels), self._options
-        find = partial(
-            find_cases,
-            channels=channels,
-            probabilities=options.probabilities is not None,
-            pictures=options.preview or options.page,
+        probabilities, pictures = options.probabilities is not None, options.preview or options.page
+        if places is not None:
+            find = partial(cases_in, channels=channels, output_types=options.output_types, rules=rules)
+            check = partial(check_outputs, probabilities=probabilities, pictures=pictures)
+            return places.find(find, check, channels=channels, nested=rules.recursive)
+        as_path(target, "the target")  # which drops a / at the end
+        return find_cases(
+            as_path(source, "the source"),
+            target,
+            channels,
+            probabilities=probabilities,
+            pictures=pictures,
             output_types=options.output_types,
             rules=rules,
         )
-        if places is not None:
-            return places.find(find, channels=channels, nested=rules.recursive)
-        as_path(target, "the target")  # which drops a / at the end
-        return find(as_path(source, "the source"), target)
 
     @abstractmethod
     def _run_over(

@@ -3,10 +3,12 @@
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.stored_places import StoredPlaces
 from flare_runtime.errors import OutputError
+from flare_runtime.files.looking import looking_at
 from flare_runtime.files.naming import visible
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import taken_over
@@ -17,7 +19,8 @@ from flare_runtime.run.stored_results import StoredResults, shown_record
 _LOG = logging.getLogger(__name__)
 # Cases that are downloaded while others are in work.
 _MOST_AHEAD = 3
-_THREADS = 3
+# Objects that are downloaded at once.
+_FILES = 8
 
 
 class StoredCases(CaseQueue):
@@ -39,7 +42,9 @@ class StoredCases(CaseQueue):
         self._cases = cases
         self._claims = claims
         self._mirror = places.mirror
-        self._pool = ThreadPoolExecutor(_THREADS, "fetch")
+        self._images = places.images
+        self._pool = ThreadPoolExecutor(_MOST_AHEAD, "fetch")
+        self._files = ThreadPoolExecutor(_FILES, "file")
         self._coming: dict[Future[None], Case] = {}
         self._error: Exception | None = None
         self._record: CaseRecord | None = None
@@ -53,7 +58,8 @@ class StoredCases(CaseQueue):
     def close(self) -> None:
         """Finish, remove what is on the local disk, and let other workers have what is not settled."""
         super().close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._files):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._mirror.close()
         self._cases.close()
         self._taken.clear()  # of their folders nothing is left
@@ -75,6 +81,7 @@ class StoredCases(CaseQueue):
             raise self._error
         try:
             while len(self._coming) < _MOST_AHEAD and (coming := self._cases.take()):
+                self._images.begin(coming)
                 self._coming[self._pool.submit(self._fetch, coming)] = coming
             ready = next((future for future in self._coming if future.done()), None)
             if ready is None:
@@ -91,15 +98,22 @@ class StoredCases(CaseQueue):
         return case
 
     def _fetch(self, case: Case) -> None:
-        for path in case.files:
-            if self._mirror.holds(path):
-                try:
-                    self._mirror.fetch(path)
-                except (FileNotFoundError, PermissionError) as error:  # the case is refused for it
-                    _LOG.warning("%s: cannot be downloaded (%s)", self._mirror.shown(str(path)), visible(error))
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise OutputError(f"{self._mirror.shown(str(path))}: cannot be downloaded ({error})") from error
+        coming = [self._files.submit(self._fetch_one, path) for path in self._images.to_fetch(case)]
+        try:
+            for one in looking_at(coming, len(coming)):
+                one.result()
+        finally:
+            for one in coming:
+                one.cancel()
+
+    def _fetch_one(self, path: Path) -> None:
+        try:
+            self._mirror.fetch(path)
+        except (FileNotFoundError, PermissionError) as error:  # the case is refused for it
+            _LOG.warning("%s: cannot be downloaded (%s)", self._mirror.shown(str(path)), visible(error))
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self._mirror.shown(str(path))}: cannot be downloaded ({error})") from error
 
     def _let_go(self, case: Case, *, again: bool) -> None:
         try:
@@ -108,6 +122,7 @@ class StoredCases(CaseQueue):
                 self._cases.give_back(case)
             else:
                 self._store(case)
+            self._images.end(case)
         except OSError as error:
             raise _refused(error) from error
 
@@ -118,7 +133,7 @@ class StoredCases(CaseQueue):
         else:
             self._record = self._results.store(case)
         self._cases.settle(case)
-        for path in {*case.results, *case.files}:
+        for path in case.results:
             if self._mirror.holds(path):
                 path.unlink(missing_ok=True)
 

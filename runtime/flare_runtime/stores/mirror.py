@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -129,6 +129,14 @@ class Mirror:
             return False
         os.utime(path, ns=(status.changed_ns, status.changed_ns))
         return True
+
+    def empty(self, path: Path) -> None:
+        """Let a file in a place hold nothing any more; its size and its time stay."""
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            with path.open("wb") as file:
+                file.truncate(status.st_size)
+            os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
     def heads(self, paths: Iterable[Path], size: int | None) -> Iterator[tuple[Path, bytes]]:
         """Yield the first bytes of objects, of one store and none of them empty; all of them where `size` is None."""

@@ -17,8 +17,8 @@ from flare_runtime.stores.patience import Patience, quiet_libraries
 # `memory` is for tests. Others, such as sftp, show an object before it is whole.
 PROTOCOLS = ("s3", "gs", "az", "memory")
 _BLOCK_BYTES = 1 << 20
-# So many objects are read together.
-_BATCH = 256
+# So many objects are read together, and parts of them of so many bytes.
+_BATCH, _BATCH_BYTES = 256, 1 << 26
 _ATTEMPTS = 3
 _SECOND_NS = 1_000_000_000
 _TIME_KEYS = ("LastModified", "last_modified", "mtime", "updated", "created")
@@ -112,8 +112,9 @@ class Store:
 
     def heads(self, keys: Sequence[str], size: int | None) -> Iterator[tuple[str, bytes]]:
         """Yield the first bytes of objects, all where `size` is None; none of what is gone by now."""
-        for start in range(0, len(keys), _BATCH):
-            batch = list(keys[start : start + _BATCH])
+        count = _BATCH if size is None else min(max(_BATCH_BYTES // size, 1), _BATCH)
+        for start in range(0, len(keys), count):
+            batch = list(keys[start : start + count])
 
             def read(batch: list[str] = batch) -> list[Any]:
                 found = self._fs.cat_ranges(batch, 0, size, on_error="return")

@@ -108,12 +108,23 @@ def let_pydicom_in() -> None:
 
 def is_zip(path: Path) -> bool:
     """Whether a regular file begins as a zip archive does."""
-    return _head(path).startswith(_ZIP_MARK)
+    return begins_as_zip(_head(path))
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a regular file begins as a DICOM file does."""
-    return _begins_as_dicom(_head(path))
+    return begins_as_dicom(_head(path))
+
+
+def begins_as_zip(head: bytes) -> bool:
+    """Whether a zip archive begins like this."""
+    return head.startswith(_ZIP_MARK)
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Whether a DICOM file begins like this."""
+    head = head[:HEAD_BYTES]
+    return head[_MARK_AT:] == _MARK or (len(head) == HEAD_BYTES and head[:2] in _FIRST_GROUPS and head[2:4] != b"\0\0")
 
 
 def find_files(source: Path, folders: Iterable[Path] | None = None) -> list[DicomFile]:
@@ -179,7 +190,7 @@ def _refuse(error: OSError) -> None:
 
 def _may_be_dicom(path: Path) -> bool:
     try:
-        return _begins_as_dicom(_read_head(path))
+        return begins_as_dicom(_read_head(path))
     except CaseError:
         return False
     except OSError:
@@ -198,10 +209,6 @@ def _read_head(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
-def _begins_as_dicom(head: bytes) -> bool:
-    return head[_MARK_AT:] == _MARK or (len(head) == HEAD_BYTES and head[:2] in _FIRST_GROUPS and head[2:4] != b"\0\0")
-
-
 def _members(source: Path) -> Iterator[DicomFile]:
     try:
         with open_regular(source) as file, zipfile.ZipFile(file) as archive:
@@ -217,7 +224,7 @@ def _members(source: Path) -> Iterator[DicomFile]:
                 if one.flag_bits & _ENCRYPTED or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise UsageError(f"{source}: {one.filename!a:.80} is encrypted or not packed by deflate; unpack it")
                 with archive.open(one) as stream:
-                    if _begins_as_dicom(stream.read(HEAD_BYTES)):
+                    if begins_as_dicom(stream.read(HEAD_BYTES)):
                         yield DicomFile(source, one.filename)
     except (OSError, *_DAMAGED) as error:
         raise UsageError(f"{source}: cannot be unpacked ({error}); copy the archive anew") from error

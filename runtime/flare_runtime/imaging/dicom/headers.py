@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from zipfile import ZipFile
 
@@ -103,6 +105,25 @@ def read_slices(file: DicomFile, archive: ZipFile | None) -> list[Slice]:
         raise
     except Exception as error:  # pydicom raises whatever a damaged header leads it to
         raise CaseError("corrupt", f"{file.name}: its header is damaged ({first_line(error)}); export anew") from error
+
+
+def instance_in(head: bytes) -> str | None:
+    """Return the UID of the image that a file is of, empty where it says none; None where its header goes on.
+
+    Args:
+        head: what the file begins with.
+    """
+    from pydicom import dcmread
+
+    stream = BytesIO(head)
+    try:
+        _check_not_deflated(stream, DicomFile(Path()))
+        header = complete(dcmread(stream, stop_before_pixels=True, force=True, specific_tags=["SOPInstanceUID"]))
+    except CaseError:  # no more is read of it
+        return ""
+    except Exception:  # pydicom raises whatever the end of the bytes leads it to
+        return None
+    return str(header.get("SOPInstanceUID") or "") if stream.tell() < len(head) else None
 
 
 def _check_not_deflated(stream: BinaryIO, file: DicomFile) -> None:

@@ -1,0 +1,141 @@
+"""The images that a store holds: their names and headers, by which cases are found, and their files while in work."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from flare_runtime.cases.case import Case
+from flare_runtime.cases.stand_ins import Found, StandIns
+from flare_runtime.errors import UsageError
+from flare_runtime.files.looking import looking_at
+from flare_runtime.imaging.file_names import is_image_name, record_name
+from flare_runtime.imaging.read import begins_as_archive, dicom_instance
+from flare_runtime.imaging.write import HEAD_BYTES
+from flare_runtime.stores.mirror import Mirror
+
+# Of an object that may be DICOM: where its header is longer, so many times as much is read of it, again and again.
+_FIRST_BYTES, _GROWTH = 1 << 14, 16
+_THREADS = 8
+_MOST_FILES = 200_000
+
+
+class StoredImages:
+    """The images of the cases of a run that are objects.
+
+    Args:
+        mirror: the local places of their objects.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._stand_ins = StandIns(mirror)
+        # Of what is in work, how many cases there are.
+        self._in_work: Counter[Path] = Counter()
+        # Those that were downloaded to be looked at.
+        self._whole: set[Path] = set()
+        # Stand-ins that hold the header of a DICOM file.
+        self._headers: set[Path] = set()
+
+    def list_source(self, source: Path, *, is_prefix: bool, channels: int, nested: bool) -> None:
+        """Put stand-ins for what is to be looked at in the place of an input.
+
+        Args:
+            source: the place.
+            is_prefix: whether it is that of no object.
+            channels: how many images the model takes.
+            nested: whether what lies deeper is looked at, where there are images.
+
+        Raises:
+            UsageError: where there is nothing.
+            OSError: where it cannot be read.
+        """
+        is_object = not is_prefix and self._mirror.is_object(source)
+        if is_object:
+            status = self._mirror.status_of(source)
+            found: Found = {source: status} if channels == 1 else self._stand_ins.listed(source.parent, nested=False)
+            may_be_dicom = [] if is_image_name(source.name) else [source]
+        else:
+            found = self._stand_ins.listed(source, nested=nested)
+            if not found:
+                raise UsageError(f"{source}: there is no such object or prefix")
+            with_images = _folders_of_images(found)
+            if not nested and not with_images:  # of DICOM all is looked at that lies deeper
+                found = self._stand_ins.listed(source, nested=True)
+            shown = (path for path in found if not _is_hidden(path.relative_to(source)))
+            may_be_dicom = [path for path in shown if path.parent not in with_images]
+        self._stand_ins.put(found, source)
+        images = [path for path, status in found.items() if status and is_image_name(path.name)]
+        records = {path.with_name(record_name(path.name)): path for path in images}
+        records = {record: path for record, path in records.items() if record in found}
+        deque(self._stand_ins.fill(records, found, None), maxlen=0)
+        deque(self._stand_ins.fill(records.values(), found, HEAD_BYTES), maxlen=0)
+        self._fill_dicom(may_be_dicom, found, archives=is_object)
+
+    def drop_headers(self, cases: Iterable[Case]) -> None:
+        """Let stand-ins for the slices of cases, which are known now, hold nothing any more."""
+        if self._headers:
+            for path in {path for case in cases for path in case.files} & self._headers:
+                self._mirror.empty(path)
+            self._headers.clear()
+
+    def begin(self, case: Case) -> None:
+        """Note that a case is in work, whose images may then be fetched."""
+        self._in_work.update(self._places_of(case))
+
+    def to_fetch(self, case: Case) -> list[Path]:
+        """Return the places of a case's images whose objects are not there as files."""
+        return [path for path in self._places_of(case) if path not in self._whole]
+
+    def end(self, case: Case) -> None:
+        """Note that a case is in work no longer: stand-ins take the places of those images that no other one reads."""
+        for path in self._places_of(case):
+            self._in_work[path] -= 1
+            if not self._in_work[path]:
+                del self._in_work[path]
+                self._whole.discard(path)
+                self._mirror.empty(path)
+
+    def _places_of(self, case: Case) -> list[Path]:
+        return [path for path in dict.fromkeys(case.files) if self._mirror.holds(path)]
+
+    def _fill_dicom(self, paths: Iterable[Path], found: Found, *, archives: bool) -> None:
+        """Let the stand-ins of DICOM files hold their headers.
+
+        Archives are downloaded, as are images of one UID: whether they are copies, all of their bytes say.
+        """
+        by_instance = defaultdict[str, list[Path]](list)
+        coming = [path for path in paths if found[path]]
+        if len(coming) > _MOST_FILES:
+            raise UsageError(
+                f"{len(coming):,} objects may be DICOM, more than {_MOST_FILES:,}; give the URL of one study"
+            )
+        whole, size = list[Path](), _FIRST_BYTES
+        while coming:
+            longer = []
+            for path, head in looking_at(self._stand_ins.fill(coming, found, size), len(coming)):
+                status = found[path]
+                if archives and begins_as_archive(head):
+                    whole.append(path)
+                    self._whole.add(path)
+                    continue
+                self._headers.add(path)
+                instance = dicom_instance(head)
+                if instance:
+                    by_instance[instance].append(path)
+                elif instance is None and status and len(head) < status.size:
+                    longer.append(path)
+            coming, size = longer, size * _GROWTH
+        whole += [path for alike in by_instance.values() if len(alike) > 1 for path in alike]
+        with ThreadPoolExecutor(_THREADS, "fetch") as threads:
+            deque(looking_at(threads.map(self._mirror.fetch, whole), len(whole)), maxlen=0)
+
+
+def _folders_of_images(found: Found) -> set[Path]:
+    """Return the folders that hold images which are no results of earlier runs: no record lies beside them."""
+    images = (path for path, status in found.items() if status and is_image_name(path.name))
+    return {path.parent for path in images if path.with_name(record_name(path.name)) not in found}
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part[0] == "." for part in path.parts)
