@@ -1,7 +1,6 @@
 """DICOM in an object store: the series, masks, remarks and refusals of the same files in a folder."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from io import BytesIO
@@ -11,64 +10,23 @@ import pytest
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("pydicom")
 
-from flare_runtime import CaseKept, ResumeRules, RunOptions, Session, UsageError  # noqa: E402
+from flare_runtime import ResumeRules, UsageError  # noqa: E402
 from flare_runtime.cases.input_rules import InputRules  # noqa: E402
 from flare_runtime.run.stored_results import StoredResults  # noqa: E402
 from flare_runtime.stores.mirror import Mirror  # noqa: E402
 from tests.runtime.dicom_files import Series  # noqa: E402
-
-OPTIONS = RunOptions(device="cpu", precision="fp32", threads=1)
+from tests.runtime.memory_store import OPTIONS, facts, memory_bucket, runner  # noqa: E402
 
 
 @pytest.fixture
 def bucket():
-    """A new bucket in this process."""
-    bucket = Bucket(f"bucket-{os.urandom(8).hex()}")
-    yield bucket
-    bucket.clear()
-
-
-class Bucket:
-    """A bucket as the tests see it, and its URL."""
-
-    def __init__(self, name):
-        self._fs = fsspec.filesystem("memory")
-        self._fs.mkdir(f"/{name}")
-        self.name, self.url = name, f"memory://{name}"
-
-    def clear(self):
-        self._fs.rm(f"/{self.name}", recursive=True)
-
-    def upload(self, folder, prefix):
-        for path in folder.rglob("*"):
-            if path.is_file():
-                self._fs.pipe_file(f"/{self.name}/{prefix}/{path.relative_to(folder)}", path.read_bytes())
-
-    def put(self, key, data):
-        self._fs.pipe_file(f"/{self.name}/{key}", data)
-
-    def get(self, key):
-        return self._fs.cat_file(f"/{self.name}/{key}")
-
-    def names(self, prefix):
-        return sorted(key.removeprefix(f"/{self.name}/{prefix}/") for key in self._fs.find(f"/{self.name}/{prefix}"))
+    with memory_bucket() as bucket:
+        yield bucket
 
 
 @pytest.fixture
 def run(tiny_bundle):
-    """A function that runs, and returns the records by their names and the names of cases that were kept."""
-
-    def run(source, target, options=OPTIONS, **further):
-        kept = []
-
-        def listen(event):
-            if isinstance(event, CaseKept):
-                kept.append(event.case)
-
-        records = Session(tiny_bundle, options, listener=listen).run(source, target, **further)
-        return {record.case: record for record in records}, sorted(kept)
-
-    return run
+    return runner(tiny_bundle)
 
 
 def study(folder):
@@ -83,12 +41,6 @@ def study(folder):
     (folder / "c" / "notes.txt").write_text("none of it" * 20)
     (folder / "a" / "damaged").write_bytes((folder / "a" / "IM0001").read_bytes()[:200])
     return folder
-
-
-def facts(records):
-    return {
-        name: (r.status, r.reason, r.message, r.remarks, r.inputs_sha256, r.mask_sha256) for name, r in records.items()
-    }
 
 
 @pytest.mark.parametrize("rules", [InputRules(), InputRules(recursive=True)])

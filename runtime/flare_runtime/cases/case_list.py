@@ -5,10 +5,11 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 from flare_runtime.errors import CaseError, UsageError
 from flare_runtime.files.naming import visible
@@ -21,10 +22,12 @@ _TABLE, _JSON_LINES = ".csv", ".jsonl"
 _COLUMNS = ("case", "images", "output")
 # Between the channels of a case in a table.
 _BETWEEN = ";"
-_MOST_BYTES, _MOST_LETTERS_OF_A_LINE, _MOST_CASES = 1 << 28, 1 << 20, 1_000_000
+MOST_BYTES, _MOST_LETTERS_OF_A_LINE, _MOST_CASES = 1 << 28, 1 << 20, 1_000_000
 # Of a series that is no folder; they are no part of its name.
 _SERIES_SUFFIXES = (".zip", ".dcm", ".ima")
 _MOST_SHOWN = 80
+# Returns the path of an image, given what a list says.
+Locate: TypeAlias = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,34 @@ def is_case_list(path: Path) -> bool:
     return path.name.lower().endswith((_TABLE, _JSON_LINES))
 
 
-def read_case_list(path: Path) -> list[str]:
+def names_urls(path: Path) -> bool:
+    """Whether a list of cases may name images by URLs; False of what is no list, or cannot be read."""
+    if not is_case_list(path):
+        return False
+    with suppress(CaseError, OSError), open_regular(path) as file:
+        lines = iter(lambda: file.readline(_MOST_LETTERS_OF_A_LINE), b"")
+        return any(b"://" in line or rb":\/" in line for line in lines)  # as JSON may write it
+    return False
+
+
+def local_image(image: str) -> str:
+    """Return the path that a list gives for an image.
+
+    Raises:
+        UsageError: for a URL.
+    """
+    if is_url(image):
+        check_no_secret(image)
+        raise UsageError(f"{_shown(image)}: is a URL; here a list names files and folders of this machine")
+    return image
+
+
+def read_case_list(path: Path, locate: Locate = local_image) -> list[str]:
     """Return the cases of a list in its order, each packed; whether their images are there is not looked at.
+
+    Args:
+        path: of the list.
+        locate: returns the path of an image, given what the list says.
 
     Raises:
         UsageError: naming the first line that is wrong, or where the list cannot be read, or is of no case.
@@ -68,13 +97,13 @@ def read_case_list(path: Path) -> list[str]:
     except (CaseError, OSError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     with file:
-        if (size := os.fstat(file.fileno()).st_size) > _MOST_BYTES:
-            raise UsageError(f"{path}: has {size:,} bytes; a list of cases has at most {_MOST_BYTES:,}; split it")
+        if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+            raise UsageError(f"{path}: has {size:,} bytes; a list of cases has at most {MOST_BYTES:,}; split it")
         # A name that is not UTF-8 gets the file system's own spelling.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         lines = _Lines(text)
         try:
-            cases = _packed(lines, _of_table(lines) if path.name.lower().endswith(_TABLE) else _of_json(lines))
+            cases = _packed(lines, locate, _of_table(lines) if path.name.lower().endswith(_TABLE) else _of_json(lines))
         except (UsageError, csv.Error) as error:
             raise UsageError(f"{path}, line {lines.number}: {visible(error)}") from error
         except OSError as error:
@@ -154,11 +183,11 @@ def _of_json(lines: _Lines) -> Iterator[tuple[str, list[str], str]]:
         yield name, images, output
 
 
-def _packed(lines: _Lines, rows: Iterable[tuple[str, list[str], str]]) -> list[str]:
+def _packed(lines: _Lines, locate: Locate, rows: Iterable[tuple[str, list[str], str]]) -> list[str]:
     """Check rows, beside each other as well, and return their cases."""
     cases, by_name, by_output = list[str](), dict[str, int](), dict[str, int]()
     for name, images, output in rows:
-        case = _case(name, images, output)
+        case = _case(name, images, output, locate)
         if (first := by_output.setdefault(strip_suffix(case.output), lines.number)) != lines.number:
             raise UsageError(f"the output {_shown(case.output)} is that of line {first}; give each case its own")
         if (first := by_name.setdefault(case.name, lines.number)) != lines.number:
@@ -169,20 +198,17 @@ def _packed(lines: _Lines, rows: Iterable[tuple[str, list[str], str]]) -> list[s
     return cases
 
 
-def _case(name: str, images: list[str], output: str) -> ListedCase:
+def _case(name: str, images: list[str], output: str, locate: Locate) -> ListedCase:
     if not images or not all(images):
         raise UsageError("images has an empty path")
     _check_text("".join((name, *images, output)))
-    if url := next((image for image in images if is_url(image)), None):
-        check_no_secret(url)
-        raise UsageError(f"{_shown(url)}: is a URL; a list names files and folders of this machine")
     if stale := next((image for image in images if is_stale(image)), None):
         raise UsageError(f"{_shown(stale)}: a name that ends in {STALE} is a mask set aside; choose another")
     name = name or strip_suffix(output) or _name_of(images[0])
     if not output:
         folder, last = os.path.split(name)
         output = os.path.join(folder, mask_name(last)) if last else ""  # noqa: PTH118
-    return ListedCase(visible(name), _checked_output(output), tuple(images))
+    return ListedCase(visible(name), _checked_output(output), tuple(map(locate, images)))
 
 
 def _check_text(text: str) -> None:
@@ -208,6 +234,10 @@ def _name_of(image: str) -> str:
 
 def _checked_output(output: str) -> str:
     """Return the path of an output without needless parts."""
+    if is_url(output):
+        raise UsageError(
+            f"the output {_shown(output)} is a URL; it has to be relative to the output folder, which may be one"
+        )
     parts = [part for part in output.split("/") if part not in ("", ".")]
     if not parts or not strip_suffix(parts[-1]):
         raise UsageError("there is no name for its mask; give a case or an output")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from flare_runtime.cases.case import REFERRING, Case
-from flare_runtime.cases.case_list import ListedCase, is_case_list, read_case_list
+from flare_runtime.cases.case_list import ListedCase, Locate, is_case_list, local_image, read_case_list
 from flare_runtime.cases.input_folder import by_channel, find_channels, find_images, same_mask
 from flare_runtime.cases.input_rules import ALL_CASES, InputRules
 from flare_runtime.cases.input_tree import find_in_tree
@@ -67,8 +67,11 @@ def cases_in(
     channels: int,
     output_types: Sequence[OutputType] = ("nifti",),
     rules: InputRules = ALL_CASES,
+    locate: Locate = local_image,
 ) -> tuple[Sequence[Case], Sequence[Case]]:
     """Return all cases of an input, and those that are taken; what they would write over is not looked at.
+
+    All but `locate` is as for `find_cases`; it returns the path of an image of a list, given what the list says.
 
     Raises:
         UsageError: as `find_cases` does.
@@ -81,7 +84,7 @@ def cases_in(
         raise UsageError(f"{source}: is no folder, which --recursive takes")
     if not is_folder and is_case_list(source):
         _check_is_no_file(place, "a list of cases")
-        every, taken = _listed(source, place, output_types, rules)
+        every, taken = _listed(source, place, output_types, rules, locate)
     else:
         if rules.recursive:
             found = _tree(source, place, channels)
@@ -129,10 +132,10 @@ class _Listed(Sequence[Case]):
 
 
 def _listed(
-    source: Path, target: Path, output_types: Sequence[OutputType], rules: InputRules
+    source: Path, target: Path, output_types: Sequence[OutputType], rules: InputRules, locate: Locate
 ) -> tuple[Sequence[Case], Sequence[Case]]:
     """Return all cases of a list, and those that are taken."""
-    every = read_case_list(source)
+    every = read_case_list(source, locate)
     taken = [text for text in every if rules.takes(ListedCase.unpacked(text).output)]
     all_of, part = (_Listed(texts, source.parent, target, output_types) for texts in (every, taken))
     return all_of, part

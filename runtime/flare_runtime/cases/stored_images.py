@@ -1,16 +1,19 @@
 """The images that a store holds: their names and headers, by which cases are found, and their files while in work."""
 
+import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.case_list import MOST_BYTES, is_case_list
 from flare_runtime.cases.stand_ins import Found, StandIns
 from flare_runtime.errors import UsageError
 from flare_runtime.files.looking import looking_at
 from flare_runtime.imaging.file_names import is_image_name, record_name
-from flare_runtime.imaging.read import begins_as_archive, dicom_instance
+from flare_runtime.imaging.read import ImageAt, ImageSource, begins_as_archive, dicom_instance, files_of
 from flare_runtime.imaging.write import HEAD_BYTES
 from flare_runtime.stores.mirror import Mirror
 
@@ -29,6 +32,7 @@ class StoredImages:
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
+        self._looking = threading.Lock()
         self._stand_ins = StandIns(mirror)
         # Of what is in work, how many cases there are.
         self._in_work: Counter[Path] = Counter()
@@ -51,8 +55,13 @@ class StoredImages:
             OSError: where it cannot be read.
         """
         is_object = not is_prefix and self._mirror.is_object(source)
+        status = self._mirror.status_of(source) if is_object else None
+        if status and is_case_list(source):
+            self._stand_ins.put({source: status}, source)
+            if status.size <= MOST_BYTES:  # else it is refused
+                self._mirror.fetch(source)
+            return
         if is_object:
-            status = self._mirror.status_of(source)
             found: Found = {source: status} if channels == 1 else self._stand_ins.listed(source.parent, nested=False)
             may_be_dicom = [] if is_image_name(source.name) else [source]
         else:
@@ -79,25 +88,54 @@ class StoredImages:
                 self._mirror.empty(path)
             self._headers.clear()
 
+    def look_up(self, case: Case) -> None:
+        """Put stand-ins in the places of a case's images, where a list named them and they are not there yet.
+
+        Raises:
+            OutputError: where the store does not answer.
+        """
+        with self._looking:
+            for image in case.sources:
+                place = image if isinstance(image, Path) else image.place
+                if self._mirror.holds(place) and not place.exists():
+                    with suppress(UsageError, FileNotFoundError, PermissionError):  # the case is refused for it
+                        self.list_source(place, is_prefix=False, channels=1, nested=False)
+
     def begin(self, case: Case) -> None:
         """Note that a case is in work, whose images may then be fetched."""
-        self._in_work.update(self._places_of(case))
+        self._in_work.update(key for image in case.sources for key in self._keys(image))
 
     def to_fetch(self, case: Case) -> list[Path]:
         """Return the places of a case's images whose objects are not there as files."""
-        return [path for path in self._places_of(case) if path not in self._whole]
+        places = dict.fromkeys(path for path in case.files if self._mirror.holds(path))
+        return [path for path in places if path not in self._whole and not path.is_dir()]
 
     def end(self, case: Case) -> None:
-        """Note that a case is in work no longer: stand-ins take the places of those images that no other one reads."""
-        for path in self._places_of(case):
-            self._in_work[path] -= 1
-            if not self._in_work[path]:
-                del self._in_work[path]
-                self._whole.discard(path)
-                self._mirror.empty(path)
+        """Note that a case is in work no longer, and remove what no other one reads of its images' content."""
+        for image in case.sources:
+            for key in self._keys(image):
+                self._in_work[key] -= 1
+                if self._in_work[key]:
+                    continue
+                del self._in_work[key]
+                if not isinstance(image, ImageAt):
+                    self._whole.discard(key)
+                    self._mirror.empty(key)
+        self.drop(case)
 
-    def _places_of(self, case: Case) -> list[Path]:
-        return [path for path in dict.fromkeys(case.files) if self._mirror.holds(path)]
+    def drop(self, case: Case) -> None:
+        """Remove the stand-ins for images that `look_up` has found, where no case in work reads them."""
+        for image in case.sources:
+            if isinstance(image, ImageAt) and self._mirror.holds(image.place):
+                place = image.place
+                if not any(place in (key, *key.parents) or key in place.parents for key in self._in_work):
+                    self._whole.discard(place)
+                    self._mirror.drop(place)
+
+    def _keys(self, image: ImageSource) -> list[Path]:
+        """Return the places by which it is known that an image is in work."""
+        places = [image.place] if isinstance(image, ImageAt) else files_of(image)
+        return [place for place in places if self._mirror.holds(place)]
 
     def _fill_dicom(self, paths: Iterable[Path], found: Found, *, archives: bool) -> None:
         """Let the stand-ins of DICOM files hold their headers.

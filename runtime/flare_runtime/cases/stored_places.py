@@ -10,6 +10,7 @@ from urllib.request import url2pathname
 
 from flare_runtime.cases import input_folder, stand_ins
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.case_list import names_urls
 from flare_runtime.cases.fingerprints import sha256_of, stamp_of
 from flare_runtime.cases.record_format import mask_in_record
 from flare_runtime.cases.stand_ins import Found, StandIns
@@ -25,15 +26,15 @@ from flare_runtime.stores.mirror import Mirror
 # The modules that look at folders and log what they leave out.
 _LOOKING = (input_folder.__name__, stand_ins.__name__, "flare_runtime.imaging.dicom.series")
 # As `cases_in` does, from an input and an output, and `check_outputs`.
-_Find: TypeAlias = Callable[[Path, str | Path], tuple[Sequence[Case], Sequence[Case]]]
+_Find: TypeAlias = Callable[..., tuple[Sequence[Case], Sequence[Case]]]
 _Check: TypeAlias = Callable[[Sequence[Case], Sequence[Case]], None]
 
 
 class StoredPlaces:
-    """An input and an output, at least one of which is in a store.
+    """An input and an output, of which something is in a store.
 
     Args:
-        source: a path, or the URL of an image or a prefix.
+        source: a path, or the URL of an image, a list or a prefix.
         target: a path, or a URL; with a / at its end it is a prefix.
 
     Attributes:
@@ -81,7 +82,7 @@ class StoredPlaces:
             is_stored = self.mirror.holds(place)
             if is_stored and not place.exists() and self._is_folder(place):
                 place.mkdir(parents=True, exist_ok=True)
-            every, cases = find(self._source, self._target)
+            every, cases = find(self._source, self._target, locate=self._place_of_listed)
             self.images.drop_headers(every)
             vouched = self._list_results(cases, nested) if is_stored else {}
             check(cases, every)
@@ -91,6 +92,15 @@ class StoredPlaces:
                 self._try_target(cases[0].mask.parent)
         self.mirror.be_patient()
         return cases
+
+    def _place_of_listed(self, image: str) -> str:
+        """Return the path of an image of a list: a list in a store names objects relative to itself, or by URLs."""
+        if not is_url(image):
+            if not self.mirror.holds(self._source):
+                return image
+            image = f"{self.mirror.shown(str(self._source.parent))}/{image}"
+        local = _local_of(image)
+        return str(self.mirror.place_of(image) if local == image else local)
 
     @property
     def target_folder(self) -> Path | None:
@@ -176,14 +186,15 @@ class StoredPlaces:
 
 
 def places_of(source: str | Path, target: str | Path) -> tuple[str | Path, str | Path, StoredPlaces | None]:
-    """Return an input and an output with the paths of file:// URLs, and their places where one is in a store.
+    """Return an input and an output with the paths of file:// URLs, and their places where something is in a store.
 
     Raises:
         UsageError: for a URL that is not allowed, or whose store needs a package that is missing.
         OutputError: where there is no place on the local disk.
     """
     source, target = _local_of(source), _local_of(target)
-    return source, target, StoredPlaces(source, target) if is_url(source) or is_url(target) else None
+    is_stored = is_url(source) or is_url(target) or names_urls(Path(source))
+    return source, target, StoredPlaces(source, target) if is_stored else None
 
 
 def _local_of(given: str | Path) -> str | Path:

@@ -14,5 +14,5 @@ def expected_of(source: Path, folder: Path, *, recursive: bool) -> Sequence[Expe
     Raises:
         UsageError: where there is no case, or the folder cannot be read.
     """
-    every, _ = cases_in(source, folder, channels_in(folder), rules=InputRules(recursive))
+    every, _ = cases_in(source, folder, channels_in(folder), rules=InputRules(recursive), locate=str)
     return [Expected(case.name, f"{folder}/{case.record.relative_to(folder)}") for case in every]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flare_runtime.backends.selection import choose
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.case_list import names_urls
 from flare_runtime.cases.finding import cases_in, find_cases
 from flare_runtime.cases.input_rules import ALL_CASES, InputRules
 from flare_runtime.cases.output_checks import check_outputs, files_known
@@ -85,7 +86,7 @@ class SessionBase(ABC):
         """Find the cases, check every output, and return a run that has not started.
 
         Args:
-            source: an image, or a folder of them; or DICOM, or a list of cases, see `find_cases`; or the URL of images
+            source: an image, or a folder of them; or DICOM, or a list of cases, see `find_cases`; or the URL of these
                 in a store.
             target: a folder for a folder; for a file another one, or a folder that exists or whose name ends in /; or
                 its URL.
@@ -102,7 +103,7 @@ class SessionBase(ABC):
             OutputError: where an output cannot or must not be written.
         """
         places = None
-        if is_url(source) or is_url(target):
+        if is_url(source) or is_url(target) or names_urls(as_path(source, "the source")):
             from flare_runtime.cases.stored_places import places_of  # of use with stores alone
 
             source, target, places = places_of(source, target)

@@ -98,6 +98,7 @@ class StoredCases(CaseQueue):
         return case
 
     def _fetch(self, case: Case) -> None:
+        self._images.look_up(case)
         coming = [self._files.submit(self._fetch_one, path) for path in self._images.to_fetch(case)]
         try:
             for one in looking_at(coming, len(coming)):

@@ -6,7 +6,7 @@ from flare_runtime.cases.case import Case
 from flare_runtime.cases.stored_places import StoredPlaces
 from flare_runtime.files.lease import Lease
 from flare_runtime.run.before import Before
-from flare_runtime.run.claims import Claims
+from flare_runtime.run.claims import Claims, Kept
 from flare_runtime.run.identity import Recipe
 from flare_runtime.run.record import CaseRecord
 from flare_runtime.run.resume import ResumeRules
@@ -16,8 +16,8 @@ from flare_runtime.stores.lease import StoreLeases, creates_exclusively
 _LOG = logging.getLogger(__name__)
 
 
-class StoredClaims(Claims):
-    """The cases that this process has claimed in a store.
+class _LookingClaims(Claims):
+    """Claims on cases whose images may have to be looked up in a store before it is known whether they are done.
 
     Args:
         rules: which cases stay as they are.
@@ -27,8 +27,26 @@ class StoredClaims(Claims):
 
     def __init__(self, rules: ResumeRules, recipe: Recipe, places: StoredPlaces) -> None:
         super().__init__(rules, recipe, places.sha256_of)
-        self._leases = self._store_leases = StoreLeases(places.mirror)
         self._places = places
+
+    def claim(self, case: Case) -> Case | Kept | CaseRecord | None:
+        """Return what `Claims` does."""
+        claimed = super().claim(case)
+        if not isinstance(claimed, Case):
+            self._places.images.drop(case)
+        return claimed
+
+    def _look_at(self, case: Case) -> tuple[Before | None, bool]:
+        self._places.images.look_up(case)
+        return super()._look_at(case)
+
+
+class StoredClaims(_LookingClaims):
+    """The cases that this process has claimed in a store."""
+
+    def __init__(self, rules: ResumeRules, recipe: Recipe, places: StoredPlaces) -> None:
+        super().__init__(rules, recipe, places)
+        self._leases = self._store_leases = StoreLeases(places.mirror)
 
     def holds(self, lease: Lease) -> bool:
         """Whether no other worker has taken a case over."""
@@ -49,11 +67,11 @@ def claims_of(rules: ResumeRules, recipe: Recipe, places: StoredPlaces) -> Claim
     """Return the claims of a run whose images or results are in a store."""
     folder = places.target_folder
     if folder is None:
-        return Claims(rules, recipe, places.sha256_of)
+        return _LookingClaims(rules, recipe, places)
     if creates_exclusively(places.mirror, folder):
         return StoredClaims(rules, recipe, places)
     _LOG.warning(
         "%s: this store creates no object exclusively, so that workers cannot share cases; give each its --shard I/N",
         places.mirror.shown(str(folder)),
     )
-    return Claims(rules, recipe, places.sha256_of)
+    return _LookingClaims(rules, recipe, places)

@@ -130,6 +130,12 @@ class Mirror:
         os.utime(path, ns=(status.changed_ns, status.changed_ns))
         return True
 
+    def drop(self, path: Path) -> None:
+        """Remove a file in a place, or a folder with all that is in it; the objects stay."""
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.unlink()
+
     def empty(self, path: Path) -> None:
         """Let a file in a place hold nothing any more; its size and its time stay."""
         with suppress(FileNotFoundError):
