@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 from urllib.request import url2pathname
@@ -72,7 +72,8 @@ class StoredPlaces:
             UsageError: where there is nothing to do.
             OutputError: where the target cannot or must not be written.
         """
-        with self._shown():
+        with ExitStack() as held, self._shown():
+            held.callback(self.mirror.close)
             if self.mirror.holds(self._source):
                 try:
                     self.images.list_source(self._source, is_prefix=self._is_prefix, channels=channels, nested=nested)
@@ -90,6 +91,7 @@ class StoredPlaces:
                 self.mirror.stand_in(path, status)
             if is_stored and cases:
                 self._try_target(cases[0].mask.parent)
+            held.pop_all()  # from here on it is open as long as the run
         self.mirror.be_patient()
         return cases
 
