@@ -151,6 +151,14 @@ DICOM = (
         tests=(f"{_RT}dicom.py::test_localizers_are_left_out_with_a_remark",),
     ),
     Row(
+        "DICOM of which a file cannot be opened: not allowed, or a link to nothing",
+        "is left out, with a remark; where that leaves no slice: exit 2 with the reason",
+        tests=(
+            f"{_RT}dicom.py::test_a_slice_that_cannot_be_opened_is_remarked_upon",
+            f"{_RT}dicom.py::test_a_folder_of_slices_that_cannot_be_opened_is_refused_with_the_reason",
+        ),
+    ),
+    Row(
         "DICOM of two series in a folder",
         "becomes one mask a series",
         tests=(

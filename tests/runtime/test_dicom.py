@@ -281,6 +281,16 @@ def test_a_folder_of_slices_that_cannot_be_opened_is_refused_with_the_reason(tmp
         find_series(folder)
 
 
+def test_the_index_of_a_disc_leads_to_its_folder(tmp_path):
+    folder = Series(count=3).write(tmp_path / "disc")
+    Series(count=1, change=lambda d, i: setattr(d, "SOPClassUID", uid.MediaStorageDirectoryStorage)).write(
+        folder, names="DICOMDIR"
+    )
+    with pytest.raises(UsageError, match="none of them a slice of CT, MR or PET; give the folder that it lies in"):
+        find_series(folder / "DICOMDIR")
+    assert len(only(folder).slices) == 3
+
+
 def test_a_file_of_no_grey_values_is_damaged(tmp_path):
     folder = Series().write(tmp_path / "scan")
     Series(count=1, change=colour).write(folder, names="colour{}")

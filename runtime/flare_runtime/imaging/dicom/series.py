@@ -183,6 +183,8 @@ def find_series(source: Path, folders: Sequence[Path] | None = None) -> list[Dic
         reasons = [*(remark.text for remark in remarks), *([f"{len(scouts)} localizer(s)"] if scouts else [])]
         text = f"{source}: holds {len(files)} DICOM file(s), none of them a slice of CT, MR or PET"
         text += f"{': ' if reasons else ''}{'; '.join(reasons)}"
+        if source.name.upper() == "DICOMDIR":
+            text += "; give the folder that it lies in"
         if folders is None:
             raise UsageError(text)
         _LOG.warning("%s", visible(text))
