@@ -119,7 +119,7 @@ def test_a_mask_that_is_also_to_be_a_folder_is_refused(tmp_path):
 
 def test_folders_are_made_when_they_are_needed_and_what_killed_runs_left_is_swept(tmp_path):
     source, out = fill(tmp_path / "in", "a/x.nii", "b/c/y.nii"), tmp_path / "out"
-    left, strange = out / "b" / "c" / f".{system_mark()}{'0' * 24}.flare-tmp", out / "d" / ".flare-tmp"
+    left, strange = out / "b" / "c" / f".{system_mark(tmp_path)}{'0' * 24}.flare-tmp", out / "d" / ".flare-tmp"
     for path in (left, strange):
         path.parent.mkdir(parents=True)
         path.touch()

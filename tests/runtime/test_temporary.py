@@ -121,13 +121,13 @@ def test_two_containers_with_one_host_name_and_one_pid_do_not_disturb_each_other
 
 
 def test_only_our_own_temporaries_are_swept(tmp_path):
-    ours = f".{system_mark()}{'0a' * 12}.flare-tmp"
+    ours = f".{system_mark(tmp_path)}{'0a' * 12}.flare-tmp"
     kept = [ours[1:], f".case.nii.gz{ours}", ".0a.flare-tmp", f"{ours}.nii.gz", ".hidden", "case.nii.gz"]
     for name in (ours, *kept):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_bytes(b"precious")
-    links = [f".{system_mark()}{number * 12}.flare-tmp" for number in ("0b", "0c")]
+    links = [f".{system_mark(tmp_path)}{number * 12}.flare-tmp" for number in ("0b", "0c")]
     for link, target in zip(links, ("precious", "precious/file"), strict=True):
         (tmp_path / link).symlink_to(tmp_path / target)
     sweep(tmp_path)
@@ -142,6 +142,23 @@ def test_without_another_systems_locks_age_decides(tmp_path):
     os.utime(old, (time.time() - 25 * 3600,) * 2)
     sweep(tmp_path)
     assert names(tmp_path) == [fresh.name]
+
+
+def test_without_the_locks_of_another_mount_age_decides(tmp_path, monkeypatch):
+    with temporary_file(tmp_path) as (path, file):
+        file.close()  # as if its lock could not be seen
+        stat = Path.stat
+
+        def on_another_mount(place, **options):
+            status = stat(place, **options)
+            return os.stat_result((*status[:2], status.st_dev + 1, *status[3:])) if place == tmp_path else status
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", on_another_mount)
+            sweep(tmp_path)
+        assert path.exists()
+        sweep(tmp_path)
+        assert not path.exists()
 
 
 @pytest.mark.parametrize("age_s", [3600, 100_000])

@@ -118,7 +118,7 @@ def _locked(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """Return the path and the descriptor of something new in `folder`, which is locked as long as that is open."""
     error = FileNotFoundError(errno.ENOENT, "what is made there vanishes", str(folder))
     for _ in range(_ATTEMPTS):
-        path = folder / f".{system_mark()}{os.urandom(_RANDOM_BYTES).hex()}.flare-tmp"
+        path = folder / f".{system_mark(folder)}{os.urandom(_RANDOM_BYTES).hex()}.flare-tmp"
         try:
             descriptor = make(path)
         except FileNotFoundError as missing:
@@ -137,7 +137,7 @@ def _remove_abandoned(path: Path) -> None:
     # Network file systems lock only what is open for writing.
     descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not _is_abandoned(descriptor, of_this_system=path.name.startswith(f".{system_mark()}")):
+        if not _is_abandoned(descriptor, may_see_lock=path.name.startswith(f".{system_mark(path.parent)}")):
             return
         if is_folder:
             shutil.rmtree(path)
@@ -147,19 +147,29 @@ def _remove_abandoned(path: Path) -> None:
         os.close(descriptor)
 
 
+def system_mark(folder: Path) -> str:
+    """Return how names of temporaries in a folder begin that were made on this running system by way of this mount.
+
+    Of file systems such as sshfs, a container with a mount of its own sees no locks of others.
+
+    Raises:
+        OSError: where the folder is not there.
+    """
+    return _digest(f"{system_id()} {folder.stat().st_dev}")
+
+
 @cache
-def system_mark() -> str:
-    """Return how names of temporaries begin that were made on this running system."""
-    return sha256(system_id().encode()).hexdigest()[:_MARK_DIGITS]
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:_MARK_DIGITS]
 
 
-def _is_abandoned(descriptor: int, *, of_this_system: bool) -> bool:
-    """Whether nobody holds a temporary; some network file systems do not show one machine the locks of others."""
+def _is_abandoned(descriptor: int, *, may_see_lock: bool) -> bool:
+    """Whether nobody holds a temporary; some network file systems do not show one mount the locks of others."""
     with suppress(OSError):  # no locks here
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if of_this_system:
+        if may_see_lock:
             return True
     return time.time() - os.fstat(descriptor).st_mtime > _ABANDONED_S
