@@ -121,7 +121,7 @@ class BlockNotes:
         names = os.listdir(self._folder)  # noqa: PTH208 - names are enough
         for name in filter(is_lease_name, names):
             self._leases.clear(self._folder / name.split(".")[1])  # of a worker that was lost
-            if lease_file.exists(self._folder / name):
+            if lease_file.look_at(self._folder / name):
                 return
         for name in names:
             if name.endswith(_SUFFIX) or is_temporary_name(name):
