@@ -33,7 +33,8 @@ def case(tmp_path):
 
 def commit(case, value):
     def record_of(mask_sha256):
-        return CaseRecord(case="a", status="done", mask=str(case.mask), mask_sha256=mask_sha256)
+        inputs = [str(path) for path in case.places]
+        return CaseRecord(case="a", status="done", inputs=inputs, mask=str(case.mask), mask_sha256=mask_sha256)
 
     template = read_volume(case.images[0]).template
     return stage_result(case, np.full(SHAPE, value, np.uint8), template, record_of).commit()
@@ -237,6 +238,14 @@ def test_what_was_changed_since_stays_and_is_said(case, both, now):
     assert (record.remarks[0].code, record.remarks[0].text) == ("other_result", text)
 
 
+def test_the_mask_of_another_image_stays_and_is_said(case, plain):
+    commit(plain, 1)
+    other = replace(case, images={0: write_nifti(case.images[0].with_name("b.nii.gz"), noise(SHAPE))})
+    (remark,) = commit(other, 2).remarks
+    assert remark.text == "a.nii is of an earlier run and stays, as it is of another image"
+    assert labels_in(plain.mask) == {1}
+
+
 def test_what_no_record_names_stays(case):
     stranger = case.mask.with_name("a.nii")
     stranger.write_bytes(b"of somebody else")
@@ -250,9 +259,10 @@ def test_what_no_record_names_stays(case):
 @pytest.mark.parametrize("way", ["path", "link", "hard link"])
 def test_an_earlier_mask_that_is_the_image_now_stays(plain, way):
     commit(plain, 1)
-    image = plain.mask
+    image, case_image = plain.mask, plain.images[0]
     if way != "path":
-        image = image.with_name("image.nii")
+        image = case_image.parent / "other" / case_image.name  # by which the record knows its image
+        image.parent.mkdir()
         (image.hardlink_to if way == "hard link" else image.symlink_to)(plain.mask)
     case = replace(plain, images={0: image}, mask=plain.mask.with_name("a.nii.gz"))
     commit(case, 2)

@@ -1,5 +1,6 @@
 """What the record of an earlier run says of a case."""
 
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -7,6 +8,7 @@ import msgspec
 
 from flare_runtime.cases.record_format import RECORD_FORMAT
 from flare_runtime.errors import CaseError
+from flare_runtime.files.naming import visible
 from flare_runtime.imaging.byte_stream import open_regular
 from flare_runtime.run.identity import Identity
 
@@ -39,10 +41,9 @@ class Before(msgspec.Struct, tag_field="format", tag=RECORD_FORMAT):
     model: Maker = Maker()
     identity: Identity | None = None
 
-    @property
-    def input_names(self) -> list[str]:
-        """The names of the images, wherever they lie."""
-        return [PurePath(path).name for path in self.inputs]
+    def is_of(self, images: Sequence[Path]) -> bool:
+        """Whether it is of images of these names, wherever they lie."""
+        return [PurePath(path).name for path in self.inputs] == [visible(image.name) for image in images]
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -71,10 +71,9 @@ def look_at(
 
 def _inputs_are_same(case: Case, before: Before, identity: Identity, rules: ResumeRules, hash_of: Hash) -> bool:
     is_hashed = before.status == "done"
-    # Files of one size and time may change their names, or their channels in a list.
-    is_named_alike = before.input_names == [visible(place.name) for place in case.places]
     is_read_anyway = is_hashed and rules.verify_hashes
-    if is_named_alike and not is_read_anyway and have_stamps(case.sources, identity.inputs):
+    # Files of one size and time may change their names, or their channels in a list.
+    if before.is_of(case.places) and not is_read_anyway and have_stamps(case.sources, identity.inputs):
         return True
     channels, known = [files_of(image) for image in case.sources], before.inputs_sha256
     return is_hashed and len(known) == len(channels) and all(map(partial(has_hash, hash_of=hash_of), channels, known))

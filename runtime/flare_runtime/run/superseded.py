@@ -36,10 +36,12 @@ def superseded_by(case: Case) -> Superseded:
         name = visible(side.path.name)
         known = before.hashes.get(name) if before else None
         if before and known:
-            if _is_as_recorded(side.path, before, known):
-                (found.masks if name == Path(before.mask).name else found.others).append(side)
-            else:
+            if not before.is_of(case.places):
+                found.remarks.append(_stays(name, "it is of another image"))
+            elif not _is_as_recorded(side.path, before, known):
                 found.remarks.append(_stays(name, "it was changed since"))
+            else:
+                (found.masks if name == Path(before.mask).name else found.others).append(side)
         elif type_of(name) != "nifti" and _is_own(side):  # any image of bytes looks like a mask in NIfTI
             found.remarks.append(_stays(name, "no record describes it"))
     return found
