@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -16,6 +17,8 @@ from hypothesis import settings
 
 # As the runtime does, for tests that import OpenVINO themselves: it would call home and fork.
 sys.modules.setdefault("openvino_telemetry", None)
+# What runs in the background ignores it, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # nnU-Net imports module after module until one holds the trainer it wants. This one needs timm, which needs a
 # torchvision made for this very build of torch; beside another, nnU-Net would find its default trainer alone.
 _PRIMUS = "nnunetv2.training.nnUNetTrainer.primus.primus_trainers"

@@ -48,7 +48,7 @@ def bench(tmp_path):
 def test_a_stage_that_is_slowed_down_is_caught(bench, tmp_path):
     assert bench(0.02, "--store-ratios").returncode == 0
     stored = json.loads((tmp_path / "benchmarks" / "ratios.json").read_text(encoding="utf-8"))
-    assert 3 < stored["a stage"] <= 10
+    assert 3 < stored["a stage"] < 30  # 10 where sleep takes what it is told
     assert bench(0.024).returncode == 0
     slow = bench(0.12)
     assert slow.returncode == 1

@@ -43,13 +43,7 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
     # With 85,000 tiles the second case takes minutes.
     write_nifti(source / "b.nii.gz", blobs((64, 64, 64)), spacing_mm=SPACING)
     arguments = ["-m", tiny_bundle, "-i", source, "-o", out, "--step", 0.07, "--threads", 1]
-    process = spawn(
-        *arguments,
-        "--report",
-        tmp_path / "run.json",
-        # A test runner in the background may have SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = spawn(*arguments, "--report", tmp_path / "run.json")
     lines = [process.stderr.readline(), process.stderr.readline()]
     assert lines[1].startswith("a: "), lines
     os.kill(process.pid, number)
