@@ -23,7 +23,7 @@ printf "%s\\n" "${COMPREPLY[@]}"
 
 def completed(*words):
     command = ["bash", "-c", _COMPLETE, "bash", str(script_path("bash")), *words]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert not result.stderr
     return result.stdout.split()
 
@@ -86,4 +86,4 @@ def test_bash_offers_what_is_asked_before_segmenting_as_the_first_word_alone():
 
 @pytest.mark.skipif(not which("zsh"), reason="zsh is not installed")
 def test_zsh_reads_its_script():
-    subprocess.run(["zsh", "-n", str(script_path("zsh"))], check=True, timeout=120)
+    subprocess.run(["zsh", "-n", str(script_path("zsh"))], check=True, timeout=300)

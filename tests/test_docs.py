@@ -155,7 +155,7 @@ def test_every_field_of_a_report_is_documented(tiny_bundle, tmp_path):
     command = ["-i", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "mask.nii.gz"), "-m", str(tiny_bundle)]
     report = tmp_path / "run.json"
     subprocess.run(
-        [sys.executable, "-m", "flare_runtime.cli", *command, "--report", str(report)], check=True, timeout=100
+        [sys.executable, "-m", "flare_runtime.cli", *command, "--report", str(report)], check=True, timeout=300
     )
     content = json.loads(report.read_bytes())
     documented = set(re.findall(r"`([\w-]+)`", page("reference/records")))

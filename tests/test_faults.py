@@ -32,7 +32,7 @@ def masks(tiny_bundle, tmp_path_factory) -> Path:
     for file in FILES:
         file.make(folder / "images" / f"{file.case}{file.suffix}")
     process = infer(tiny_bundle, folder / "images", folder / "masks")
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 4, errors
     assert "Traceback" not in errors
     return folder / "masks"
@@ -58,7 +58,7 @@ def test_two_runs_into_one_folder_leave_whole_results(tiny_bundle, tmp_path):
         write_nifti(tmp_path / "images" / f"case{seed}.nii.gz", blobs(HU.shape, seed), spacing_mm=(3, 2, 1.5))
     runs = [infer(tiny_bundle, tmp_path / "images", tmp_path / "masks") for _ in range(2)]
     for run in runs:
-        _, errors = run.communicate(timeout=100)
+        _, errors = run.communicate(timeout=300)
         assert run.returncode == 0, errors
     for mask in (tmp_path / "masks").glob("*.nii.gz"):
         record = json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_bytes())

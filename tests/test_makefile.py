@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 def make(*words: str) -> "subprocess.CompletedProcess[str]":
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(["make", *words], cwd=ROOT, env=outside, capture_output=True, text=True, timeout=100)
+    return subprocess.run(["make", *words], cwd=ROOT, env=outside, capture_output=True, text=True, timeout=300)
 
 
 def test_an_environment_that_was_left_without_pip_is_made_anew(tmp_path):

@@ -277,7 +277,7 @@ def test_instances_work_side_by_side_and_write_nothing(repository, scan, mask_fi
         for _ in range(2)
     ]
     digest = hashlib.sha256(mask_file.read_bytes()).hexdigest()
-    assert [process.communicate(timeout=100)[0].split() for process in running] == [[digest] * 2] * 2
+    assert [process.communicate(timeout=300)[0].split() for process in running] == [[digest] * 2] * 2
     assert tree(repository) == before
     assert [tree(place) for place in places.values()] == [{}] * 3
 

@@ -49,7 +49,7 @@ class RayHead:
         log = self._folder / "head.log"
         with log.open("w") as file:
             subprocess.Popen(self._command, stdout=file, stderr=file, env=self.environment)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while "Ray runtime started" not in log.read_text():
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)

@@ -36,7 +36,7 @@ def test_whoever_does_not_fit_waits_until_others_have_left():
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.05)
         admission.leave("a")
-        waiting.result(timeout=120)
+        waiting.result(timeout=300)
     assert admission.needs == [5]
 
 
@@ -51,7 +51,7 @@ def test_the_need_of_whoever_is_in_is_replaced_once_it_fits():
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.05)
         admission.leave("b")
-        waiting.result(timeout=120)
+        waiting.result(timeout=300)
     assert admission.needs == [9]
 
 
@@ -71,7 +71,7 @@ def test_who_is_alone_waits_for_the_others_and_lets_nobody_in():
         with pytest.raises(TimeoutError):
             by_itself.result(timeout=0.05)
         admission.leave("a")
-        by_itself.result(timeout=120).result(timeout=120)
+        by_itself.result(timeout=300).result(timeout=300)
 
 
 def test_a_run_that_is_left_lets_nobody_wait():
@@ -81,6 +81,6 @@ def test_a_run_that_is_left_lets_nobody_wait():
         waiting = thread.submit(admission.enter, "b", 5)
         admission.close()
         with pytest.raises(RunLeftError):
-            waiting.result(timeout=120)
+            waiting.result(timeout=300)
         with pytest.raises(RunLeftError), admission.alone():
             pass

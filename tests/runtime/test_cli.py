@@ -236,7 +236,7 @@ def test_what_is_no_regular_file_is_refused_by_name_and_the_others_go_on(cohort,
     (cohort / "f.nii").mkdir()
     # A process of its own: what waits for a pipe's writer cannot be told to stop.
     process = spawn("-m", tiny_bundle, "-i", cohort, "-o", tmp_path / "out", "--threads", 1)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 4
     assert "d: refused (not_a_file): d.nii.gz: is a named pipe" in err
     assert "e: refused (not_a_file): e.nii.gz: is a device" in err
@@ -248,7 +248,7 @@ def test_a_pipe_for_input_is_refused_whatever_the_output(tmp_path, tiny_bundle):
     os.mkfifo(tmp_path / "pipe")
     for output in (tmp_path, tmp_path / "mask.nii.gz"):
         process = spawn("-m", tiny_bundle, "-i", tmp_path / "pipe", "-o", output, "--threads", 1)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 4
         assert "pipe: refused (not_a_file): pipe: is a named pipe; give an image file" in err
 

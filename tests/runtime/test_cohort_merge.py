@@ -243,5 +243,5 @@ def test_a_signal_leaves_nothing_of_a_table(folder, tmp_path, number):
     )
     assert process.stdout.readline() == "stuck\n"
     process.send_signal(number)
-    assert process.communicate(timeout=120)[1].startswith("flare-infer merge: ")
+    assert process.communicate(timeout=300)[1].startswith("flare-infer merge: ")
     assert (process.returncode, list(place.iterdir())) == (128 + number, [])

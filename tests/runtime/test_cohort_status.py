@@ -298,7 +298,7 @@ def test_watching_ends_with_130_on_an_interruption(tmp_path):
     process = watch(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, "flare-infer status: interrupted\n")
 
 

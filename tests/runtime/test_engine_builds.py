@@ -74,7 +74,7 @@ def wait_for_a_build(start):
 
 def test_of_several_processes_one_builds_and_all_have_the_engine(start):
     processes = [start("slow") for _ in range(4)]
-    results = [process.communicate(timeout=120) for process in processes]
+    results = [process.communicate(timeout=300) for process in processes]
     assert [stdout.splitlines()[-1:] for stdout, _ in results] == [[str(len(ENGINE))]] * 4, results
     assert len(builds(start)) == 1
 
@@ -86,7 +86,7 @@ def test_a_second_process_says_that_it_waits(start):
     assert second.stdout.readline() == "another process builds this engine; waiting for it\n"
     assert len(builds(start)) == 1
     first.kill()  # and the one that waited builds
-    assert second.communicate(timeout=120)[0] == f"{len(ENGINE)}\n"
+    assert second.communicate(timeout=300)[0] == f"{len(ENGINE)}\n"
     assert len(builds(start)) == 2
 
 
@@ -103,7 +103,7 @@ def test_after_a_process_was_killed_the_next_builds(start, manner, how, left):
     if manner == "hang":
         wait_for_a_build(start)
         victim.kill()
-    victim.communicate(timeout=120)
+    victim.communicate(timeout=300)
     assert victim.returncode == -how
     names = [path.name for path in start.folder.iterdir()]
     assert [name for name in names if name.endswith(".engine")] == []

@@ -326,7 +326,7 @@ def test_the_memory_of_compiling_counts_until_it_is_done(monkeypatch):
     compiled = Event()
     monkeypatch.setattr(
         "flare_runtime.segmenter.read_network",
-        lambda _choice: lambda _device: compiled.wait(60) and ArithmeticNetwork(),
+        lambda _choice: lambda _device: compiled.wait(300) and ArithmeticNetwork(),
     )
     bundle = memory_bundle()
     coming = Segmenter.load(bundle, RunOptions(device="cpu"), wait=False)

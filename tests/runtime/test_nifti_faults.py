@@ -185,7 +185,7 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path, kind, make):
         "except CaseError as error:\n"
         "    print(error.reason, error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, timeout=120)
+    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, timeout=300)
     said = kind.split(",")[0]
     assert (run.stdout, run.stderr) == (f"not_a_file a.nii.gz: is {said}; give an image file\n", "")
 

@@ -33,7 +33,7 @@ NAMES = {
 def command(*arguments):
     """Run the command in a process of its own; return its exit code and what it said, as bytes."""
     line = [sys.executable, "-m", "flare_runtime.cli", "--threads", "1", *map(os.fsencode, arguments)]
-    run = subprocess.run(line, capture_output=True, check=False, timeout=60)
+    run = subprocess.run(line, capture_output=True, check=False, timeout=300)
     assert run.stdout == b""
     return run.returncode, run.stderr
 

@@ -27,11 +27,11 @@ def test_the_command_is_installed():
 
 def test_exit_codes_and_messages_leave_the_process(scan, tmp_path, tiny_bundle):
     process = spawn("-m", tiny_bundle, "-i", tmp_path / "missing", "-o", tmp_path, "--threads", 1)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     one_line(err)
     process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--threads", 1, "--quiet")
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=300) == ("", "")
     assert process.returncode == 0
 
 
@@ -47,7 +47,7 @@ def test_a_signal_keeps_finished_cases_and_drops_the_current_one(tmp_path, tiny_
     lines = [process.stderr.readline(), process.stderr.readline()]
     assert lines[1].startswith("a: "), lines
     os.kill(process.pid, number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == code
     word = "terminated" if code == 143 else "interrupted"
     assert err.splitlines() == [f"flare-infer: {word}; finished cases are kept; --resume does the others"]
@@ -63,7 +63,7 @@ def test_sigterm_in_the_first_case_leaves_nothing_behind(tmp_path, tiny_bundle):
     process = spawn("-m", tiny_bundle, "-i", scan, "-o", tmp_path / "mask.nii.gz", "--step", 0.05, "--threads", 1)
     process.stderr.readline()  # the heading comes before the first case
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert "Traceback" not in err
     assert names(tmp_path) == ["scan_0000.nii.gz"]
@@ -92,7 +92,7 @@ def test_a_gpu_that_cannot_be_used_is_left_for_the_cpu_only_if_that_was_allowed(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert run.returncode == code
     assert "the driver is too old" in run.stderr

@@ -64,7 +64,7 @@ def test_a_folder_becomes_masks_records_and_a_report(scans, tiny_bundle, tmp_pat
     started = datetime.fromisoformat(report["started"])
     assert started.utcoffset() == timedelta(0)
     assert before - timedelta(seconds=1) <= started <= datetime.now(timezone.utc)
-    assert 0 < report["duration_s"] < 60
+    assert 0 < report["duration_s"] < 600
     assert capfd.readouterr() == ("", "")  # a library prints nothing
 
 
@@ -214,7 +214,7 @@ print(*heard[:2])
 
 def run_python(code, *arguments):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_where_no_gpu_works_the_run_goes_on_on_the_cpu_and_says_so(scans, tiny_bundle, tmp_path):
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_the_run_and_not_the_program_that_called_it(tiny_bundle, tmp
     )
     process.stderr.readline()  # the heading comes before the first case
     time.sleep(0.1)
-    out, err = process.communicate("now\n", timeout=60)
+    out, err = process.communicate("now\n", timeout=300)
     assert (out, err, process.returncode) == ("went on with 130\n", "flare-infer: interrupted\n", 0)
     assert json.loads((tmp_path / "run.json").read_bytes())["not_begun"] == ["a"]
     assert {path.name for path in tmp_path.iterdir()} == {"a.nii.gz", "run.json"}

@@ -271,7 +271,7 @@ while True:
     )
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGUSR1)  # which it takes for the other
-    assert process.communicate(timeout=120)[0] == "143\n"
+    assert process.communicate(timeout=300)[0] == "143\n"
     assert process.returncode == 9
     assert (tmp_path / "told").exists()
 
@@ -317,7 +317,7 @@ def test_a_task_that_sigterm_preempts_is_queued_again_unless_it_was_cancelled(tm
     (tmp_path / "squeue").chmod(0o755)
     slurm = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}
     command = [sys.executable, "-c", PROCESS, worker, "0.5"]
-    assert subprocess.run(command, cwd=tmp_path, env=os.environ | slurm, timeout=120).returncode == code
+    assert subprocess.run(command, cwd=tmp_path, env=os.environ | slurm, timeout=300).returncode == code
 
 
 def test_a_task_that_cannot_begin_counts_as_failed(tmp_path):

@@ -350,7 +350,7 @@ def test_what_was_downloaded_goes_with_a_run_that_is_ended(number, bucket, tmp_p
     staged = [path for path in (tmp_path / "staging").rglob("*_0000.nii.gz") if path.stat().st_blocks]
     assert len(staged) == 3
     process.send_signal(number)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     until = time.monotonic() + 120
     while names(tmp_path / "staging"):
         assert time.monotonic() < until

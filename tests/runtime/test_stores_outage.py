@@ -60,7 +60,7 @@ class Server:
 
     def _post(self, what):
         url = f"http://127.0.0.1:{self.port}/moto-api/recorder/{what}"
-        urlopen(Request(url, method="POST"), timeout=120).close()
+        urlopen(Request(url, method="POST"), timeout=300).close()
 
 
 def upload(store, folder):
@@ -102,12 +102,12 @@ def test_a_server_that_is_killed_several_times_costs_nothing(tmp_path, tiny_bund
     assert (process.wait(), kills, done) == (0, KILLS, CASES)
     assert names(tmp_path / "staging") == []
 
-    assert spawn("-i", tmp_path / "scans", "-o", tmp_path / "masks", *options).wait(timeout=120) == 0
+    assert spawn("-i", tmp_path / "scans", "-o", tmp_path / "masks", *options).wait(timeout=300) == 0
     assert sorted(key.rpartition("/")[2] for key in store.find("bucket/masks")) == names(tmp_path / "masks")
     for mask in (tmp_path / "masks").glob("*.nii.gz"):
         assert store.cat_file(f"bucket/masks/{mask.name}") == mask.read_bytes()
         assert json.loads(store.cat_file(f"bucket/masks/{mask.name[:3]}.json"))["status"] == "done"
-    assert f"{CASES} case(s) were done by other runs" in spawn(*urls).communicate(timeout=120)[1]
+    assert f"{CASES} case(s) were done by other runs" in spawn(*urls).communicate(timeout=300)[1]
     server.kill()
 
 
