@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from benchmarks.tables import Column, Table, add_table_option
+from flare_runtime.files.json_file import encode_json
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
-from flare_runtime.run.record import CaseRecord, encode_json
+from flare_runtime.run.record import CaseRecord
 
 MAX_STATUS_S, MAX_MERGE_S = 2.0, 60.0
 # Of every hundred cases.

@@ -7,8 +7,8 @@ from typing import Literal, TypeVar
 import msgspec
 
 from flare_runtime.errors import UsageError
+from flare_runtime.files.json_file import write_json
 from flare_runtime.files.target import check_targets
-from flare_runtime.run.record import write_json
 
 
 class LesionFinding(msgspec.Struct, kw_only=True):

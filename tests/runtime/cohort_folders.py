@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from flare_runtime.files.json_file import encode_json
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
-from flare_runtime.run.record import CaseRecord, encode_json
+from flare_runtime.run.record import CaseRecord
 
 
 def lesion(number: int = 1, volume_ml: float = 1.5, name: str = "tumour") -> Lesion:

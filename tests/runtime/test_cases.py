@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from flare_runtime.cases.finding import find_cases
 from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.files.json_file import write_json
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Template
 from flare_runtime.imaging.write import write_mask
-from flare_runtime.run.record import CaseRecord, write_json
+from flare_runtime.run.record import CaseRecord
 from tests.runtime.manifests import write_bundle
 from tests.runtime.nifti_files import write_nifti
 

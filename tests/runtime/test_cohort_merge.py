@@ -15,9 +15,9 @@ from pyarrow import parquet
 
 from flare_runtime import cli
 from flare_runtime.cohort.record_files import Head, Unreadable, read_content, read_head
+from flare_runtime.files.json_file import encode_json
 from flare_runtime.pipeline.lesions import LabelTotal
 from flare_runtime.run.lesion_table import HEAD
-from flare_runtime.run.record import encode_json
 from tests.runtime.cohort_folders import done, failed, lesion, put, refused
 
 

@@ -17,10 +17,11 @@ from flare_runtime.cohort.record_files import Head, Unreadable, read_head
 from flare_runtime.cohort.status import Expected, HeadReader, status_of
 from flare_runtime.cohort.status_text import headline
 from flare_runtime.errors import UsageError
+from flare_runtime.files.json_file import encode_json
 from flare_runtime.files.lease import Leases, lease_path
 from flare_runtime.program.duration import duration
 from flare_runtime.run.identity import Identity
-from flare_runtime.run.record import RunTime, encode_json, write_report
+from flare_runtime.run.report import RunTime, write_report
 from flare_runtime.run.resume import DEFAULT_MAX_TRIES
 from tests.runtime.cohort_folders import done, failed, put, refused
 

@@ -9,8 +9,9 @@ from flare_runtime import cli
 from flare_runtime.cases.finding import find_cases
 from flare_runtime.cases.input_folder import find_images
 from flare_runtime.errors import OutputError, UsageError
+from flare_runtime.files.json_file import write_json
 from flare_runtime.imaging import read
-from flare_runtime.run.record import CaseRecord, write_json
+from flare_runtime.run.record import CaseRecord
 from tests.runtime.example_format import RawReader
 from tests.runtime.nifti_files import blobs, write_nifti
 

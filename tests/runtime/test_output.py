@@ -114,7 +114,7 @@ import numpy as np
 from flare_runtime.errors import OutputError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.imaging.write import write_mask
-from flare_runtime.run.record import write_json
+from flare_runtime.files.json_file import write_json
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
 template = read_volume(source).template

@@ -9,9 +9,11 @@ import msgspec
 from flare_runtime.cases.fingerprints import sha256_of
 from flare_runtime.cases.record_format import is_record, is_report
 from flare_runtime.errors import CaseError, OutputError
+from flare_runtime.files.json_file import write_json
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
-from flare_runtime.run.record import CaseRecord, RunTime, environment, failed_record, write_json, write_report
+from flare_runtime.run.record import CaseRecord, failed_record
+from flare_runtime.run.report import RunTime, environment, write_report
 
 RUN = RunTime("2026-01-31T12:00:00+00:00", 1.5, ["flare-infer", "-i", "a.nii"])
 DONE = CaseRecord(

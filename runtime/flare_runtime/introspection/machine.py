@@ -14,7 +14,7 @@ from flare_runtime.compute.available_memory import available_bytes
 from flare_runtime.errors import FlareError
 from flare_runtime.model.bundle import Bundle
 from flare_runtime.options import Precision, RunOptions
-from flare_runtime.run.record import environment
+from flare_runtime.run.report import environment
 
 _MIB = 1 << 20
 # What of /proc/cpuinfo decides how fast a CPU computes a network.

@@ -15,13 +15,14 @@ from flare_runtime.cases.fingerprints import sha256_of, stamp_of, stamps_of
 from flare_runtime.compute.arrays import MaskArray
 from flare_runtime.errors import CaseError, OutputError
 from flare_runtime.files.commit_lock import committing
+from flare_runtime.files.json_file import encode_json, write_json
 from flare_runtime.files.naming import visible
 from flare_runtime.files.output import StagedFile, staged
 from flare_runtime.files.target import check_kind
 from flare_runtime.imaging.volume import Remark, Template
 from flare_runtime.imaging.write import encode_mask
 from flare_runtime.run.identity import Recipe
-from flare_runtime.run.record import CaseRecord, encode_json, failed_record, write_json
+from flare_runtime.run.record import CaseRecord, failed_record
 from flare_runtime.run.superseded import Superseded, superseded_by
 
 # Two files take their names in much less.

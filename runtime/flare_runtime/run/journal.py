@@ -15,7 +15,8 @@ from flare_runtime.cases.case import Case
 from flare_runtime.files.commit_lock import committing
 from flare_runtime.files.naming import visible
 from flare_runtime.run.lesion_table import rows_of, write_table
-from flare_runtime.run.record import CaseRecord, RunTime, read_record, write_report
+from flare_runtime.run.record import CaseRecord, read_record
+from flare_runtime.run.report import RunTime, write_report
 
 if TYPE_CHECKING:  # of use where a run resumes another
     from flare_runtime.run.claims import Kept

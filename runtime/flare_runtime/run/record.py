@@ -1,20 +1,16 @@
-"""The JSON files of a run: a record for each case, and a report of them all."""
+"""The record of a case: what was done with it, or why it was not."""
 
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from flare_runtime import __version__
-from flare_runtime.cases.record_format import RECORD_FORMAT, REPORT_FORMAT
+from flare_runtime.cases.record_format import RECORD_FORMAT
 from flare_runtime.compute.available_memory import lacked_memory
 from flare_runtime.errors import CaseError, FlareError, GpuMemoryError, LostDeviceError
 from flare_runtime.files.naming import visible, visible_lines
-from flare_runtime.files.output import replacing
 from flare_runtime.imaging.volume import Remark
 from flare_runtime.pipeline.lesions import LabelTotal, Lesion
 from flare_runtime.run.identity import Identity
@@ -22,21 +18,7 @@ from flare_runtime.segmentation import Segmentation
 from flare_runtime.segmenter import Segmenter
 
 # 1 held the whole of `model` as strings, and less beside it.
-_SCHEMA_VERSION = 2
-_PACKAGES = (
-    "flare-lite",
-    "numpy",
-    "scipy",
-    "nibabel",
-    "openvino",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "cupy-cuda13x",
-    "nvidia-cudnn-cu13",
-    "nvidia-cudnn-frontend",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-)
+SCHEMA_VERSION = 2
 
 
 class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="format", tag=RECORD_FORMAT):
@@ -62,7 +44,7 @@ class CaseRecord(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="fo
     case: str
     status: Literal["done", "refused", "failed"]
     # A factory's value is written although it is the default.
-    schema_version: int = msgspec.field(default_factory=lambda: _SCHEMA_VERSION)
+    schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
     reason: str | None = None
     message: str | None = None
     traceback: str | None = None
@@ -161,81 +143,12 @@ def model_identity(segmenter: Segmenter) -> dict[str, str | float | bool]:
     }
 
 
-def write_json(target: Path, content: object) -> None:
-    """Write an object as indented JSON, atomically.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
-    with replacing(target) as file:
-        file.write(encode_json(content))
-
-
-def encode_json(content: object) -> bytes:
-    """Return an object as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-
-
 def read_record(path: Path) -> CaseRecord | None:
     """Return the record in a file; None where there is none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=CaseRecord)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-
-
-@dataclass(frozen=True)
-class RunTime:
-    """When and how a run was made.
-
-    Attributes:
-        started: date and time in UTC, ISO 8601.
-        duration_s: from then until the report is written.
-        command: the command line, word by word; empty where it was none.
-    """
-
-    started: str
-    duration_s: float
-    command: list[str]
-
-
-def write_report(
-    target: Path,
-    run: RunTime,
-    records: Sequence[CaseRecord | msgspec.Raw],
-    not_begun: Sequence[str],
-    kept: int = 0,
-) -> None:
-    """Write the report of a run.
-
-    Args:
-        target: the file.
-        run: when and how it was made.
-        records: of the cases that were done, refused or failed, as they are or as JSON.
-        not_begun: the names of the others; where there are any, the run was interrupted and the report says so.
-        kept: how many cases stay as another run has left them.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
-    content = {
-        "format": REPORT_FORMAT,
-        "schema_version": _SCHEMA_VERSION,
-        **asdict(run),
-        "complete": not not_begun,
-        "not_begun": list(not_begun),
-        **({"kept": kept} if kept else {}),
-        "cases": list(records),
-    }
-    write_json(target, {**content, "environment": environment()})
-
-
-def environment() -> dict[str, str]:
-    """Return the versions that decide what a run computes."""
-    import platform  # as importlib.metadata below: a case without a report is not to wait for their import
-
-    packages = {name: _version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), "system": platform.platform(), "cpu": platform.machine(), **packages}
 
 
 def peak_memory_mib() -> float:
@@ -246,13 +159,3 @@ def peak_memory_mib() -> float:
     lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return round(kib / 1024, 1)
-
-
-@cache
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -8,8 +8,9 @@ import msgspec
 
 from flare_runtime.cases.case import Case
 from flare_runtime.errors import OutputError
+from flare_runtime.files.json_file import write_json
 from flare_runtime.files.naming import visible
-from flare_runtime.run.record import CaseRecord, read_record, write_json
+from flare_runtime.run.record import CaseRecord, read_record
 from flare_runtime.stores.mirror import Mirror
 
 

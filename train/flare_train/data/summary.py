@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from flare_eval.report.tables import Content
+from flare_runtime.files.json_file import write_json
 from flare_runtime.files.output import check_folder, replacing
 from flare_runtime.files.target import check_targets
-from flare_runtime.run.record import write_json
 from flare_train.data.cases import TrainingCase
 from flare_train.data.inspection import CaseFacts
 

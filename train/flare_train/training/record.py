@@ -9,7 +9,7 @@ import msgspec
 
 from flare_eval.results import CaseAccuracy
 from flare_runtime.errors import UsageError
-from flare_runtime.run.record import write_json
+from flare_runtime.files.json_file import write_json
 from flare_train.planning.recipe import Recipe
 from flare_train.training.schedule import Schedule
 
