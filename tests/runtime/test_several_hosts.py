@@ -60,7 +60,7 @@ class Cohort:
         common = ("-m", SHARED / "tiny", "--device", "cpu", "--threads", 1)
         return ("-i", SHARED / "scans", "-o", SHARED / "masks", *common, *more)
 
-    def wait(self, until, limit_s=240):
+    def wait(self, until, limit_s=300):
         """Wait until something is so."""
         last_s = time.monotonic() + limit_s
         while not until():
@@ -101,7 +101,7 @@ def test_workers_share_cases_though_one_machine_is_lost_and_one_stands_still(hos
         cohort.wait(lambda: workers[0].poll() is not None)
         assert cohort.done() == CASES
         still.go_on()
-        cohort.wait(lambda: workers[2].poll() is not None, limit_s=60)
+        cohort.wait(lambda: workers[2].poll() is not None)
     finally:
         for worker in workers:
             worker.kill()
