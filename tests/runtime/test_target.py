@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,23 @@ def test_links_that_go_round_in_circles_are_refused(tmp_path):
     for target in (tmp_path / "loop", tmp_path / "loop" / "new"):
         with pytest.raises(OutputError, match="loop"):
             check_targets([target])
+
+
+def test_a_file_that_another_worker_replaces_just_now_may_be_replaced(tmp_path):
+    target, new = tmp_path / "case.json", tmp_path / "new"
+    stop = threading.Event()
+
+    def replace_on():
+        while not stop.is_set():  # as a record: the old one goes before the mask, the new one comes behind it
+            new.write_bytes(b"ours")
+            target.unlink(missing_ok=True)
+            new.replace(target)
+
+    thread = threading.Thread(target=replace_on)
+    thread.start()
+    try:
+        for _ in range(1000):
+            check_targets([target], over=lambda content: content == b"ours")
+    finally:
+        stop.set()
+        thread.join()

@@ -150,6 +150,8 @@ def _holds(target: Path, size: int, over: IsOurs, head_bytes: int | None) -> boo
             return False
         with target.open("rb") as file:
             return over(file.read(-1 if head_bytes is None else head_bytes))
+    except FileNotFoundError:  # another worker is replacing it
+        return True
     except OSError as error:
         raise OutputError(f"{target}: cannot be read ({error.strerror or error}); choose another output") from error
 
