@@ -1,13 +1,14 @@
 """How a fleet gives cases to actors, with stand-ins for the actors."""
 
 from collections import Counter, deque
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
-from flare_runtime import DeviceError, ResumeRules, RunOptions
+from flare_runtime import BundleError, DeviceError, FlareError, ResumeRules, RunOptions
 from flare_runtime.cases.case import Case
 from flare_runtime.cluster.messages import ActorReady, CaseHeld, CaseSettled, CasesGiven, CasesWanted
 from flare_runtime.cluster.orders import ActorOrder, FleetOrder
@@ -36,7 +37,7 @@ class StandIn:
             return ActorReady("here")
         case = self.given.popleft()
         message = self.fault(case) or CaseSettled(case, CaseRecord(case=case.name, status="done"))
-        if isinstance(message, Exception) and not isinstance(message, DeviceError):
+        if isinstance(message, Exception) and not isinstance(message, FlareError):
             raise message
         return message
 
@@ -59,7 +60,8 @@ class Cluster:
     def answers(self):
         return True
 
-    def new_actor(self, _order, _demand):
+    def new_actor(self, order, demand):
+        assert order.options.threads == demand.cpus == 1
         self.actors.append(StandIn(next(self._faults, lambda _case: None)))
         return self.actors[-1]
 
@@ -122,6 +124,11 @@ def test_the_last_cases_are_shared(run):
     assert [actor.most for actor in actors] == [1, 1]
 
 
+def test_there_are_no_more_actors_than_cases(run):
+    _, actors = run(1)
+    assert len(actors) == 1
+
+
 def test_the_cases_of_a_lost_actor_go_to_others(run):
     settled, actors = run(9, once("c0", lost()))
     assert settled == Counter({f"c{number}": 1 for number in range(9)})
@@ -154,6 +161,54 @@ def test_actors_may_be_lost_as_often_as_may_be_where_cases_are_done_in_between(r
     settled, actors = run(7, *[once(f"c{number}", lost()) for number in range(1, 6)], actors=1)
     assert settled == Counter({f"c{number}": 1 for number in range(7)})
     assert len(actors) == 6
+
+
+def test_what_is_not_a_machines_fault_ends_the_run(run):
+    with pytest.raises(BundleError, match="another model"):
+        run(6, lambda _case: BundleError("another model"))
+
+
+def test_an_actor_that_is_lost_with_its_cluster_is_not_replaced_and_nobody_is_told(run, monkeypatch):
+    from flare_runtime.cluster.ray_cluster import LostClusterError
+
+    looks, told = iter([[{"CPU": 4.0}]]), []
+    monkeypatch.setattr(Cluster, "close", lambda _cluster: told.append("close"))
+
+    def resources(_cluster):
+        for nodes in looks:
+            return nodes
+        raise LostClusterError
+
+    monkeypatch.setattr(Cluster, "resources", resources)
+    with pytest.raises(LostClusterError):
+        run(3, once("c0", lost()))
+    assert told == []
+
+
+def test_a_head_that_is_silent_for_a_while_is_lost(run, monkeypatch):
+    from flare_runtime.cluster import fleet
+    from flare_runtime.cluster.ray_cluster import LostClusterError
+
+    answers = []
+    monkeypatch.setattr(Cluster, "answers", lambda _cluster: answers.append("") or len(answers) < 3)
+    monkeypatch.setattr(fleet, "_LOOK_S", 0.0)
+    monkeypatch.setattr(fleet, "_SILENCE_S", 0.1)
+    with pytest.raises(LostClusterError):
+        run(1, CaseHeld, actors=1)
+    assert len(answers) > 3
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_person_is_told_what_is_waited_for_where_no_actor_begins(run, monkeypatch, caplog, is_ready):
+    from flare_runtime.cluster import fleet
+
+    monkeypatch.setattr(fleet, "_START_S", 0.0)
+    if not is_ready:
+        looks = iter([None])
+        monkeypatch.setattr(fleet.Fleet, "_hear", lambda _fleet, _lane: next(looks))
+    with nullcontext() if is_ready else pytest.raises(StopIteration):
+        run(1, actors=1)
+    assert ("each actor takes 1 CPU(s); waiting for actors to begin" in caplog.text) is not is_ready
 
 
 def test_a_cluster_that_cannot_be_started_leaves_no_folder(monkeypatch, tmp_path):

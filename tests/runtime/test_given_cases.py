@@ -8,6 +8,7 @@ from flare_runtime.cluster.given_cases import GivenCases
 from flare_runtime.files.lease import Leases
 from flare_runtime.run.claims import Claims
 from tests.runtime.command_runs import names, write_cohort
+from tests.runtime.test_resume import lose_worker
 
 OPTIONS = RunOptions(device="cpu", precision="fp32", threads=1)
 
@@ -71,9 +72,23 @@ def test_a_case_that_cannot_be_begun_is_not_handed_back(cases, session):
     assert (case, record.reason) == (cases[0], "output")
 
 
-def test_a_case_that_is_given_back_comes_again(cases, session):
+def test_while_a_case_is_by_itself_others_wait_here(cases, session):
+    lose_worker(cases[0])
+    held = []
+    queue = queue_of(session, [], held)
+    for case in cases[:2]:
+        queue.give(case)
+    alone = queue.take()
+    assert (alone.mask, queue.take(), held) == (cases[0].mask, None, [])
+    queue.settle(alone)
+    assert queue.take().mask == cases[1].mask
+    queue.close()
+
+
+def test_a_case_that_is_given_back_comes_again_before_others(cases, session):
     queue = queue_of(session, [], [])
-    queue.give(cases[0])
+    for case in cases:
+        queue.give(case)
     taken = queue.take()
     assert taken.lease.is_held()
     queue.give_back(taken)

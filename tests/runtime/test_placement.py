@@ -31,5 +31,9 @@ def test_a_small_machine_gives_an_actor_all_of_its_cores():
     assert Demand.of(ActorWish(), [{"CPU": 2.0}]) == Demand(2, 0, 0)
 
 
+def test_one_gpu_is_enough_to_be_taken():
+    assert Demand.of(ActorWish(), [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]) == Demand(4, 1, 0)
+
+
 def test_a_demand_is_said_in_the_units_of_the_options():
     assert str(Demand(4, 0.5, 3 * GIB)) == "4 CPU(s), 0.5 GPU(s), 3,072 MiB"

@@ -249,6 +249,7 @@ array_task._NOTICE_S = 1.0
 def queue_again(*_):
     again = task.checkpoint()
     assert again.function._arguments == task._arguments
+    assert {signal.getsignal(one) for one in (signal.SIGUSR1, signal.SIGUSR2)} == {signal.SIG_IGN}  # once is enough
     print(task._code, flush=True)
     os._exit(9)
 signal.signal(signal.SIGUSR2, queue_again)
