@@ -95,35 +95,6 @@ def test_a_series_is_read_as_simpleitk_reads_it(kind, tmp_path):
     assert pickle.loads(pickle.dumps(series)) == series
 
 
-@pytest.mark.parametrize(
-    "kind", ["axial", "files against the normal", "run-length encoded", "JPEG 2000", "a scale each"]
-)
-def test_slices_that_are_not_wanted_are_not_decoded(kind, tmp_path):
-    scaled = Series(change=lambda d, i: setattr(d, "RescaleSlope", 1 + i // 6))  # those that are wanted have one scale
-    series = only(SOUND.get(kind, scaled).write(tmp_path / "scan"))
-    whole, wanted = series.read_volume(MAX_VOXELS), slice(6, 10)
-    first = series.ordered()[0].file.path
-    first.write_bytes(first.read_bytes()[:-80])
-    with pytest.raises(CaseError, match=first.name):
-        series.read_volume(MAX_VOXELS)
-    part = read_volume(series, wanted=wanted)
-    assert np.array_equal(part.voxels[wanted], whole.voxels[wanted])
-    assert np.count_nonzero(part.voxels) == np.count_nonzero(whole.voxels[wanted]) > 0
-    assert (part.grid, part.slope, part.intercept) == (whole.grid, whole.slope, whole.intercept)
-
-
-def test_slices_of_their_own_scales_are_intensities(tmp_path):
-    def change(dataset, index):
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + index / 8, -1024.0 + index
-
-    folder = Series(change=change).write(tmp_path / "scan")
-    volume = only(folder).read_volume(MAX_VOXELS)
-    stored = Series().pixels().astype(np.float32)
-    index = np.arange(len(stored), dtype=np.float32)[:, None, None]
-    assert np.array_equal(volume.voxels, stored * (1 + index / 8) + (index - 1024))
-    assert (volume.slope, volume.intercept, volume.voxels.dtype) == (1.0, 0.0, np.float32)
-
-
 def test_an_enhanced_file_is_the_volume_of_its_frames(tmp_path):
     one = enhanced(Series(orientation=turned(17)), tmp_path / "many")
     volume = read_volume(one)
@@ -364,33 +335,6 @@ def test_dicom_without_a_slice_is_refused_with_the_reason(change, says, tmp_path
     for source in (folder, folder / "IM0001"):
         with pytest.raises(UsageError, match=says.replace("3", "1" if source.is_file() else "3")):
             read_volume(source)
-
-
-@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.RLELossless])
-def test_a_header_that_does_not_fit_the_code_stream_is_refused(syntax, tmp_path):
-    """GDCM's decoder of JPEG-LS ends the whole process here."""
-
-    def change(dataset, index):
-        dataset.compress(syntax, encoding_plugin="")
-        dataset.Rows *= 2
-
-    with pytest.raises(CaseError) as caught:
-        read_volume(Series(change=change).write(tmp_path / "scan"))
-    assert caught.value.reason in ("corrupt", "truncated")
-
-
-@pytest.mark.parametrize(
-    ("syntax", "mark", "at"),
-    [(uid.JPEGLSLossless, b"\xff\xf7", 5), (uid.JPEG2000Lossless, b"\xff\x51", 10)],
-)
-def test_a_code_stream_of_another_size_is_refused_before_it_is_decoded(syntax, mark, at, tmp_path):
-    folder = Series(count=3, change=compress(syntax)).write(tmp_path / "scan")
-    content = bytearray((folder / "IM0001").read_bytes())
-    content[content.index(mark) + at] = 0xF0
-    (folder / "IM0001").write_bytes(content)
-    with pytest.raises(CaseError, match=r"IM0001: its pixels are coded as \(\d{5,}, 44\) rows") as caught:
-        read_volume(folder)
-    assert caught.value.reason == "corrupt"
 
 
 @pytest.mark.parametrize("keyword", ["EchoNumbers", "AcquisitionNumber", "TemporalPositionIdentifier"])
