@@ -204,6 +204,17 @@ def test_a_folder_cannot_become_a_file(tmp_path, folder):
             find_cases(source, target, 1)
 
 
+@pytest.mark.parametrize("name", ["out.dcm", "out.PNG", "out.nrrd", "masks.zip", "lesions.csv"])
+def test_a_folder_that_is_called_as_a_file_is_said_to_be_one(tmp_path, folder, name):
+    source = folder("a.nii")
+    with pytest.raises(UsageError, match=rf"{name}: a mask's name ends in .*; if it is to be a folder, put a / behind"):
+        find_cases(source, tmp_path / name, 1)
+    (case,) = find_cases(source, f"{tmp_path / name}/", 1)
+    assert case.mask == tmp_path / name / "a.nii.gz"
+    (tmp_path / name).mkdir(exist_ok=True)
+    assert len(find_cases(source, tmp_path / name, 1)) == 1
+
+
 def test_a_missing_input_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         find_cases(tmp_path / "missing", tmp_path / "out", 1)

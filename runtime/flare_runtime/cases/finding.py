@@ -28,6 +28,9 @@ from flare_runtime.imaging.file_names import (
 from flare_runtime.imaging.read import ImageSeries, find_series, image_at, image_suffixes
 from flare_runtime.imaging.write import mask_suffixes
 
+# How no folder is called but by mistake, beside the names of images and masks.
+_OF_OTHER_FILES = (".dcm", ".gz", ".zip", ".json", ".csv", ".png")
+
 
 def find_cases(
     source: Path,
@@ -98,6 +101,8 @@ def cases_in(
             _check_referable(case, output_types)
         every = [_in_formats(case, output_types) for case in found]
         taken = [new for case, new in zip(found, every, strict=True) if rules.takes(_below(case.mask, place))]
+    if not into and every and place in every[0].mask.parents:
+        _check_folder_name(place)
     return every, taken
 
 
@@ -175,6 +180,13 @@ def _check_types(target: Path | None, output_types: Sequence[OutputType]) -> Non
         from flare_runtime.imaging.dicom.references import check_installed
 
         check_installed()
+
+
+def _check_folder_name(target: Path) -> None:
+    """Refuse a folder that is not there and is called as a file is, which was meant to be one."""
+    if target.name.lower().endswith((*_OF_OTHER_FILES, *image_suffixes())):
+        allowed = " or ".join(mask_suffixes())
+        raise UsageError(f"{target}: a mask's name ends in {allowed}; if it is to be a folder, put a / behind it")
 
 
 def _is_folder(source: Path) -> bool:
