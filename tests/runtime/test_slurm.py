@@ -16,6 +16,7 @@ import pytest
 from flare_runtime import RunOptions, Session
 from flare_runtime.cli import main
 from flare_runtime.cluster.cli import _add_array
+from tests.processes import has_ended
 from tests.reference_pages import parser_of
 from tests.runtime.command_runs import SPACING, names, spawn
 from tests.runtime.nifti_files import blobs, write_nifti
@@ -299,6 +300,18 @@ while True:
     assert process.communicate(timeout=120)[0] == f"{code}\n"
     assert process.returncode == 9
     assert (tmp_path / "runs").read_text(encoding="utf-8") == "x"
+
+
+def test_a_worker_ends_with_its_task_that_is_interrupted(tmp_path):
+    worker = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", PROCESS, worker, "20"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+    number = int(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=120)
+    assert has_ended(number)
+    process.communicate()
 
 
 def test_a_task_whose_worker_was_warned_first_waits_to_be_warned(tmp_path):
