@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from flare_runtime import CaseKept, OutputError, ResumeRules, RunOptions, Session, UsageError
+from flare_runtime import CaseKept, OutputError, ResumeRules, RunOptions, Session
 from flare_runtime.cases.input_rules import InputRules
 from flare_runtime.cli import main
 from flare_runtime.files.this_process import process_id
@@ -177,43 +177,6 @@ def test_a_mask_that_does_not_hold_any_more_is_set_aside(bucket, run):
     assert json.loads(bucket.get("masks/c.json"))["status"] == "refused"
 
 
-def test_a_mask_in_another_format_goes_with_its_result(bucket, run, monkeypatch):
-    source = f"{bucket.url}/scans/c_0000.nii.gz"
-    for name, other in (("c.nii", "c.nii.gz"), ("c.nii.gz", "c.nii")):
-        run(source, f"{bucket.url}/masks/{name}")
-        assert bucket.names("masks") == ["c.json", name]
-        run(source, f"{bucket.url}/masks/{other}")
-        assert bucket.names("masks") == ["c.json", other]
-    steps = []
-
-    def noted(step):
-        def do(mirror, path):
-            steps.append((step.__name__, path.name))
-            return step(mirror, path)
-
-        return do
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Mirror, "put", noted(Mirror.put))
-        patch.setattr(Mirror, "remove", noted(Mirror.remove))
-        run(source, f"{bucket.url}/masks/c.nii.gz")
-    assert steps[-4:] == [("remove", "c.json"), ("remove", "c.nii"), ("put", "c.nii.gz"), ("put", "c.json")]
-    run(source, f"{bucket.url}/masks/c.nii")
-    mask = bucket.get("masks/c.nii")
-    bucket.put("masks/c.nii", mask[:-1] + b"x")
-    run(source, f"{bucket.url}/masks/c.nii.gz")
-    record = json.loads(bucket.get("masks/c.json"))
-    assert [remark["text"] for remark in record["remarks"]] == [
-        "c.nii is of an earlier run and stays, as it was changed since"
-    ]
-    assert bucket.get("masks/c.nii") == mask[:-1] + b"x"
-    bucket.put("masks/c.nii", mask)
-    bucket.put("scans/c_0000.nii.gz", b"")
-    run(source, f"{bucket.url}/masks/c.nii")
-    run(source, f"{bucket.url}/masks/c.nii.gz")
-    assert bucket.names("masks") == ["c.json", "c.stale.nii", "c.stale.nii.gz"]
-
-
 def test_nothing_of_others_is_replaced(bucket, run):
     bucket.put("masks/a.nii.gz", b"a text")
     with pytest.raises(OutputError, match=rf"^{bucket.url}/masks/a.nii.gz: was not written by this command"):
@@ -246,20 +209,6 @@ def test_urls_that_cannot_be_used_are_refused(source, message, line, tmp_path, t
     assert message in one_line(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("url", ["s3://me:secret@bucket/scans", "s3://me:se/cret@bucket/a", "az://box/a?sig=secret"])
-@pytest.mark.parametrize("option", ["-i", "-o", "--report", "-m"])
-def test_a_secret_in_a_url_is_refused_and_not_repeated(url, option, tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(["-i", str(tmp_path), "-o", str(tmp_path), option, url])
-    assert error.value.code == 2
-    said = capsys.readouterr().err
-    assert "no user, password or signature" in said or "give a local path" in said
-    assert "secret" not in said
-    assert "cret@" not in said
-    with pytest.raises(UsageError, match="no user, password or signature"):
-        Mirror().place_of(url)
-
-
 def test_prefixes_are_folders_and_shares_are_taken_of_all(bucket, run, caplog):
     for key in ("x/a.nii.gz", "y/z/a.nii.gz"):
         bucket.put(f"tree/{key}", bucket.get("scans/a_0000.nii.gz"))
@@ -272,20 +221,6 @@ def test_prefixes_are_folders_and_shares_are_taken_of_all(bucket, run, caplog):
     assert f"{bucket.url}/tree: left out 1 object(s) whose names can be no paths" in caplog.messages
     assert bucket.names("masks") == ["x/a.json", "x/a.nii.gz", "y/z/a.json", "y/z/a.nii.gz"]
     assert len(run(*urls, input_rules=rules, resume=ResumeRules())[1]) == len("x/ay/z/a")
-
-
-def test_a_report_and_a_model_are_local(capsys):
-    with pytest.raises(SystemExit) as error:
-        main(["-i", "a", "-o", "b", "--report", "s3://bucket/report.json"])
-    assert error.value.code == 2
-    assert "a URL; give a local path" in capsys.readouterr().err
-
-
-def test_a_package_that_is_missing_is_named(tmp_path, run):
-    if fsspec.utils.get_package_version_without_import("adlfs"):
-        pytest.skip("adlfs is installed")
-    with pytest.raises(UsageError, match=r"^az:// needs the package adlfs; pip install adlfs$"):
-        run("az://container/scans", tmp_path)
 
 
 def test_a_series_of_objects_is_read_as_its_folder(bucket, run, tmp_path):
@@ -366,22 +301,6 @@ def holder(*, is_alive):
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout.strip()
     return json.dumps({"token": "theirs", "process": process, "host": "there", "since": ""}).encode()
-
-
-def test_an_object_that_is_removed_while_it_is_created_makes_no_error(monkeypatch):
-    mirror = Mirror()
-    store, key = mirror.object_at(mirror.place_of("memory://bucket/lease"))
-    write, refused = store._fs.pipe_file, []
-
-    def refuse_first(*given, **options):
-        if not refused:
-            refused.append(given)
-            raise OSError("at least one of the pre-conditions did not hold")  # and gone is what was there
-        write(*given, **options)
-
-    monkeypatch.setattr(store._fs, "pipe_file", refuse_first)
-    assert store.create(key, b"ours")
-    assert refused
 
 
 def test_workers_share_the_cases(bucket, run):
@@ -475,10 +394,3 @@ def test_an_object_on_which_a_store_hangs_costs_no_other_lease(bucket, line, mon
     time.sleep(0.5)
     assert bucket.names("masks") == []
     mirror.close()
-
-
-def test_a_store_that_cannot_keep_leases_says_so(bucket, run, caplog, monkeypatch):
-    monkeypatch.setattr("flare_runtime.stores.store.Store.create", lambda *_args: True)
-    assert run(f"{bucket.url}/scans/", f"{bucket.url}/masks/", resume=ResumeRules()) == ("abc", "")
-    assert any("give each its --shard I/N" in text for text in caplog.messages)
-    assert bucket.names("masks") == RESULTS

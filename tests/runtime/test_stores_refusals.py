@@ -193,3 +193,26 @@ def test_nothing_of_a_case_that_is_settled_stays_on_the_local_disk(bucket, tiny_
     monkeypatch.setattr(Mirror, "close", look_and_close)
     _run(bucket, tiny_bundle)
     assert (names, left) == ([f"{name}_0000.nii.gz" for name in "abc"], [])
+
+
+def test_an_object_that_is_removed_while_it_is_created_makes_no_error(monkeypatch):
+    mirror = Mirror()
+    store, key = mirror.object_at(mirror.place_of("memory://bucket/lease"))
+    write, refused = store._fs.pipe_file, []
+
+    def refuse_first(*given, **options):
+        if not refused:
+            refused.append(given)
+            raise OSError("at least one of the pre-conditions did not hold")  # and gone is what was there
+        write(*given, **options)
+
+    monkeypatch.setattr(store._fs, "pipe_file", refuse_first)
+    assert store.create(key, b"ours")
+    assert refused
+
+
+def test_a_store_that_cannot_keep_leases_says_so(bucket, tiny_bundle, caplog, monkeypatch):
+    monkeypatch.setattr("flare_runtime.stores.store.Store.create", lambda *_args: True)
+    _run(bucket, tiny_bundle, resume=ResumeRules())
+    assert any("give each its --shard I/N" in text for text in caplog.messages)
+    assert len(fsspec.filesystem("memory").find(f"/{bucket}/masks")) == 5
