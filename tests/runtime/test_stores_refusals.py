@@ -10,6 +10,7 @@ from flare_runtime.errors import StoreError
 from flare_runtime.files.lease_file import lease_path
 from flare_runtime.stores.lease import StoreLeases
 from flare_runtime.stores.mirror import Mirror
+from flare_runtime.stores.patience import Patience
 from tests.runtime.command_runs import write_cohort
 
 fsspec = pytest.importorskip("fsspec")
@@ -216,3 +217,16 @@ def test_a_store_that_cannot_keep_leases_says_so(bucket, tiny_bundle, caplog, mo
     _run(bucket, tiny_bundle, resume=ResumeRules())
     assert any("give each its --shard I/N" in text for text in caplog.messages)
     assert len(fsspec.filesystem("memory").find(f"/{bucket}/masks")) == 5
+
+
+def test_what_is_forbidden_is_not_asked_again():
+    questions, patience = [], Patience()
+    patience.limit_s = 60
+
+    def ask():
+        questions.append("again")
+        raise OSError("Forbidden: bucket/a\nno such right")  # as gcsfs says it
+
+    with pytest.raises(OSError, match="no such right"):
+        patience.ask(ask)
+    assert questions == ["again"]
