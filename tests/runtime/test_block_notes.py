@@ -1,18 +1,20 @@
 """Many workers on many cases: what one has seen the others need not look at, and nobody believes what is old."""
 
 import os
+import time
 from threading import Barrier, Thread
 
 import numpy as np
 import pytest
 
-from flare_runtime import ResumeRules
+from flare_runtime import ResumeRules, __version__
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.fingerprints import stamp_of
-from flare_runtime.files.lease import Leases
+from flare_runtime.files.lease import Leases, lease_path
+from flare_runtime.imaging import read
 from flare_runtime.imaging.geometry import Geometry
 from flare_runtime.imaging.volume import Template
-from flare_runtime.run.block_notes import SeenCase
+from flare_runtime.run.block_notes import BlockNotes, SeenCase
 from flare_runtime.run.claims import Claims
 from flare_runtime.run.commit import commit_failure, stage_result
 from flare_runtime.run.identity import Recipe
@@ -144,6 +146,44 @@ def test_who_had_begun_before_believes_a_note(finished, notes_of):
     seen = leave_note(notes_of(finished), block)
     assert early.read(block).seen == seen
     assert notes_of(finished).read(block).seen == {}
+
+
+class WholeSeconds(Leases):
+    """Leases of a file system that keeps no parts of seconds."""
+
+    def take(self, target):
+        lease = super().take(target)
+        os.utime(lease_path(target, 1), ns=(0, time.time_ns() // 10**9 * 10**9))
+        return lease
+
+
+def test_whole_seconds_make_no_note_older_than_a_worker_who_began_after_it(finished, notes_of):
+    block, terms = finished[:12], f"{__version__} {RECIPE} {RULES}"
+    earlier = notes_of(finished)
+    note = earlier.read(block)
+    later = BlockNotes(finished[0].mask.parent, terms, WholeSeconds())
+    later.read(block)
+    note.seen[1] = SeenCase("failed", "internal", "seven", "0.1")
+    earlier.write(block, note)
+    assert later.read(block).seen == {}
+    later.close()
+
+
+def test_a_worker_in_a_folder_that_is_gone_has_notes_too(finished, notes_of, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    early = notes_of(finished)
+    early.read(finished[:12])
+    assert leave_note(notes_of(finished), finished[:12]) == early.read(finished[:12]).seen
+
+
+def test_for_a_note_no_header_of_a_series_is_read(finished, notes_of, tmp_path, monkeypatch):
+    series = [Case(case.name, {0: read.image_at(tmp_path)}, case.mask) for case in finished[:12]]
+    monkeypatch.setattr(read, "find_series", pytest.fail)
+    early = notes_of(finished)
+    early.read(series)
+    assert leave_note(notes_of(finished), series) == early.read(series).seen
 
 
 def test_a_note_is_passed_on_with_the_time_of_what_was_seen_first(finished, notes_of):

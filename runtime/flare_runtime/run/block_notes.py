@@ -17,11 +17,11 @@ from typing import Literal
 import msgspec
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.output_checks import files_known
 from flare_runtime.errors import OutputError
 from flare_runtime.files import lease_file
 from flare_runtime.files.lease import Lease, Leases, is_lease_name, lease_path
 from flare_runtime.files.temporary import is_temporary_name, temporary_file
-from flare_runtime.imaging.read import files_of
 
 _FOLDER, _SUFFIX = ".cases.flare-seen", ".flare-seen"
 # A note of a thousand cases that all failed is smaller.
@@ -29,6 +29,7 @@ _MOST_BYTES = 1 << 24
 _ATTEMPTS = 3
 # The time of what nobody is to believe, as no clock could be read.
 _NEVER = 0
+_SECOND_NS = 10**9
 
 
 class SeenCase(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -63,7 +64,9 @@ class BlockNotes:
 
     def __init__(self, around: Path, terms: str, leases: Leases) -> None:
         self._folder = around / _FOLDER
-        self._terms = f"{terms} {Path.cwd()}"  # paths may be relative
+        self._terms = terms
+        with suppress(OSError):  # it may be gone; of others, paths may be relative
+            self._terms += f" {Path.cwd()}"
         self._leases = leases
         # Tells others that this process is still at it.
         self._presence: Lease | None = None
@@ -113,7 +116,7 @@ class BlockNotes:
                     raise
                 continue  # another worker removed the folder just then
             if presence is not None:
-                self._begun_ns = lease_path(presence.target, presence.generation).stat().st_mtime_ns
+                self._begun_ns = _end_of_tick(lease_path(presence.target, presence.generation).stat().st_mtime_ns)
                 self._presence = presence
             return
 
@@ -130,10 +133,14 @@ class BlockNotes:
 
     def _path_of(self, block: Sequence[Case]) -> Path:
         cases = [
-            (case.name, case.masks, case.reports, sorted(case.images), [files_of(one) for one in case.sources])
-            for case in block
+            (case.name, case.masks, case.reports, sorted(case.images), case.places, files_known(case)) for case in block
         ]
         return self._folder / f"{sha256(repr((self._terms, cases)).encode()).hexdigest()}{_SUFFIX}"
+
+
+def _end_of_tick(time_ns: int) -> int:
+    """Return the latest that a file's time may mean: some file systems keep whole seconds, or every other one."""
+    return time_ns if time_ns % _SECOND_NS else time_ns + 2 * _SECOND_NS
 
 
 def _note_at(path: Path) -> BlockNote | None:
