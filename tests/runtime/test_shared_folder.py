@@ -42,15 +42,17 @@ def masks_of(folder):
 
 
 class Workers:
-    """So many processes with `--resume`; one that ends for any reason but its end of work is started anew."""
+    """A process of each command, with `--resume`; one that ends for any reason but its end of work is started anew."""
 
-    def __init__(self, count, command, log):
-        self._command, self._log = command, log
-        self.running = [self._start() for _ in range(count)]
+    def __init__(self, commands, log):
+        self._commands, self._log = commands, log
+        self.running = [self._start(index) for index in range(len(commands))]
         self.killed = 0
 
-    def _start(self):
-        return subprocess.Popen(self._command, stderr=self._log, stdout=subprocess.DEVNULL, start_new_session=True)
+    def _start(self, index):
+        return subprocess.Popen(
+            self._commands[index], stderr=self._log, stdout=subprocess.DEVNULL, start_new_session=True
+        )
 
     def kill_one(self, chance):
         index = chance.randrange(len(self.running))
@@ -58,22 +60,26 @@ class Workers:
             self.running[index].send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
             self.killed += 1
         self.running[index].wait()
-        self.running[index] = self._start()
+        self.running[index] = self._start(index)
 
     def wait(self):
         return [worker.wait() for worker in self.running]
 
 
-def disturb(scans, folder, bundle, *, workers, seconds, every_s):
-    """Kill workers for so long, let them come to their end, and return how many were killed."""
+def disturb(scans, folder, bundle, *, workers, seconds, every_s, seen_as=()):
+    """Kill workers for so long, let them come to their end, and return how many were killed.
+
+    The output lies in `folder`, which the workers see by turns under the paths `seen_as`.
+    """
     expected = folder / "expected"
     options = RunOptions(device="cpu", precision="fp32", threads=1)
     assert all(record.status == "done" for record in Session(bundle, options).run(scans, expected))
     out, log = folder / "out", folder / "log.txt"
-    command = [sys.executable, "-m", "flare_runtime.cli", "-i", str(scans), "-o", str(out), "-m", str(bundle)]
+    begin = [sys.executable, "-m", "flare_runtime.cli", "-i", str(scans), "-m", str(bundle), *OPTIONS, "--resume"]
+    commands = [[*begin, "-o", str(place / "out")] for place in islice(cycle(seen_as or [folder]), workers)]
     chance, until = random.Random(seconds), time.monotonic() + seconds
     with log.open("wb") as file:
-        fleet = Workers(workers, [*command, *OPTIONS, "--resume"], file)
+        fleet = Workers(commands, file)
         while time.monotonic() < until:
             time.sleep(chance.uniform(0, every_s))
             fleet.kill_one(chance)
