@@ -100,6 +100,7 @@ class StoredImages:
                 if self._mirror.holds(place) and not place.exists():
                     with suppress(UsageError, FileNotFoundError, PermissionError):  # the case is refused for it
                         self.list_source(place, is_prefix=False, channels=1, nested=False)
+            self._headers.clear()  # they stay until the case ends
 
     def begin(self, case: Case) -> None:
         """Note that a case is in work, whose images may then be fetched."""
@@ -128,7 +129,7 @@ class StoredImages:
         for image in case.sources:
             if isinstance(image, ImageAt) and self._mirror.holds(image.place):
                 place = image.place
-                if not any(place in (key, *key.parents) or key in place.parents for key in self._in_work):
+                if not any(place in (key, *key.parents) or key in place.parents for key in tuple(self._in_work)):
                     self._whole.discard(place)
                     self._mirror.drop(place)
 

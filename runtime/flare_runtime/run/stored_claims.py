@@ -32,7 +32,7 @@ class _LookingClaims(Claims):
     def claim(self, case: Case) -> Case | Kept | CaseRecord | None:
         """Return what `Claims` does."""
         claimed = super().claim(case)
-        if not isinstance(claimed, Case):
+        if claimed is not None and not isinstance(claimed, Case):  # where another has it, it is looked at again soon
             self._places.images.drop(case)
         return claimed
 
