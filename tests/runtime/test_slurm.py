@@ -24,7 +24,7 @@ from tests.runtime.nifti_files import blobs, write_nifti
 pytest.importorskip("submitit")
 from submitit import LocalExecutor
 
-from flare_runtime.cluster import array_task
+from flare_runtime.cluster import array_task, slurm
 from flare_runtime.cluster.array_task import ArrayTask
 from flare_runtime.cluster.slurm import exit_codes
 
@@ -152,8 +152,9 @@ def test_what_is_submitted(cluster, tiny_bundle, capsys):
     out = capsys.readouterr().out
     assert "submitted job 77: 3 task(s), which log to flare-slurm" in out
     assert all(command in out for command in ("squeue --job 77", "scancel 77", "flare-infer status out"))
-    task = pickle.loads((cluster / "flare-slurm" / "77_0_submitted.pkl").read_bytes()).function
-    command, folder, grace_s = task._arguments
+    submitted = pickle.loads((cluster / "flare-slurm" / "77_0_submitted.pkl").read_bytes())
+    assert submitted._timeout_countdown == 100
+    command, folder, grace_s = submitted.function._arguments
     run = ["--resume", "-i", "in", "-o", "out", "-m", str(tiny_bundle), "--step", "0.6"]
     assert list(command) == [sys.executable, "-m", "flare_runtime", *run]
     assert (folder, grace_s) == (str(cluster), 185)
@@ -175,6 +176,13 @@ def test_what_a_worker_would_refuse_is_not_submitted(cluster, tiny_bundle, capsy
     assert main(["slurm", *words.split(), "-m", str(tiny_bundle), "--tasks", "2"]) == code
     assert message in said(capsys)
     assert not (cluster / "job.sh").exists()
+
+
+def test_who_waits_gets_the_worst_exit_code_of_which_failed_cases_are_the_mildest(cluster, tiny_bundle, monkeypatch):
+    words = ["-i", "in", "-o", "out", "-m", str(tiny_bundle), "--tasks", "2", "--wait"]
+    for codes, worst in (([0, 0], 0), ([0, 4], 4), ([4, 1], 1), ([6, 4, 0], 6)):
+        monkeypatch.setattr(slurm, "exit_codes", lambda _jobs, codes=codes: codes)
+        assert main(["slurm", *words]) == worst
 
 
 def test_the_device_is_not_looked_for_where_the_array_is_submitted(cluster, tiny_bundle):
