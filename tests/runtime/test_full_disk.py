@@ -71,3 +71,11 @@ def test_a_case_that_can_never_be_written_is_given_up(infer, tmp_path, monkeypat
     fail(monkeypatch, errno.EACCES, "a")
     assert [infer("--resume", "--max-tries", "2") for _ in range(3)] == [4, 4, 4]
     assert json.loads((tmp_path / "masks" / "a.json").read_bytes())["identity"]["tries"] == 2
+
+
+def test_a_disk_that_stays_full_costs_no_case_its_tries(infer, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail(patch, errno.ENOSPC)
+        assert [infer("--resume", "--max-tries", "2") for _ in range(3)] == [6, 6, 6]
+    assert infer("--resume", "--max-tries", "2") == 0
+    assert json.loads((tmp_path / "masks" / "a.json").read_bytes())["identity"].get("tries", 1) == 1

@@ -1,5 +1,7 @@
 """What the record of an earlier run says of a case."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Literal
@@ -14,6 +16,7 @@ from flare_runtime.run.identity import Identity
 
 # A record of the most lesions that are listed is much smaller.
 _MOST_BYTES = 1 << 26
+_NO_ROOM = tuple(f"({os.strerror(code)})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
 class Maker(msgspec.Struct, frozen=True):
@@ -69,3 +72,8 @@ def read_before(path: Path) -> Before | None:
             return msgspec.json.decode(file.read(_MOST_BYTES), type=Before)
     except (OSError, CaseError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def lacked_room(reason: str | None, message: str | None) -> bool:
+    """Whether a case was not done as the disk had no room for its results, which says nothing of the case."""
+    return reason == "output" and any(why in (message or "") for why in _NO_ROOM)

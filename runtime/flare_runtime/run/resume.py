@@ -11,7 +11,7 @@ from flare_runtime.cases.fingerprints import Hash, has_hash, has_stamp, have_sta
 from flare_runtime.errors import UsageError
 from flare_runtime.files.naming import visible
 from flare_runtime.imaging.read import files_of
-from flare_runtime.run.before import Before, read_before
+from flare_runtime.run.before import Before, lacked_room, read_before
 from flare_runtime.run.identity import Identity, Recipe
 
 DEFAULT_MAX_TRIES = 5
@@ -51,8 +51,8 @@ def look_at(
 ) -> tuple[Before | None, bool]:
     """Return what was made of a case before, by the same recipe from the same images, and whether it is to stay.
 
-    None where nothing was, where it was made by another recipe, where files were changed since, or where nobody can
-    tell.
+    None where nothing was, where it was made by another recipe, where files were changed since, where the disk had no
+    room for it, however often, or where nobody can tell.
     """
     before = read_before(case.record)
     if before is None or before.identity is None:
@@ -62,8 +62,10 @@ def look_at(
         return None, False
     if not _inputs_are_same(case, before, before.identity, rules, hash_of):
         return None, False
+    if lacked_room(before.reason, before.message):
+        return None, False
     if before.status != "done":
-        tried_again = rules.failed_too or before.reason == "output"  # of which a full disk was to blame, not the case
+        tried_again = rules.failed_too or before.reason == "output"
         return before, not tried_again or before.tries >= rules.max_tries
     stays = _outputs_are_there(case, before, before.identity, rules, hash_of)
     return (before, True) if stays else (None, False)

@@ -1,7 +1,5 @@
 """Segments files as `flare-infer` does: a session is a model with its options, a run goes over cases with it."""
 
-import errno
-import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -28,6 +26,7 @@ from flare_runtime.files.temporary import remove_ours, sweep
 from flare_runtime.model.bundle import Bundle, open_bundle
 from flare_runtime.options import RunOptions
 from flare_runtime.paths import as_path, is_url
+from flare_runtime.run.before import lacked_room
 from flare_runtime.run.commit import alone_in, commits_made
 from flare_runtime.run.events import CaseKept, DeviceFallback, Listener
 from flare_runtime.run.identity import Recipe
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 _MOMENT_S = 0.3
 # A disk that had no room for so many cases in a row has none for the others, which would be segmented in vain.
 _WITHOUT_ROOM = 3
-_NO_ROOM = tuple(f"({os.strerror(code)})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 NO_RECORDS = "a run without records cannot be resumed, nor resume another; leave out --no-records"
 
 
@@ -341,16 +339,12 @@ def _noted(segment: Callable[[], Records], journal: Journal, queue: CaseQueue) -
             for record in records:
                 journal.add(record)
                 yield record
-                without_room = without_room + 1 if _lacked_room(record) else 0
+                without_room = without_room + 1 if lacked_room(record.reason, record.message) else 0
                 if without_room >= _WITHOUT_ROOM and queue.left:
                     raise OutputError(f"{record.message}, as for the cases before; make room, then --resume goes on")
     finally:
         queue.close()
         journal.write()
-
-
-def _lacked_room(record: CaseRecord) -> bool:
-    return record.reason == "output" and any(why in (record.message or "") for why in _NO_ROOM)
 
 
 def _check_report(report: Path, what: str, over: IsOurs, cases: Sequence[Case]) -> None:
