@@ -114,6 +114,8 @@ class SharedCases(CaseQueue):
                 self._jumps -= 1
                 held = 0
                 self._ahead.clear()
+        if not self._count:
+            self._tell_news()
         self._pause()
         return None
 
@@ -133,11 +135,14 @@ class SharedCases(CaseQueue):
             self._go_to_following()
         return None
 
-    def _go_to_following(self) -> None:
-        """Tell others what is known of a block by now, and begin with the one after it."""
+    def _tell_news(self) -> None:
+        """Let others know what is known of the block by now."""
         if self._notes is not None and self._is_news:
             self._notes.write(self._cases_of_block(), self._note)
         self._is_news = False
+
+    def _go_to_following(self) -> None:
+        self._tell_news()
         self._block = self._blocks[self._following]
         self._following = (self._following + 1) % len(self._blocks)
         self._ahead = self._open_in_block()
