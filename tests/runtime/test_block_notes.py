@@ -236,6 +236,18 @@ def test_what_is_no_note_is_not_believed(finished, notes_of, content):
         path.rmdir()
 
 
+def test_a_link_in_place_of_the_folder_leads_nowhere(finished, notes_of, tmp_path):
+    theirs = tmp_path / f".{'0' * 24}.flare-tmp"
+    theirs.touch()
+    link = finished[0].mask.parent / FOLDER
+    link.symlink_to(tmp_path)
+    notes = notes_of(finished)
+    leave_note(notes, finished[:12])
+    notes.close()
+    link.unlink()
+    assert list(tmp_path.iterdir()) == [theirs]
+
+
 def test_who_ends_last_removes_the_notes(finished, notes_of):
     folder = finished[0].mask.parent / FOLDER
     first, last = notes_of(finished), notes_of(finished)

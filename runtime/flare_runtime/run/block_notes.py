@@ -109,6 +109,8 @@ class BlockNotes:
             if self._is_closed:
                 return
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self._folder.is_symlink():  # what it leads to is not ours to clean up
+                raise NotADirectoryError(self._folder)
             try:
                 presence = self._leases.take(self._folder / os.urandom(8).hex())
             except OutputError:
