@@ -120,4 +120,7 @@ def test_a_kill_at_any_step_leaves_no_format_beside_another_mask(case, earlier, 
             assert not other.exists()
         if other.exists() and earlier.others:  # else the next run would not know what it is
             assert record == before
+        if now == "commit":
+            again = commit(case, 3)
+            assert bool(again.remarks) == other.exists()
     assert step > 7

@@ -42,8 +42,9 @@ def superseded_by(case: Case) -> Superseded:
                 found.remarks.append(_stays(name, "it was changed since"))
             else:
                 (found.masks if name == Path(before.mask).name else found.others).append(side)
-        elif type_of(name) != "nifti" and _is_own(side):  # any image of bytes looks like a mask in NIfTI
-            found.remarks.append(_stays(name, "no record describes it"))
+        elif _is_own(side):
+            is_sure = type_of(name) != "nifti"  # any image of bytes looks like a mask in NIfTI
+            found.remarks.append(_stays(name, "no record describes it", "is" if is_sure else "may be"))
     return found
 
 
@@ -67,5 +68,5 @@ def _is_own(side: SideFile) -> bool:
     return False
 
 
-def _stays(name: str, why: str) -> Remark:
-    return Remark("other_result", f"{name} is of an earlier run and stays, as {why}")
+def _stays(name: str, why: str, how: str = "is") -> Remark:
+    return Remark("other_result", f"{name} {how} of an earlier run and stays, as {why}")
