@@ -96,8 +96,10 @@ class Command:
         if journal.kept_of and not self._args.quiet:
             versions = ", ".join(sorted(journal.kept_of))
             say(f"{journal.kept_of.total()} of them by another version of flare-lite: {versions}; they stay")
-        if journal.kept_failed:
-            say(f"{journal.kept_failed} case(s) were refused or failed in other runs; --resume-failed tries them again")
+        if journal.kept_failed and (rules := resume_rules_of(self._args)):
+            most, again = f"--max-tries ({rules.max_tries})", "--resume-failed tries them again, up to"
+            advice = f"{most} is reached" if rules.failed_too else f"{again} {most}"
+            say(f"{journal.kept_failed} case(s) were refused or failed in other runs; {advice}")
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, DeviceFallback):

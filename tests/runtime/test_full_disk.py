@@ -67,10 +67,18 @@ def test_what_others_do_not_share_costs_its_own_case_alone(code, cases, infer, t
     assert [name[0] for name in names(tmp_path / "masks") if name.endswith(".nii.gz")] == with_room
 
 
-def test_a_case_that_can_never_be_written_is_given_up(infer, tmp_path, monkeypatch):
+def test_a_case_that_can_never_be_written_is_given_up(infer, tmp_path, monkeypatch, capsys):
     fail(monkeypatch, errno.EACCES, "a")
     assert [infer("--resume", "--max-tries", "2") for _ in range(3)] == [4, 4, 4]
     assert json.loads((tmp_path / "masks" / "a.json").read_bytes())["identity"]["tries"] == 2
+    what = "1 case(s) were refused or failed in other runs"
+    for rule, advice in (
+        ("", "--resume-failed tries them again, up to --max-tries (2)"),
+        ("-failed", "--max-tries (2) is reached"),
+    ):
+        capsys.readouterr()
+        assert infer(f"--resume{rule}", "--max-tries", "2") == 4
+        assert capsys.readouterr().err.splitlines()[-1] == f"{what}; {advice}"
 
 
 def test_a_disk_that_stays_full_costs_no_case_its_tries(infer, tmp_path, monkeypatch):
