@@ -1,5 +1,6 @@
 """Many workers on many cases: what one has seen the others need not look at, and nobody believes what is old."""
 
+import errno
 import os
 import time
 from threading import Barrier, Thread
@@ -10,6 +11,7 @@ import pytest
 from flare_runtime import ResumeRules, __version__
 from flare_runtime.cases.case import Case
 from flare_runtime.cases.fingerprints import stamp_of
+from flare_runtime.files import lease_file
 from flare_runtime.files.lease import Leases, lease_path
 from flare_runtime.imaging import read
 from flare_runtime.imaging.geometry import Geometry
@@ -246,6 +248,17 @@ def test_a_link_in_place_of_the_folder_leads_nowhere(finished, notes_of, tmp_pat
     notes.close()
     link.unlink()
     assert list(tmp_path.iterdir()) == [theirs]
+
+
+def test_where_nobody_can_say_that_he_is_there_no_folder_stays(finished, notes_of, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    notes = notes_of(finished)
+    monkeypatch.setattr(lease_file, "create", refuse)
+    assert notes.read(finished[:12]).seen == {}
+    notes.close()
+    assert not (finished[0].mask.parent / FOLDER).exists()
 
 
 def test_who_ends_last_removes_the_notes(finished, notes_of):

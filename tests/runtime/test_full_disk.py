@@ -7,6 +7,7 @@ import os
 import pytest
 
 from flare_runtime import cli
+from flare_runtime.files import lease_file
 from flare_runtime.run import commit
 from tests.runtime.command_runs import SPACING, names
 from tests.runtime.nifti_files import blobs, write_nifti
@@ -87,3 +88,20 @@ def test_a_disk_that_stays_full_costs_no_case_its_tries(infer, tmp_path, monkeyp
         assert [infer("--resume", "--max-tries", "2") for _ in range(3)] == [6, 6, 6]
     assert infer("--resume", "--max-tries", "2") == 0
     assert json.loads((tmp_path / "masks" / "a.json").read_bytes())["identity"].get("tries", 1) == 1
+
+
+@pytest.mark.parametrize("taken", [0, 2])
+def test_no_room_for_a_lease_ends_a_run_after_what_is_in_work(taken, infer, tmp_path, monkeypatch, capsys):
+    def create(path, content):
+        if len(names(path.parent)) >= 2 * taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(path, content)
+
+    really = lease_file.create
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_file, "create", create)
+        assert infer("--resume") == 6
+    ending = capsys.readouterr().err.splitlines()[-1]
+    assert ending.endswith("(its lease: No space left on device); make room, then --resume goes on")
+    assert not [name for name in names(tmp_path / "masks") if not name.endswith((".json", ".nii.gz"))]
+    assert infer("--resume") == 0

@@ -16,7 +16,7 @@ from flare_runtime.run.identity import Identity
 
 # A record of the most lesions that are listed is much smaller.
 _MOST_BYTES = 1 << 26
-_NO_ROOM = tuple(f"({os.strerror(code)})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+_NO_ROOM = tuple(f"{os.strerror(code)})" for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
 class Maker(msgspec.Struct, frozen=True):

@@ -99,10 +99,12 @@ class BlockNotes:
         """Remove all notes, unless another worker is still at it."""
         self._is_closed = True
         presence, self._presence = self._presence, None
-        if presence is not None:
-            with suppress(OSError):
-                self._leases.release(presence)
-                self._remove_all()
+        with suppress(OSError):
+            if presence is None:
+                self._folder.rmdir()  # which was made where no presence could be
+                return
+            self._leases.release(presence)
+            self._remove_all()
 
     def _begin(self) -> None:
         for attempt in range(_ATTEMPTS):

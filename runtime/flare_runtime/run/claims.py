@@ -13,7 +13,7 @@ from flare_runtime.cases.fingerprints import Hash, sha256_of
 from flare_runtime.errors import LostDeviceError, OutputError, StoreError
 from flare_runtime.files.lease import Lease, Leases
 from flare_runtime.files.output import make_folder
-from flare_runtime.run.before import Before
+from flare_runtime.run.before import Before, lacked_room
 from flare_runtime.run.block_notes import BlockNotes
 from flare_runtime.run.commit import commit_failure
 from flare_runtime.run.identity import Recipe
@@ -96,8 +96,11 @@ class Claims:
             lease = self._leases.take(case.mask)
         except StoreError:  # it costs all
             raise
-        except OutputError as error:  # one bad folder must not cost the others
-            return failed_record(case.name, error)
+        except OutputError as error:
+            record = failed_record(case.name, error)
+            if lacked_room(record.reason, record.message):  # for so little: no case can be taken
+                raise OutputError(f"{error}; make room, then --resume goes on") from error
+            return record  # one bad folder must not cost the others
         if lease is None:
             return None
         try:
