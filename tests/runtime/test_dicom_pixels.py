@@ -1,5 +1,7 @@
 """The grey values of a series: decoded where they are wanted, scaled slice by slice, refused where they do not fit."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,22 @@ def test_slices_that_are_not_wanted_are_not_decoded(kind, tmp_path):
     assert np.array_equal(part.voxels[wanted], whole.voxels[wanted])
     assert np.count_nonzero(part.voxels) == np.count_nonzero(whole.voxels[wanted]) > 0
     assert (part.grid, part.slope, part.intercept) == (whole.grid, whole.slope, whole.intercept)
+
+
+def test_files_that_became_other_slices_since_they_were_found_are_refused(tmp_path):
+    (series,) = find_series(Series(count=4).write(tmp_path / "scan"))
+    expected, contents = read_volume(series).voxels, [path.read_bytes() for path in series.files]
+    for path, content in zip(series.files, contents, strict=True):
+        path.write_bytes(content)
+    os.utime(series.files[0], (1, 1))
+    assert np.array_equal(read_volume(series).voxels, expected)  # as they say the same
+    for path, content in zip(series.files, reversed(contents), strict=True):
+        path.write_bytes(content)
+    with pytest.raises(CaseError, match=r"^scan: IM000\d holds another slice") as caught:
+        read_volume(series)
+    assert caught.value.reason == "changed"
+    with pytest.raises(CaseError, match="IM0002 holds another slice"):
+        read_volume(series, wanted=slice(2, 3))
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.RLELossless])

@@ -127,8 +127,8 @@ def _no_record(cohort):
     (cohort / "masks" / "a.json").unlink()
 
 
-def _changed_record(cohort, change):
-    record = cohort / "masks" / "a.json"
+def _changed_record(cohort, change, case="a"):
+    record = cohort / "masks" / f"{case}.json"
     content = json.loads(record.read_bytes())
     change(content)
     record.write_text(json.dumps(content))
@@ -140,6 +140,10 @@ def _old_record(cohort):
 
 def _record_of_no_mask(cohort):
     _changed_record(cohort, lambda content: content["identity"].update(outputs={}))
+
+
+def _refused_as_images_came_and_went(cohort):
+    _changed_record(cohort, lambda content: content.update(reason="changed"), "b")
 
 
 def _record_of_another_program(cohort):
@@ -160,6 +164,7 @@ def _record_of_another_program(cohort):
         (_no_record, "a"),
         (_old_record, "a"),
         (_record_of_no_mask, "a"),
+        (_refused_as_images_came_and_went, "b"),
         (_record_of_another_program, "a"),
     ],
     ids=lambda value: getattr(value, "__name__", value),

@@ -15,6 +15,8 @@ from flare_runtime.run.before import Before, lacked_room, read_before
 from flare_runtime.run.identity import Identity, Recipe
 
 DEFAULT_MAX_TRIES = 5
+# Why a case failed that any run tries again: it is not its images that were wrong.
+_TRIED_AGAIN = ("changed", "output")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def look_at(
     if lacked_room(before.reason, before.message):
         return None, False
     if before.status != "done":
-        tried_again = rules.failed_too or before.reason == "output"
+        tried_again = rules.failed_too or before.reason in _TRIED_AGAIN
         return before, not tried_again or before.tries >= rules.max_tries
     stays = _outputs_are_there(case, before, before.identity, rules, hash_of)
     return (before, True) if stays else (None, False)

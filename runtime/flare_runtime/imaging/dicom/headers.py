@@ -1,7 +1,7 @@
 """What the header of a DICOM file says of its slices: whose they are, and where they lie."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -60,6 +60,7 @@ class Slice:
         syntax: the UID of the encoding of its pixels.
         instance: the UID of the image; empty where the file does not say.
         lacks: what the file does not say of itself, and an object that refers to it would have to repeat.
+        stamp: the size and time of change of the file on disk when this was read.
     """
 
     file: DicomFile
@@ -80,6 +81,7 @@ class Slice:
     syntax: str
     instance: str
     lacks: tuple[str, ...]
+    stamp: tuple[int, int] = field(compare=False)
 
 
 def read_slices(file: DicomFile, archive: ZipFile | None) -> list[Slice]:
@@ -96,15 +98,34 @@ def read_slices(file: DicomFile, archive: ZipFile | None) -> list[Slice]:
     from pydicom import dcmread
 
     try:
+        stamp = _stamp(file)
         with file.open(archive) as stream:
             _check_not_deflated(stream, file)
             header = complete(dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS))
             modality = _modality(header)
-            return [] if modality is None else list(_slices(file, header, modality))
+            return [] if modality is None else list(_slices(file, header, modality, stamp))
     except (OSError, CaseError):
         raise
     except Exception as error:  # pydicom raises whatever a damaged header leads it to
         raise CaseError("corrupt", f"{file.name}: its header is damaged ({first_line(error)}); export anew") from error
+
+
+def check_unchanged(slices: Sequence[Slice], archive: ZipFile | None) -> None:
+    """Refuse slices of a file that was written anew since they were found, unless its header says the same of them.
+
+    Raises:
+        CaseError: `changed`, or as `read_slices` does.
+        OSError: where the file cannot be read.
+    """
+    file = slices[0].file
+    if _stamp(file) != slices[0].stamp and not set(slices) <= set(read_slices(file, archive)):
+        text = f"{file.name} holds another slice than when the cases were looked for"
+        raise CaseError("changed", f"{text}; run again once nothing is written there any more")
+
+
+def _stamp(file: DicomFile) -> tuple[int, int]:
+    status = file.path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def instance_in(head: bytes) -> str | None:
@@ -153,7 +174,7 @@ def _modality(header: Any) -> str | None:
     return _CLASSES.get(uid) if uid else own if own in _CLASSES.values() else None
 
 
-def _slices(file: DicomFile, header: Any, modality: str) -> Iterator[Slice]:
+def _slices(file: DicomFile, header: Any, modality: str, stamp: tuple[int, int]) -> Iterator[Slice]:
     dtype, shape = _pixels(file, header)
     frames = int(header.get("NumberOfFrames") or 1)
     groups = header.get("PerFrameFunctionalGroupsSequence") or []
@@ -187,6 +208,7 @@ def _slices(file: DicomFile, header: Any, modality: str) -> Iterator[Slice]:
             syntax=str(header.file_meta.get("TransferSyntaxUID") or ""),
             instance=str(header.get("SOPInstanceUID") or ""),
             lacks=lacks,
+            stamp=stamp,
         )
 
 

@@ -12,7 +12,7 @@ from flare_runtime.compute.arrays import AnyArray
 from flare_runtime.errors import CaseError, first_line
 from flare_runtime.imaging.dicom.code_stream import check_sizes
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of
-from flare_runtime.imaging.dicom.headers import Slice
+from flare_runtime.imaging.dicom.headers import Slice, check_unchanged
 from flare_runtime.imaging.volume import ALL_SLICES
 
 # Decoders release the interpreter; more threads than these wait for the disk.
@@ -47,7 +47,7 @@ def read_voxels(slices: Sequence[Slice], wanted: slice = ALL_SLICES) -> AnyArray
 
     Raises:
         CaseError: `truncated` or `corrupt` where pixels are missing or cannot be decoded, `nonfinite` where their scale
-            makes them infinite, `unreadable`.
+            makes them infinite, `changed`, `unreadable`.
     """
     if any(one.syntax.startswith(_CODED) and one.syntax not in _DECODERS for one in slices[wanted]):
         from flare_runtime.imaging.dicom.apart import read_voxels_apart
@@ -64,7 +64,7 @@ def decode(slices: Sequence[Slice], wanted: slice) -> AnyArray:
 
     def read(numbered: Sequence[tuple[int, Slice]], archive: ZipFile | None) -> None:
         file = numbered[0][1].file
-        frames = _frames(numbered[0][1], archive, [one.frame for _, one in numbered])
+        frames = _frames([one for _, one in numbered], archive)
         for (place, one), pixels in zip(numbered, frames, strict=True):
             if pixels.shape != one.shape:
                 text = f"{file.name}: {pixels.shape} pixels were decoded, the header says {one.shape}"
@@ -88,15 +88,17 @@ def _file_and_frame(numbered: tuple[int, Slice]) -> tuple[DicomFile, int]:
     return numbered[1].file, numbered[1].frame
 
 
-def _frames(one: Slice, archive: ZipFile | None, frames: Sequence[int]) -> Iterator[AnyArray]:
-    """Yield frames of the file of a slice, in ascending order."""
+def _frames(slices: Sequence[Slice], archive: ZipFile | None) -> Iterator[AnyArray]:
+    """Yield the frames of one file that slices are, which are in ascending order."""
     from pydicom import dcmread
     from pydicom.encaps import generate_fragments
     from pydicom.pixels.utils import iter_pixels
 
+    one, frames = slices[0], [one.frame for one in slices]
     file = one.file
     try:
         with file.open(archive) as stream:
+            check_unchanged(slices, archive)
             # Of a member of an archive the checksum is compared at its end.
             whole = stream if file.member is None else BytesIO(stream.read())
             if one.syntax.startswith(_CODED):
