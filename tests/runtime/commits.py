@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from flare_runtime.cases.case import Case
+from flare_runtime.cases.fingerprints import sha256_of
 from flare_runtime.errors import CaseError
 from flare_runtime.imaging.read import read_volume
 from flare_runtime.run.commit import stage_result
@@ -26,8 +27,14 @@ def new_case(folder):
 
 def commit(case, value):
     def record_of(mask_sha256):
-        inputs = [str(path) for path in case.places]
-        return CaseRecord(case="a", status="done", inputs=inputs, mask=str(case.mask), mask_sha256=mask_sha256)
+        return CaseRecord(
+            case="a",
+            status="done",
+            inputs=[str(path) for path in case.places],
+            inputs_sha256=[sha256_of(path) for path in case.files],
+            mask=str(case.mask),
+            mask_sha256=mask_sha256,
+        )
 
     template = read_volume(case.images[0]).template
     return stage_result(case, np.full(SHAPE, value, np.uint8), template, record_of).commit()

@@ -56,9 +56,12 @@ def test_what_was_changed_since_stays_and_is_said(case, both, now):
     assert (record.remarks[0].code, record.remarks[0].text) == ("other_result", text)
 
 
-def test_the_mask_of_another_image_stays_and_is_said(case, plain):
+@pytest.mark.parametrize("name", ["b.nii.gz", "another patient/a_0000.nii.gz"])
+def test_the_mask_of_another_image_stays_and_is_said(case, plain, name):
     commit(plain, 1)
-    other = replace(case, images={0: write_nifti(case.images[0].with_name("b.nii.gz"), noise(SHAPE))})
+    path = case.images[0].parent / name
+    path.parent.mkdir(exist_ok=True)
+    other = replace(case, images={0: write_nifti(path, noise(SHAPE) + 1)})
     (remark,) = commit(other, 2).remarks
     assert remark.text == "a.nii is of an earlier run and stays, as it is of another image"
     assert labels_in(plain.mask) == {1}

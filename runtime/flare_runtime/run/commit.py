@@ -55,7 +55,7 @@ class StagedResult:
         with self._held, alone_in(self._case.mask.parent), committing:
             if not self._case.is_ours:
                 raise taken_over(self._case)
-            superseded = superseded_by(self._case)
+            superseded = superseded_by(self._case, self.record.inputs_sha256)
             self._add(superseded.remarks)
             _take_names(self._case, self._files, superseded)
             global _commits

@@ -1,5 +1,6 @@
 """Masks of an earlier run in formats that a new result does not have: they go with the result that they are of."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,11 @@ class Superseded:
     remarks: list[Remark] = field(default_factory=list)
 
 
-def superseded_by(case: Case) -> Superseded:
-    """Return what a new result of a case supersedes beside the files that it replaces."""
+def superseded_by(case: Case, inputs_sha256: Sequence[str] | None = None) -> Superseded:
+    """Return what a new result of a case supersedes beside the files that it replaces.
+
+    With the hashes of its images these have to be the same, as files of one name may be scans of several patients.
+    """
     found = Superseded()
     there = [side for side in case.other_formats if _is_result(side.path, case)]
     before = read_before(case.record) if there else None
@@ -36,7 +40,8 @@ def superseded_by(case: Case) -> Superseded:
         name = visible(side.path.name)
         known = before.hashes.get(name) if before else None
         if before and known:
-            if not before.is_of(case.places):
+            is_same = inputs_sha256 is None or (inputs_sha256 and inputs_sha256 == before.inputs_sha256)
+            if not is_same or not before.is_of(case.places):
                 found.remarks.append(_stays(name, "it is of another image"))
             elif not _is_as_recorded(side.path, before, known):
                 found.remarks.append(_stays(name, "it was changed since"))
