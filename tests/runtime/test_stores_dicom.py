@@ -123,3 +123,13 @@ def test_a_prefix_without_any_image_is_refused(bucket, run):
     bucket.put("notes/a.txt", b"notes" * 100)
     with pytest.raises(UsageError, match=rf"^{bucket.url}/notes: holds no .nii.gz, .nii, .nrrd, .mha file$"):
         run(f"{bucket.url}/notes/", f"{bucket.url}/masks/")
+
+
+def test_of_objects_without_pixels_only_the_first_bytes_are_read(bucket, run, tmp_path, monkeypatch, caplog):
+    bucket.upload(Series(count=4).write(tmp_path / "scan"), "scan")
+    header = bucket.get("scan/IM0000").rpartition(b"\xe0\x7f\x10\x00")[0]  # without the pixels
+    bucket.put("scan/raw", header + b"\xe1\x7f\x10\x00OB\0\0\0\0\4\0" + bytes(1 << 18))
+    monkeypatch.setattr("flare_runtime.cases.stored_images._LAST_BYTES", 1 << 18)
+    records, _ = run(f"{bucket.url}/scan/", tmp_path / "masks")
+    assert [record.status for record in records.values()] == ["done"]
+    assert caplog.messages == [f"{bucket.url}/scan/raw: left out, as its first 262,144 bytes hold no pixels"]

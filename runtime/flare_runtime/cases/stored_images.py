@@ -1,5 +1,6 @@
 """The images that a store holds: their names and headers, by which cases are found, and their files while in work."""
 
+import logging
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
@@ -17,8 +18,10 @@ from flare_runtime.imaging.read import ImageAt, ImageSource, begins_as_archive, 
 from flare_runtime.imaging.write import HEAD_BYTES
 from flare_runtime.stores.mirror import Mirror
 
-# Of an object that may be DICOM: where its header is longer, so many times as much is read of it, again and again.
-_FIRST_BYTES, _GROWTH = 1 << 14, 16
+_LOG = logging.getLogger(__name__)
+# Of an object that may be DICOM: where its header is longer, so many times as much is read of it, up to a limit that
+# only objects without pixels reach.
+_FIRST_BYTES, _GROWTH, _LAST_BYTES = 1 << 14, 16, 1 << 26
 _THREADS = 8
 _MOST_FILES = 200_000
 
@@ -164,10 +167,21 @@ class StoredImages:
                     by_instance[instance].append(path)
                 elif instance is None and status and len(head) < status.size:
                     longer.append(path)
+            if size >= _LAST_BYTES:
+                self._leave_out(longer)
+                break
             coming, size = longer, size * _GROWTH
         whole += [path for alike in by_instance.values() if len(alike) > 1 for path in alike]
         with ThreadPoolExecutor(_THREADS, "fetch") as threads:
             deque(looking_at(threads.map(self._mirror.fetch, whole), len(whole)), maxlen=0)
+
+    def _leave_out(self, paths: Iterable[Path]) -> None:
+        """Let objects whose headers go on and on count as no DICOM."""
+        for path in paths:
+            self._mirror.empty(path)
+            _LOG.warning(
+                "%s: left out, as its first %s bytes hold no pixels", self._mirror.shown(str(path)), f"{_LAST_BYTES:,}"
+            )
 
 
 def _folders_of_images(found: Found) -> set[Path]:
