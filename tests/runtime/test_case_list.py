@@ -158,6 +158,23 @@ def test_the_first_wrong_line_is_named(tmp_path, name, text, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "images\n{}.stale.nii.gz",
+        "output,images\n{},x.nii.gz",
+        "images;{}",
+        "x,s3://bucket/x,{}",
+        "images,{}\nx.nii.gz,y",
+    ],
+)
+def test_no_message_repeats_a_secret(text, tmp_path, caplog):
+    path = write_list(tmp_path, text.format("s3://me:hidden@bucket/x"))
+    with pytest.raises(UsageError, match=r"s3://\.\.\. must hold no user") as caught:
+        read_case_list(path)
+    assert "hidden" not in f"{caught.value}{caplog.text}"
+
+
 def test_a_mask_that_is_also_to_be_a_folder_is_refused(tmp_path):
     path = write_list(tmp_path, "images,output\na,x.nii\nb,x.nii/y.nii\n")
     with pytest.raises(UsageError, match=r"out/x\.nii: would be a mask, and the folder of another"):

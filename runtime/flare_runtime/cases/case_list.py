@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MOST_BYTES, _MOST_LETTERS_OF_A_LINE, _MOST_CASES = 1 << 28, 1 << 20, 1_000_000
 # Of a series that is no folder; they are no part of its name.
 _SERIES_SUFFIXES = (".zip", ".dcm", ".ima")
 _MOST_SHOWN = 80
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 # Returns the path of an image, given what a list says.
 Locate: TypeAlias = Callable[[str], str]
 
@@ -249,5 +251,8 @@ def _checked_output(output: str) -> str:
 
 
 def _shown(text: str) -> str:
+    """Return a part of a list as a message shows it; where it holds a secret, refuse the list for that."""
+    for url in _URL.findall(text):
+        check_no_secret(url)
     shown = visible(text)
     return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
