@@ -289,7 +289,7 @@ def test_a_model_folder_named_trt_is_still_a_model_folder(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trt").mkdir()
     assert cli.main(["./trt", "-o", "bundle"]) == 3
-    assert "flare-export: trt/plans.json" in capsys.readouterr().err
+    assert "flare-export: trt: holds no plans.json" in capsys.readouterr().err
 
 
 def test_each_help_tells_of_its_own_arguments(capsys):

@@ -236,7 +236,7 @@ sys.exit(4)
     ("worker", "code", "count"),
     [
         *[(f"exit {code}", code, 1) for code in (0, 1, 2, 4, 5, 6, 7, 138)],
-        *[(f"kill -{name} $$", code, 1) for name, code in (("INT", 130), ("HUP", 129), ("USR1", 138), ("USR2", 140))],
+        *[(f"kill -{name} $$", code, 1) for name, code in (("INT", 130), ("USR1", 138), ("USR2", 140))],
         ("kill -KILL $$", 137, 20),
         ("[ $(wc -l < runs) = 2 ] || kill -SEGV $$", 0, 2),
     ],
