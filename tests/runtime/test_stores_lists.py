@@ -120,3 +120,19 @@ def test_what_takes_no_urls_in_a_list_says_so_and_status_knows_them(bucket, run,
     (tmp_path / "masks" / "other.json").unlink()
     main(["status", str(tmp_path / "masks"), "--of", str(source)])
     assert "1 of 2 case(s) done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_places_within_each_other_are_each_what_they_hold(order, bucket, run, tmp_path):
+    for number, name in enumerate("abc", 4):
+        Series(count=number, number=number).write(tmp_path / "in" / "study" / name)
+    places = ["study/a/IM0001", "study/a", "study/b", "study", "study/c", "study/a"]
+    rows = [f"{number},{place}\n" for number, place in enumerate(places)][::order]
+    (tmp_path / "in" / "cohort.csv").write_text("case,images\n" + "".join(rows))
+    bucket.upload(tmp_path / "in", "in")
+    here, _ = run(tmp_path / "in" / "cohort.csv", tmp_path / "masks")
+    there, _ = run(f"{bucket.url}/in/cohort.csv", f"{bucket.url}/masks/", resume=ResumeRules())
+    assert [(one.status, one.reason, one.mask_sha256) for _, one in sorted(there.items())] == [
+        (one.status, one.reason, one.mask_sha256) for _, one in sorted(here.items())
+    ]
+    assert there["3"].reason == "several_series"

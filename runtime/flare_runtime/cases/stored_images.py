@@ -39,6 +39,9 @@ class StoredImages:
         self._stand_ins = StandIns(mirror)
         # Of what is in work, how many cases there are.
         self._in_work: Counter[Path] = Counter()
+        # Places that a list names and whose stand-ins are all there. That a folder is there does not say that: it may
+        # have come with another place, which is in it.
+        self._looked_up: set[Path] = set()
         # Those that were downloaded to be looked at.
         self._whole: set[Path] = set()
         # Stand-ins that hold the header of a DICOM file.
@@ -76,13 +79,14 @@ class StoredImages:
                 found = self._stand_ins.listed(source, nested=True)
             shown = (path for path in found if not _is_hidden(path.relative_to(source)))
             may_be_dicom = [path for path in shown if path.parent not in with_images]
-        self._stand_ins.put(found, source)
+        new = {path: status for path, status in found.items() if not path.is_file()}  # others may be in work
+        self._stand_ins.put(new, source)
         images = [path for path, status in found.items() if status and is_image_name(path.name)]
         records = {path.with_name(record_name(path.name)): path for path in images}
-        records = {record: path for record, path in records.items() if record in found}
-        deque(self._stand_ins.fill(records, found, None), maxlen=0)
-        deque(self._stand_ins.fill(records.values(), found, HEAD_BYTES), maxlen=0)
-        self._fill_dicom(may_be_dicom, found, archives=is_object)
+        records = {record: path for record, path in records.items() if record in new}
+        deque(self._stand_ins.fill(records, new, None), maxlen=0)
+        deque(self._stand_ins.fill(new.keys() & records.values(), new, HEAD_BYTES), maxlen=0)
+        self._fill_dicom([path for path in may_be_dicom if path in new], new, archives=is_object)
 
     def drop_headers(self, cases: Iterable[Case]) -> None:
         """Let stand-ins for the slices of cases, which are known now, hold nothing any more."""
@@ -100,9 +104,11 @@ class StoredImages:
         with self._looking:
             for image in case.sources:
                 place = image if isinstance(image, Path) else image.place
-                if self._mirror.holds(place) and not place.exists():
+                is_there = place in self._looked_up if isinstance(image, ImageAt) else place.exists()
+                if self._mirror.holds(place) and not is_there:
                     with suppress(UsageError, FileNotFoundError, PermissionError):  # the case is refused for it
                         self.list_source(place, is_prefix=False, channels=1, nested=False)
+                        self._looked_up.add(place)
             self._headers.clear()  # they stay until the case ends
 
     def begin(self, case: Case) -> None:
@@ -128,13 +134,15 @@ class StoredImages:
         self.drop(case)
 
     def drop(self, case: Case) -> None:
-        """Remove the stand-ins for images that `look_up` has found, where no case in work reads them."""
+        """Remove the stand-ins that `look_up` has put for images, where no case in work reads them."""
         for image in case.sources:
             if isinstance(image, ImageAt) and self._mirror.holds(image.place):
-                place = image.place
-                if not any(place in (key, *key.parents) or key in place.parents for key in tuple(self._in_work)):
-                    self._whole.discard(place)
-                    self._mirror.drop(place)
+                around = [place for place in tuple(self._looked_up) if _overlap(place, image.place)]
+                for place in {image.place, *around}:
+                    self._looked_up.discard(place)
+                    if not any(_overlap(place, key) for key in tuple(self._in_work)):
+                        self._whole.discard(place)
+                        self._mirror.drop(place)
 
     def _keys(self, image: ImageSource) -> list[Path]:
         """Return the places by which it is known that an image is in work."""
@@ -188,6 +196,11 @@ def _folders_of_images(found: Found) -> set[Path]:
     """Return the folders that hold images which are no results of earlier runs: no record lies beside them."""
     images = (path for path, status in found.items() if status and is_image_name(path.name))
     return {path.parent for path in images if path.with_name(record_name(path.name)) not in found}
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Whether a place is the other, or one is in the other."""
+    return one == other or one in other.parents or other in one.parents
 
 
 def _is_hidden(path: Path) -> bool:
