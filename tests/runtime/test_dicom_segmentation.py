@@ -276,6 +276,16 @@ def test_what_is_of_no_series_is_refused(suffix, tmp_path):
             write_mask(tmp_path / f"a.{suffix}.dcm", mask, template)
 
 
+def test_nothing_refers_to_a_series_that_came_in_place_of_the_one_that_was_read(tmp_path):
+    folder = Series(count=4).write(tmp_path / "scan")
+    volume = read_volume(folder)
+    Series(count=4, change=lambda dataset, index: setattr(dataset, "PatientName", "Other")).write(folder)
+    template = replace(volume.template, labelling=Labelling(EXCLUSIVE, "a model", "0123abcd" * 8, "1.2.3"))
+    with pytest.raises(CaseError, match="IM0000 holds another slice") as caught:
+        write_mask(tmp_path / "mask.seg.dcm", np.ones(volume.shape, np.uint8), template)
+    assert caught.value.reason == "changed"
+
+
 def test_a_series_without_uids_cannot_be_referred_to(tmp_path):
     folder = Series(change=lambda d, i: delattr(d, "StudyInstanceUID")).write(tmp_path / "scan")
     with pytest.raises(CaseError, match="IM0000 has no StudyInstanceUID") as caught:

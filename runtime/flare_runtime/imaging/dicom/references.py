@@ -1,5 +1,6 @@
 """What an object that refers to a series takes from it: the patient, the study, and which slice is which."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from zipfile import ZipFile
 
 from flare_runtime.errors import CaseError, UsageError, first_line, install_hint
 from flare_runtime.imaging.dicom.files import DicomFile, archive_of, let_pydicom_in
-from flare_runtime.imaging.dicom.headers import Slice, complete
+from flare_runtime.imaging.dicom.headers import Slice, check_unchanged, complete
 from flare_runtime.imaging.dicom.own_objects import MAKER
 from flare_runtime.imaging.dicom.series import DicomSeries
 from flare_runtime.imaging.labelling import Labelling
@@ -54,17 +55,19 @@ def source_of(template: Template) -> Source:
 
     Raises:
         UsageError: where the mask is of no DICOM series, or nobody has said what it means.
-        CaseError: `unreferable`, `unreadable`.
+        CaseError: `unreferable`, `changed`, `unreadable`.
     """
     series = template.source
     if not isinstance(series, DicomSeries) or template.labelling is None:
         raise UsageError("DICOM segmentations are of masks that a model made of a DICOM series; save this as .nii.gz")
     series.check_referable()
     slices = series.ordered()
-    files = list(dict.fromkeys(one.file for one in slices))
-    with archive_of(files) as archive, ThreadPoolExecutor(_THREADS, "headers") as threads:
-        read = threads.map(lambda file: _read_header(file, archive), files)
-        headers = dict(zip(files, read, strict=True))
+    by_file = defaultdict[DicomFile, list[Slice]](list)
+    for one in slices:
+        by_file[one.file].append(one)
+    with archive_of(by_file) as archive, ThreadPoolExecutor(_THREADS, "headers") as threads:
+        read = threads.map(lambda of_file: _read_header(of_file, archive), by_file.values())
+        headers = dict(zip(by_file, read, strict=True))
     with referring():  # in one thread: filters of warnings are the process's
         for header in headers.values():
             header.remove_private_tags()  # which decodes all texts, for another character set, as well
@@ -120,11 +123,14 @@ def referring() -> Iterator[None]:
         raise CaseError("unreferable", text) from error
 
 
-def _read_header(file: DicomFile, archive: ZipFile | None) -> Any:
+def _read_header(slices: Sequence[Slice], archive: ZipFile | None) -> Any:
+    """Return the header of one file, which is that of its slices still and not of another patient's."""
     from pydicom import dcmread
 
+    file = slices[0].file
     try:
         with file.open(archive) as stream:
+            check_unchanged(slices, archive)
             return complete(dcmread(stream, stop_before_pixels=True, force=True))
     except OSError as error:
         raise CaseError("unreadable", f"{file.name}: {error.strerror or error}") from error
