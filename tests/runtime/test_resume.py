@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, make_dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,9 @@ import pytest
 
 from flare_runtime import CaseKept, ResumeRules, RunOptions, Session, UsageError, cli
 from flare_runtime.cases.finding import find_cases
-from flare_runtime.cases.fingerprints import stamp_of
 from flare_runtime.files.lease import Leases
-from flare_runtime.model.bundle import open_bundle
 from flare_runtime.run import serial
 from flare_runtime.run.digests import InputDigests
-from flare_runtime.run.identity import Recipe
 from tests.runtime.command_runs import SPACING, names, spawn, write_cohort
 from tests.runtime.nifti_files import blobs, write_nifti
 
@@ -250,57 +246,6 @@ def test_nothing_can_be_resumed_without_records(cohort, tiny_bundle):
     session = Session(tiny_bundle, replace(OPTIONS, records=False))
     with pytest.raises(UsageError, match="cannot be resumed"):
         session.run(cohort / "scans", cohort / "masks", resume=ResumeRules())
-
-
-def test_a_stamp_knows_every_file_of_a_series(tmp_path):
-    files = [tmp_path / f"{index}.dcm" for index in range(3)]
-    for file in files:
-        file.write_bytes(b"1234")
-        os.utime(file, ns=(5, 7))
-    stamps = [stamp_of(files)]
-    assert stamps[0].startswith("12-7-")
-    assert stamp_of(files[:1]) == "4-7"
-    os.utime(files[1], ns=(5, 6))  # older than the newest
-    stamps.append(stamp_of(files))
-    assert len(set(stamps)) == 2
-
-
-def test_a_recipe_is_the_same_in_every_process(tiny_bundle):
-    recipes = {Recipe.of(open_bundle(tiny_bundle), replace(OPTIONS, device=one)) for one in ("cpu", "auto")}
-    assert len(recipes) == 1
-
-
-def options_hash(bundle, options):
-    return Recipe.of(open_bundle(bundle), options).options_sha256
-
-
-def test_a_recipe_holds_the_options_that_are_given_alone(tiny_bundle):
-    expected = {
-        RunOptions(): b"{}",
-        RunOptions(device="cpu", max_shear=0.6, output_types=("nifti",)): b"{}",
-        replace(OPTIONS, step=0.75): b'{"precision":"fp32","step":0.75}',
-        RunOptions(preview=True, min_volume_mm3=5): b'{"min_volume_mm3":5.0,"preview":true}',
-    }
-    for options, given in expected.items():
-        assert options_hash(tiny_bundle, options) == sha256(given).hexdigest()
-
-
-def options_later(**changed):
-    """Return the options of a version that has others, or other defaults."""
-    later = {**asdict(RunOptions()), **changed}
-    return make_dataclass("Later", later)(**later)
-
-
-@pytest.mark.parametrize(("name", "default"), [("tta", True), ("step", 0.75)])
-def test_a_default_that_changes_is_another_recipe(name, default, tiny_bundle):
-    later = options_hash(tiny_bundle, options_later(**{name: default}))
-    assert later == options_hash(tiny_bundle, RunOptions(**{name: default}))
-    assert later != options_hash(tiny_bundle, RunOptions())
-
-
-def test_a_new_option_has_to_say_whether_it_decides(tiny_bundle):
-    with pytest.raises(KeyError, match="new"):
-        options_hash(tiny_bundle, options_later(new=1))
 
 
 def test_why_everything_is_done_again_is_said_once(cohort, resume, tiny_bundle, tmp_path, caplog):
